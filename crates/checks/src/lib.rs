@@ -1,0 +1,1 @@
+//! Asking whether things are well.

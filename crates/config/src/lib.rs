@@ -1,0 +1,1 @@
+//! The configuration file: one module per element, diagnostics with line and column.

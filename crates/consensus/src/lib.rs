@@ -1,0 +1,1 @@
+//! Agreement: the engine and its durable log behind our own port.

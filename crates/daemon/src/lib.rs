@@ -1,0 +1,1 @@
+//! Threads, driver and supervision: where rooms meet.

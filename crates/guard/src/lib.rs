@@ -1,0 +1,1 @@
+//! Kernel enforcement of leases: eBPF and nftables.

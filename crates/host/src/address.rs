@@ -1,0 +1,1 @@
+//! The addresses of this machine: added, deleted, watched.

@@ -1,0 +1,1 @@
+//! Frames: gratuitous ARP in both forms, unsolicited neighbour advertisements.

@@ -1,0 +1,13 @@
+//! This machine: netlink, frames, sockets, processes, scheduling. `sys` is the only
+//! unsafe code of the project: each block there says why it is sound.
+
+pub mod address;
+pub mod clock;
+pub mod frame;
+pub mod listener;
+pub mod netlink;
+pub mod ping;
+pub mod process;
+pub mod sockets;
+#[expect(unsafe_code, reason = "the kernel's interfaces that no safe crate covers")]
+pub mod sys;

@@ -1,0 +1,1 @@
+//! Finding the process that listens on a port.

@@ -1,0 +1,1 @@
+//! Processes by pidfd: their death is an event.

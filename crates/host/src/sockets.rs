@@ -1,0 +1,1 @@
+//! Sockets of this machine: listing and destroying those on an address.

@@ -1,0 +1,6 @@
+//! The kernel's interfaces that no safe crate covers. Each function here is safe to
+//! call; each unsafe block says why it is sound.
+
+pub mod bpf;
+pub mod sched;
+pub mod udp;

@@ -1,0 +1,1 @@
+//! The bpf system call: maps, programs, links, pins, mapped pages.

@@ -1,0 +1,1 @@
+//! Real-time scheduling and locked memory for the threads that must not wait.

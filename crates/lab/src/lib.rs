@@ -1,0 +1,1 @@
+//! Real hosts in namespaces: demo, fault matrix, benchmarks.

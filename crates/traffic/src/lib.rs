@@ -1,0 +1,1 @@
+//! Movers: ways to make traffic arrive at the holder.

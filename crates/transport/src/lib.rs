@@ -1,0 +1,1 @@
+//! Identities and encrypted connections between nodes; carries opaque bytes.

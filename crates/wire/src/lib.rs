@@ -1,0 +1,1 @@
+//! Versioned forms of core types: peer messages, log entries, snapshots.
