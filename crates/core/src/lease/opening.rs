@@ -1,0 +1,54 @@
+//! The wait before opening (rule 3): a majority of voters, each with its floor at the
+//! new epoch, has said how long older promises still run, and those have run out.
+
+use core::time::Duration;
+
+use super::holder::Tenure;
+use super::message::Refusal;
+use super::settings::Settings;
+use crate::Moment;
+use crate::names::{Epoch, NodeId};
+
+/// What one voter has said to one tenure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Vote {
+    /// What its newest promise is worth on this clock.
+    pub(super) until: Moment,
+    /// When its promises to lower epochs have run out on this clock, the margin
+    /// counted. It can make no new ones: its floor is at this epoch, for ever.
+    pub(super) clear: Option<Moment>,
+    /// The highest floor it has refused with.
+    pub(super) floor: Epoch,
+    /// Its last refusal, so that each is told once.
+    pub(super) refusal: Option<(Refusal, Epoch)>,
+}
+
+impl Tenure {
+    /// A voter whose floor is this epoch says how long lower promises run, as of some
+    /// moment before `now`. Every such word stays true for ever, so the best counts.
+    pub(super) fn heard_lower(
+        &mut self,
+        now: Moment,
+        voter: NodeId,
+        lower: Duration,
+        settings: &Settings,
+    ) {
+        let clear = if lower.is_zero() {
+            now
+        } else {
+            now + lower + settings.margin(settings.lease.max(lower))
+        };
+        let vote = self.votes.entry(voter).or_default();
+        vote.clear = Some(vote.clear.map_or(clear, |known| known.min(clear)));
+    }
+
+    /// When the wait is over, if a majority has spoken.
+    pub(super) fn clear_at(&self, settings: &Settings) -> Option<Moment> {
+        if settings.faults.no_wait {
+            return Some(self.since);
+        }
+        let mut clears: Vec<Moment> = self.votes.values().filter_map(|vote| vote.clear).collect();
+        clears.sort_unstable();
+        clears.get(settings.majority() - 1).copied()
+    }
+}
