@@ -2,5 +2,11 @@
 //! call; each unsafe block says why it is sound.
 
 pub mod bpf;
+pub mod bpffs;
+pub mod icmp;
+pub mod packet;
+pub mod pidfd;
 pub mod sched;
+pub mod shm;
+pub mod tap;
 pub mod udp;
