@@ -3,14 +3,23 @@
 //! in as events, and what is to be done goes out as data.
 //!
 //! Two machines live here and are kept apart: [`lease`] answers "may it move" and
-//! cannot be persuaded by any policy; the others answer "should it move" and cannot
-//! break safety whatever they answer.
+//! cannot be persuaded by any policy; [`node`] answers "should it move" and cannot
+//! break safety whatever it answers.
 
+pub mod command;
+pub mod evidence;
+pub mod health;
 pub mod lease;
+pub mod ledger;
 pub mod moment;
 pub mod names;
+pub mod node;
+pub mod policy;
 pub mod quorum;
+pub mod role;
 pub mod rule;
+pub mod standby;
+pub mod story;
 pub mod topology;
 
 pub use moment::Moment;

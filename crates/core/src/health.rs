@@ -1,0 +1,326 @@
+//! What is known of every node: the newest report of each, with its age.
+//!
+//! Every node tells all others what it sees, at once when something changes and
+//! every so often when nothing does. A report that has become too old says nothing:
+//! it turns into "unknown", and unknown never moves a group.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use crate::Moment;
+use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
+use crate::rule::Truth;
+use crate::topology::{CheckPolicy, Group, Topology};
+
+/// A report older than this says nothing: several repeats must have been lost.
+pub const REPORT_AGE_MAX: Duration = Duration::from_millis(700);
+
+/// What a check says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckState {
+    /// Well.
+    Ok,
+    /// Not well.
+    Failing,
+    /// Nobody knows.
+    Unknown,
+    /// Not asked, on purpose.
+    Idle,
+}
+
+/// What one prober says about one check of one judged node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckReport {
+    /// The group.
+    pub group: GroupId,
+    /// The check.
+    pub check: CheckName,
+    /// The node that is judged.
+    pub judged: NodeId,
+    /// The answer.
+    pub state: CheckState,
+    /// How old the answer was when the report was made.
+    pub age: Duration,
+    /// What exactly, for people.
+    pub detail: String,
+}
+
+/// How a node stands towards a group, by its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does not hold the group.
+    Off,
+    /// It waits for older promises to run out.
+    Opening,
+    /// It serves.
+    Open,
+    /// It would serve but no majority proves its lease.
+    Lapsed,
+    /// It gave its epoch up.
+    Released,
+}
+
+/// A node's own account of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupReport {
+    /// The group.
+    pub group: GroupId,
+    /// The epoch it speaks of.
+    pub epoch: Epoch,
+    /// How it stands.
+    pub standing: Standing,
+    /// Why it could not take the group, if it could not.
+    pub unready: Option<String>,
+}
+
+/// What a voter hears of a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// The group.
+    pub group: GroupId,
+    /// The epoch that the voter listens for.
+    pub epoch: Epoch,
+    /// How long since a Renew of it arrived.
+    pub unheard: Duration,
+    /// How long the proven deadline in it has stood still; none if it never moved.
+    pub standing: Option<Duration>,
+}
+
+/// Everything that one node tells the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The life of its daemon.
+    pub incarnation: Incarnation,
+    /// Grows with each report of one life.
+    pub seq: u64,
+    /// It was told to stop and wants to hand over.
+    pub stopping: bool,
+    /// Whether both kinds of kernel guard are active.
+    pub guard_full: bool,
+    /// Digest of its configuration.
+    pub config_digest: u64,
+    /// Whom it takes for the leader.
+    pub leader: Option<NodeId>,
+    /// What it asked.
+    pub checks: Vec<CheckReport>,
+    /// How it stands towards each group that names it.
+    pub groups: Vec<GroupReport>,
+    /// Holders that it, as a voter, does not hear.
+    pub silences: Vec<Silence>,
+    /// Assignments above a committed epoch that its floor has seen.
+    pub floors_above: Vec<(GroupId, Epoch)>,
+}
+
+/// A report and when it came.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// The report.
+    pub report: Report,
+    /// When it arrived here.
+    pub at: Moment,
+}
+
+/// The newest report of every node, the own one included.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    heard: BTreeMap<NodeId, Heard>,
+}
+
+/// A check's answer in one place, merged over those who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// The answer.
+    pub state: CheckState,
+    /// How old the newest part of it is.
+    pub age: Duration,
+    /// What exactly, for people.
+    pub detail: String,
+    /// Who said the part that decided.
+    pub said_by: Option<NodeId>,
+}
+
+impl View {
+    /// Takes a report in. An older one of the same life changes nothing.
+    pub fn hear(&mut self, now: Moment, node: NodeId, report: Report) {
+        if let Some(known) = self.heard.get(&node) {
+            let older =
+                known.report.incarnation == report.incarnation && known.report.seq >= report.seq;
+            if older || known.report.incarnation.counter > report.incarnation.counter {
+                return;
+            }
+        }
+        self.heard.insert(node, Heard { report, at: now });
+    }
+
+    /// Forgets a node: its connection is gone and it was told to be excluded.
+    pub fn forget(&mut self, node: NodeId) {
+        self.heard.remove(&node);
+    }
+
+    /// The newest report of a node, if it is fresh enough to mean something.
+    pub fn fresh(&self, now: Moment, node: NodeId) -> Option<&Heard> {
+        self.heard
+            .get(&node)
+            .filter(|heard| now.since(heard.at) <= REPORT_AGE_MAX)
+    }
+
+    /// The newest report of a node, however old.
+    pub fn last(&self, node: NodeId) -> Option<&Heard> {
+        self.heard.get(&node)
+    }
+
+    /// Whether a node has been heard lately.
+    pub fn alive(&self, now: Moment, node: NodeId) -> bool {
+        self.fresh(now, node).is_some()
+    }
+
+    /// How a node stands towards a group by its own fresh account.
+    pub fn standing(&self, now: Moment, node: NodeId, group: GroupId) -> Option<&GroupReport> {
+        self.fresh(now, node)?
+            .report
+            .groups
+            .iter()
+            .find(|one| one.group == group)
+    }
+
+    /// What one prober says about a check of `judged`: none if it does not ask, or
+    /// has not been heard lately. Too old an answer is unknown.
+    fn said(
+        &self,
+        now: Moment,
+        prober: NodeId,
+        judged: NodeId,
+        group: GroupId,
+        policy: &CheckPolicy,
+    ) -> Option<Merged> {
+        let heard = self.fresh(now, prober)?;
+        let said =
+            heard.report.checks.iter().find(|one| {
+                one.group == group && one.judged == judged && one.check == policy.name
+            })?;
+        let age = said.age + now.since(heard.at);
+        let stale = age > answer_age_max(policy);
+        let state = if stale {
+            CheckState::Unknown
+        } else {
+            said.state
+        };
+        Some(Merged {
+            state,
+            age,
+            detail: said.detail.clone(),
+            said_by: Some(prober),
+        })
+    }
+
+    /// A check of a node: failing if the node itself says so, or if a majority of the
+    /// peers that can be asked do (DESIGN 5).
+    pub fn check(
+        &self,
+        now: Moment,
+        topology: &Topology,
+        judged: NodeId,
+        group: GroupId,
+        policy: &CheckPolicy,
+    ) -> Merged {
+        let own = if policy.from_node {
+            self.said(now, judged, judged, group, policy)
+        } else {
+            None
+        };
+        let peers = if policy.from_peers {
+            self.peers_say(now, topology, judged, group, policy)
+        } else {
+            None
+        };
+        merge(own, peers)
+    }
+
+    fn peers_say(
+        &self,
+        now: Moment,
+        topology: &Topology,
+        judged: NodeId,
+        group: GroupId,
+        policy: &CheckPolicy,
+    ) -> Option<Merged> {
+        let said: Vec<Merged> = topology
+            .nodes
+            .keys()
+            .filter(|peer| **peer != judged)
+            .filter_map(|peer| self.said(now, *peer, judged, group, policy))
+            .filter(|said| said.state != CheckState::Unknown)
+            .collect();
+        let failing = said
+            .iter()
+            .filter(|one| one.state == CheckState::Failing)
+            .count();
+        let verdict = if failing * 2 > said.len() {
+            CheckState::Failing
+        } else {
+            CheckState::Ok
+        };
+        said.into_iter().find(|one| one.state == verdict)
+    }
+
+    /// Whether the rule of a group holds for a node, and the checks that say so.
+    pub fn rule(
+        &self,
+        now: Moment,
+        topology: &Topology,
+        group: &Group,
+        node: NodeId,
+    ) -> (Truth, Vec<(CheckName, Merged)>) {
+        let answers: BTreeMap<CheckName, Merged> = group
+            .checks
+            .iter()
+            .map(|policy| {
+                (
+                    policy.name.clone(),
+                    self.check(now, topology, node, group.id, policy),
+                )
+            })
+            .collect();
+        let truth = group.fail_when.evaluate(|name| {
+            answers
+                .get(name)
+                .map_or(Truth::Unknown, |merged| match merged.state {
+                    CheckState::Failing => Truth::Yes,
+                    CheckState::Ok | CheckState::Idle => Truth::No,
+                    CheckState::Unknown => Truth::Unknown,
+                })
+        });
+        let failing = answers
+            .into_iter()
+            .filter(|(_, merged)| merged.state == CheckState::Failing)
+            .collect();
+        (truth, failing)
+    }
+}
+
+/// An answer older than this is unknown: a few questions must have gone unanswered.
+pub fn answer_age_max(policy: &CheckPolicy) -> Duration {
+    policy.interval * 3 + policy.timeout + REPORT_AGE_MAX
+}
+
+fn merge(own: Option<Merged>, peers: Option<Merged>) -> Merged {
+    let unknown = || Merged {
+        state: CheckState::Unknown,
+        age: Duration::MAX,
+        detail: "nobody who asks has answered lately".to_owned(),
+        said_by: None,
+    };
+    match (own, peers) {
+        (Some(own), Some(peers)) => {
+            let own_decides = match (own.state, peers.state) {
+                (CheckState::Failing, _) => true,
+                (_, CheckState::Failing) => false,
+                (CheckState::Unknown, _) => false,
+                (CheckState::Ok | CheckState::Idle, _) => true,
+            };
+            if own_decides { own } else { peers }
+        }
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => unknown(),
+    }
+}

@@ -1,0 +1,271 @@
+//! What the cluster has agreed on: the deterministic result of the log's entries.
+//! Equal logs give equal ledgers on every node and in every version.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::command::{Assign, Command, Opened};
+use crate::names::{Epoch, GroupId, Incarnation, NodeId};
+
+/// How many moves of a group are remembered for `why`.
+pub const MOVES_MAX: usize = 32;
+
+/// The agreed state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Per group: who holds it, and how that came about.
+    pub groups: BTreeMap<GroupId, GroupRecord>,
+    /// Per node: the life of its daemon that counts.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The last entry applied.
+    pub applied: Epoch,
+}
+
+/// What is agreed about one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// The newest assignment.
+    pub current: Option<Assigned>,
+    /// The last moves, oldest first; at most [`MOVES_MAX`].
+    pub moves: VecDeque<Move>,
+    /// How often each node has failed this group since it last served it well.
+    pub failures: BTreeMap<NodeId, Failure>,
+}
+
+/// An assignment with its epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The entry.
+    pub assign: Assign,
+}
+
+/// One move and how it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The assignment.
+    pub assigned: Assigned,
+    /// The holder's own account, once it has given it.
+    pub opened: Option<Opened>,
+}
+
+/// That a node failed a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The assignment that took the group away from it.
+    pub epoch: Epoch,
+    /// How often that has happened.
+    pub count: u32,
+}
+
+/// What is agreed about one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// The life of its daemon that counts; none right after a readmission.
+    pub incarnation: Option<Incarnation>,
+    /// The entry that last readmitted it.
+    pub readmitted: Option<Epoch>,
+}
+
+/// What an entry changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A group has a new holder.
+    Assigned(GroupId),
+    /// A node's life was recorded.
+    Started(NodeId),
+    /// A node was readmitted.
+    Readmitted(NodeId),
+    /// A holder told how the opening went.
+    Told(GroupId),
+    /// The entry was known or obsolete: nothing changed.
+    Nothing,
+}
+
+impl Ledger {
+    /// Applies one entry. Entries come in the order of the log; one that is not newer
+    /// than the last applied changes nothing.
+    pub fn apply(&mut self, epoch: Epoch, command: &Command) -> Change {
+        if epoch <= self.applied {
+            return Change::Nothing;
+        }
+        self.applied = epoch;
+        match command {
+            Command::Assign(assign) => self.assign(epoch, assign),
+            Command::Started { node, incarnation } => {
+                self.nodes.entry(*node).or_default().incarnation = Some(*incarnation);
+                Change::Started(*node)
+            }
+            Command::Readmit { node } => {
+                let record = self.nodes.entry(*node).or_default();
+                record.incarnation = None;
+                record.readmitted = Some(epoch);
+                Change::Readmitted(*node)
+            }
+            Command::Opened(opened) => self.told(opened),
+        }
+    }
+
+    fn assign(&mut self, epoch: Epoch, assign: &Assign) -> Change {
+        let record = self.groups.entry(assign.group).or_default();
+        match (assign.evidence.from, assign.evidence.cause.is_failure()) {
+            (Some(from), true) => {
+                let failure = record
+                    .failures
+                    .entry(from)
+                    .or_insert(Failure { epoch, count: 0 });
+                failure.epoch = epoch;
+                failure.count = failure.count.saturating_add(1);
+            }
+            // It served well to the end: earlier failures are forgiven.
+            (Some(from), false) => {
+                record.failures.remove(&from);
+            }
+            (None, _) => {}
+        }
+        let assigned = Assigned {
+            epoch,
+            assign: assign.clone(),
+        };
+        record.current = Some(assigned.clone());
+        while record.moves.len() >= MOVES_MAX {
+            record.moves.pop_front();
+        }
+        record.moves.push_back(Move {
+            assigned,
+            opened: None,
+        });
+        Change::Assigned(assign.group)
+    }
+
+    fn told(&mut self, opened: &Opened) -> Change {
+        let Some(record) = self.groups.get_mut(&opened.group) else {
+            return Change::Nothing;
+        };
+        let known = record
+            .moves
+            .iter_mut()
+            .find(|one| one.assigned.epoch == opened.epoch);
+        match known {
+            Some(one) if one.assigned.assign.holder == opened.node => {
+                one.opened = Some(opened.clone());
+                Change::Told(opened.group)
+            }
+            Some(_) | None => Change::Nothing,
+        }
+    }
+
+    /// The newest assignment of a group.
+    pub fn current(&self, group: GroupId) -> Option<&Assigned> {
+        self.groups
+            .get(&group)
+            .and_then(|record| record.current.as_ref())
+    }
+
+    /// Whether this life of a node may take part: not older than the one on record,
+    /// and not another one with the same counter (DESIGN 3.1 rule 8).
+    pub fn admits(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        match self.nodes.get(&node).and_then(|record| record.incarnation) {
+            None => true,
+            Some(known) => incarnation == known || incarnation.counter > known.counter,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::{Cause, Evidence};
+
+    const GROUP: GroupId = GroupId(7);
+
+    fn assign(holder: u64, from: Option<u64>, cause: Cause) -> Command {
+        Command::Assign(Assign {
+            group: GROUP,
+            holder: NodeId(holder),
+            incarnation: Incarnation {
+                counter: 1,
+                nonce: 9,
+            },
+            addresses: Vec::new(),
+            evidence: Evidence {
+                cause,
+                from: from.map(NodeId),
+                decided_by: NodeId(3),
+                wall_ms: 0,
+                known_for: core::time::Duration::ZERO,
+                checks: Vec::new(),
+                considered: Vec::new(),
+            },
+        })
+    }
+
+    fn at(index: u64) -> Epoch {
+        Epoch { term: 1, index }
+    }
+
+    #[test]
+    fn the_newest_assignment_counts_and_old_entries_change_nothing() {
+        let mut ledger = Ledger::default();
+        assert_eq!(
+            ledger.apply(at(1), &assign(1, None, Cause::FirstStart)),
+            Change::Assigned(GROUP)
+        );
+        assert_eq!(
+            ledger.apply(at(2), &assign(2, Some(1), Cause::Operator)),
+            Change::Assigned(GROUP)
+        );
+        assert_eq!(
+            ledger.apply(at(1), &assign(1, None, Cause::FirstStart)),
+            Change::Nothing
+        );
+        let current = ledger.current(GROUP).expect("a holder");
+        assert_eq!((current.epoch, current.assign.holder), (at(2), NodeId(2)));
+    }
+
+    #[test]
+    fn only_failures_are_counted_against_the_old_holder() {
+        let mut ledger = Ledger::default();
+        ledger.apply(at(1), &assign(2, Some(1), Cause::Operator));
+        assert!(ledger.groups[&GROUP].failures.is_empty());
+        ledger.apply(at(2), &assign(1, Some(2), Cause::RuleHolds));
+        ledger.apply(at(3), &assign(2, Some(2), Cause::RuleHolds));
+        assert_eq!(
+            ledger.groups[&GROUP].failures[&NodeId(2)],
+            Failure {
+                epoch: at(3),
+                count: 2
+            }
+        );
+    }
+
+    #[test]
+    fn the_memory_of_moves_is_bounded() {
+        let mut ledger = Ledger::default();
+        for index in 1..=100 {
+            ledger.apply(at(index), &assign(index % 2, None, Cause::Operator));
+        }
+        assert_eq!(ledger.groups[&GROUP].moves.len(), MOVES_MAX);
+    }
+
+    #[test]
+    fn an_older_life_or_a_clone_is_not_admitted_until_readmitted() {
+        let mut ledger = Ledger::default();
+        let node = NodeId(5);
+        let life = |counter, nonce| Incarnation { counter, nonce };
+        assert!(ledger.admits(node, life(1, 1)));
+        ledger.apply(
+            at(1),
+            &Command::Started {
+                node,
+                incarnation: life(4, 1),
+            },
+        );
+        assert!(ledger.admits(node, life(4, 1)));
+        assert!(ledger.admits(node, life(5, 2)));
+        assert!(!ledger.admits(node, life(4, 2)), "a clone");
+        assert!(!ledger.admits(node, life(3, 1)), "a restored backup");
+        ledger.apply(at(2), &Command::Readmit { node });
+        assert!(ledger.admits(node, life(1, 7)));
+    }
+}

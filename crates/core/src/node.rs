@@ -1,0 +1,881 @@
+//! The decision machine of one node: routes between health, policy and roles, and
+//! has no rule of its own. "May it move" is answered elsewhere, by [`crate::lease`].
+//!
+//! Events come in through [`Node::step`], levels and one-shot acts go out through
+//! [`Node::poll`]. It is driven by the daemon in life and by the simulator in tests.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::Moment;
+use crate::command::{Assign, Command};
+use crate::evidence::{FACT_LENGTH_MAX, shortened};
+use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing, View};
+use crate::ledger::{Change, Ledger};
+use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
+use crate::policy::{self, Noticed, Situation, Wish, suspicion};
+use crate::role::{Role, Want};
+use crate::standby::Wellness;
+use crate::story::Said;
+use crate::topology::Topology;
+
+/// How often a report is repeated when nothing changes.
+pub const REPORT_REPEAT: Duration = Duration::from_millis(100);
+/// How long a proposal may take before the leader may propose again for the group.
+pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long an operator waits for a switchover before hearing that it did not work.
+pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
+/// How many operators' wishes may be under way: more are refused.
+pub const WISHES_MAX: usize = 32;
+/// How long a leader that holds a group waits before it hands leadership on.
+pub const LEADERSHIP_PATIENCE: Duration = Duration::from_millis(500);
+/// How many acts may wait to be polled; the driver polls after each step.
+const ACTS_MAX: usize = 4096;
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Another node's report arrived.
+    Reported {
+        /// From whom.
+        from: NodeId,
+        /// What it says.
+        report: Report,
+    },
+    /// A check of this node answered.
+    Verdict {
+        /// The group.
+        group: GroupId,
+        /// The check.
+        check: CheckName,
+        /// Whom it judges.
+        judged: NodeId,
+        /// What it says.
+        state: CheckState,
+        /// What exactly.
+        detail: String,
+    },
+    /// Whether this node could take a group; none: it could.
+    Readiness {
+        /// The group.
+        group: GroupId,
+        /// Why not.
+        unready: Option<String>,
+    },
+    /// The guard's state.
+    Guard {
+        /// Both kinds are active.
+        full: bool,
+    },
+    /// An assignment became durable in this node's log.
+    Appended {
+        /// Its epoch.
+        epoch: Epoch,
+        /// The entry.
+        assign: Assign,
+    },
+    /// An entry is agreed.
+    Committed {
+        /// Its epoch.
+        epoch: Epoch,
+        /// The entry.
+        command: Command,
+    },
+    /// The agreed state arrived whole.
+    Restored {
+        /// The state.
+        ledger: Ledger,
+    },
+    /// Who leads.
+    Leader {
+        /// Nobody, this node or another.
+        leader: Option<NodeId>,
+    },
+    /// A proposal of this node was agreed on or not.
+    Proposed {
+        /// The act's id.
+        id: u64,
+        /// Why not.
+        failed: Option<String>,
+    },
+    /// The lease machine opened an epoch, or resumed it.
+    Opened {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The proven lease ran out.
+    Lapsed {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The epoch was given up.
+    Released {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// What this voter hears of the holders: the whole list, replaced each time.
+    Silences(Vec<Silence>),
+    /// A voter refused this holder because its floor is above the epoch.
+    FloorAbove {
+        /// The group.
+        group: GroupId,
+        /// The floor.
+        floor: Epoch,
+    },
+    /// A mover did something for a group.
+    Phase {
+        /// The group.
+        group: GroupId,
+        /// What.
+        what: String,
+        /// All is done: the account can be given.
+        last: bool,
+    },
+    /// An operator's wish reached the leader.
+    Wish {
+        /// To be named in the reply.
+        id: u64,
+        /// The wish.
+        wish: Wish,
+    },
+    /// This node was told to stop.
+    Stop,
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    /// Propose an entry; the answer comes back as [`Event::Proposed`].
+    Propose {
+        /// To be named in the answer.
+        id: u64,
+        /// The entry.
+        command: Command,
+    },
+    /// Tell all other nodes.
+    Tell(Report),
+    /// Make this true on this machine.
+    Want {
+        /// The group.
+        group: GroupId,
+        /// What.
+        want: Want,
+    },
+    /// Answer an operator.
+    Reply {
+        /// Which wish.
+        id: u64,
+        /// The new holder serves, or why not.
+        outcome: Result<String, String>,
+    },
+    /// Hand leadership to another node.
+    Transfer {
+        /// To whom.
+        to: NodeId,
+    },
+    /// Write a line.
+    Say(Said),
+}
+
+/// What this node itself knows of a check.
+#[derive(Clone, Debug)]
+struct OwnVerdict {
+    state: CheckState,
+    at: Moment,
+    detail: String,
+}
+
+#[derive(Clone, Debug)]
+struct PendingWish {
+    id: u64,
+    group: GroupId,
+    to: NodeId,
+    proposal: u64,
+    deadline: Moment,
+}
+
+/// The decision machine.
+pub struct Node {
+    me: NodeId,
+    incarnation: Incarnation,
+    topology: Topology,
+    config_digest: u64,
+    ledger: Ledger,
+    view: View,
+    wellness: Wellness,
+    noticed: Noticed,
+    leader: Option<NodeId>,
+    leading_since: Moment,
+    stopping: bool,
+    guard_full: bool,
+    verdicts: BTreeMap<(GroupId, NodeId, CheckName), OwnVerdict>,
+    unready: BTreeMap<GroupId, Option<String>>,
+    roles: BTreeMap<GroupId, Role>,
+    wanted: BTreeMap<GroupId, Want>,
+    silences: Vec<Silence>,
+    floors_above: BTreeMap<GroupId, Epoch>,
+    proposing: BTreeMap<GroupId, (u64, Moment)>,
+    accounts: BTreeMap<u64, (GroupId, Epoch)>,
+    wishes: Vec<PendingWish>,
+    heard: BTreeMap<NodeId, bool>,
+    next_id: u64,
+    seq: u64,
+    told_at: Moment,
+    dirty: bool,
+    transfer_asked: Moment,
+    acts: VecDeque<Act>,
+}
+
+/// What a node starts from.
+pub struct Start {
+    /// This node.
+    pub me: NodeId,
+    /// This life of its daemon.
+    pub incarnation: Incarnation,
+    /// The configuration.
+    pub topology: Topology,
+    /// Its digest.
+    pub config_digest: u64,
+    /// The agreed state as the log on disk has it.
+    pub ledger: Ledger,
+    /// Where this process begins to number its reports and proposals: later processes
+    /// of one incarnation begin higher, so nanoseconds of the boot clock do.
+    pub first_seq: u64,
+}
+
+impl Node {
+    /// A node that knows its configuration and its log, and nothing of the others.
+    pub fn new(now: Moment, start: Start) -> Self {
+        let Start {
+            me,
+            incarnation,
+            topology,
+            config_digest,
+            ledger,
+            first_seq,
+        } = start;
+        let roles = topology
+            .groups
+            .values()
+            .filter(|group| group.nodes.contains(&me))
+            .map(|group| (group.id, Role::new(group.id, now)))
+            .collect();
+        Self {
+            me,
+            incarnation,
+            topology,
+            config_digest,
+            ledger,
+            view: View::default(),
+            wellness: Wellness::default(),
+            noticed: Noticed::default(),
+            leader: None,
+            leading_since: now,
+            stopping: false,
+            guard_full: false,
+            verdicts: BTreeMap::new(),
+            unready: BTreeMap::new(),
+            roles,
+            wanted: BTreeMap::new(),
+            silences: Vec::new(),
+            floors_above: BTreeMap::new(),
+            proposing: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            wishes: Vec::new(),
+            heard: BTreeMap::new(),
+            next_id: first_seq,
+            seq: first_seq,
+            told_at: Moment::ZERO,
+            dirty: true,
+            transfer_asked: now,
+            acts: VecDeque::new(),
+        }
+    }
+
+    /// What is agreed.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What is known of the others.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The configuration.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// For how long nodes have been well.
+    pub fn wellness(&self) -> &Wellness {
+        &self.wellness
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// A group on this node.
+    pub fn role(&self, group: GroupId) -> Option<&Role> {
+        self.roles.get(&group)
+    }
+
+    /// Whether this node was told to stop and nothing is assigned to it any more.
+    pub fn may_stop(&self) -> bool {
+        self.stopping
+            && self.leader != Some(self.me)
+            && !self.ledger.groups.values().any(|record| {
+                record
+                    .current
+                    .as_ref()
+                    .is_some_and(|current| current.assign.holder == self.me)
+            })
+    }
+
+    /// Takes an event in. Acts are then to be polled.
+    pub fn step(&mut self, now: Moment, event: Event, wall_ms: u64) {
+        match event {
+            Event::Reported { from, report } => self.view.hear(now, from, report),
+            Event::Verdict {
+                group,
+                check,
+                judged,
+                state,
+                detail,
+            } => {
+                self.verdict(now, group, check, judged, state, detail);
+            }
+            Event::Readiness { group, unready } => {
+                self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
+            }
+            Event::Guard { full } => {
+                self.dirty |= self.guard_full != full;
+                self.guard_full = full;
+            }
+            Event::Appended { epoch, assign } => self.appended(now, epoch, &assign),
+            Event::Committed { epoch, command } => self.committed(now, epoch, &command),
+            Event::Restored { ledger } => self.restored(now, ledger),
+            Event::Leader { leader } => self.led(now, leader),
+            Event::Proposed { id, failed } => self.proposed(id, failed),
+            Event::Opened { group, epoch } => self.opened(now, group, epoch),
+            Event::Lapsed { group, epoch } => self.lapsed(now, group, epoch),
+            Event::Released { group, epoch } => self.released(now, group, epoch),
+            Event::Silences(silences) => self.hear_silences(silences),
+            Event::FloorAbove { group, floor } => {
+                self.dirty |= self.floors_above.insert(group, floor) != Some(floor);
+            }
+            Event::Phase { group, what, last } => self.phase(now, group, &what, last),
+            Event::Wish { id, wish } => self.wish(now, id, wish, wall_ms),
+            Event::Stop => {
+                self.dirty |= !self.stopping;
+                self.stopping = true;
+            }
+            Event::Tick => {}
+        }
+        self.note_heard(now);
+        self.tell(now);
+        if self.leader == Some(self.me) {
+            self.lead(now, wall_ms);
+        }
+        self.settle_wishes(now);
+        self.want();
+    }
+
+    /// The next act, in order.
+    pub fn poll(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+
+    fn act(&mut self, act: Act) {
+        // The driver polls after each step; a full queue means that it does not, and
+        // then nothing that this machine says can be relied on.
+        assert!(
+            self.acts.len() < ACTS_MAX,
+            "the driver does not poll the decision machine"
+        );
+        self.acts.push_back(act);
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn verdict(
+        &mut self,
+        now: Moment,
+        group: GroupId,
+        check: CheckName,
+        judged: NodeId,
+        state: CheckState,
+        detail: String,
+    ) {
+        let key = (group, judged, check);
+        let before = self.verdicts.get(&key).map(|known| known.state);
+        let detail = shortened(&detail, FACT_LENGTH_MAX);
+        if before != Some(state) {
+            self.dirty = true;
+            let word = match state {
+                CheckState::Ok => "ok",
+                CheckState::Failing => "failing",
+                CheckState::Unknown => "unknown",
+                CheckState::Idle => "idle",
+            };
+            self.act(Act::Say(Said::Check {
+                group,
+                check: key.2.to_string(),
+                judged,
+                state: word,
+                detail: detail.clone(),
+            }));
+        }
+        self.verdicts.insert(
+            key,
+            OwnVerdict {
+                state,
+                at: now,
+                detail,
+            },
+        );
+    }
+
+    fn appended(&mut self, now: Moment, epoch: Epoch, assign: &Assign) {
+        let Some(role) = self.roles.get_mut(&assign.group) else {
+            return;
+        };
+        if assign.holder == self.me && assign.incarnation == self.incarnation {
+            role.assigned(now, epoch, &assign.addresses);
+        } else {
+            role.assigned_away(now, epoch);
+        }
+        self.dirty = true;
+    }
+
+    fn committed(&mut self, now: Moment, epoch: Epoch, command: &Command) {
+        if let Command::Assign(assign) = command {
+            self.appended(now, epoch, assign);
+        }
+        match self.ledger.apply(epoch, command) {
+            Change::Assigned(group) => self.assigned(now, group),
+            Change::Started(_) | Change::Readmitted(_) | Change::Told(_) | Change::Nothing => {}
+        }
+    }
+
+    fn assigned(&mut self, _now: Moment, group: GroupId) {
+        self.proposing.remove(&group);
+        let Some(current) = self.ledger.current(group) else {
+            return;
+        };
+        let (epoch, holder) = (current.epoch, current.assign.holder);
+        let cause = current.assign.evidence.cause.clone();
+        if self
+            .floors_above
+            .get(&group)
+            .is_some_and(|floor| *floor <= epoch)
+        {
+            self.floors_above.remove(&group);
+        }
+        self.act(Act::Say(Said::Assigned {
+            group,
+            epoch,
+            holder,
+            cause,
+        }));
+        self.dirty = true;
+    }
+
+    fn restored(&mut self, now: Moment, ledger: Ledger) {
+        for (group, record) in &ledger.groups {
+            let Some(current) = &record.current else {
+                continue;
+            };
+            let (epoch, assign) = (current.epoch, current.assign.clone());
+            debug_assert_eq!(*group, assign.group);
+            self.appended(now, epoch, &assign);
+        }
+        self.ledger = ledger;
+        self.dirty = true;
+    }
+
+    fn led(&mut self, now: Moment, leader: Option<NodeId>) {
+        if self.leader == leader {
+            return;
+        }
+        self.leader = leader;
+        self.proposing.clear();
+        if leader == Some(self.me) {
+            self.leading_since = now;
+        }
+        self.act(Act::Say(Said::Leads { leader }));
+        self.dirty = true;
+    }
+
+    fn proposed(&mut self, id: u64, failed: Option<String>) {
+        let account = self.accounts.remove(&id);
+        if let (Some((group, epoch)), Some(_)) = (account, &failed) {
+            if let Some(role) = self.roles.get_mut(&group) {
+                role.untell(epoch);
+            }
+            return;
+        }
+        let Some(reason) = failed else { return };
+        let group = self
+            .proposing
+            .iter()
+            .find(|(_, known)| known.0 == id)
+            .map(|(group, _)| *group);
+        if let Some(group) = group {
+            self.proposing.remove(&group);
+            self.act(Act::Say(Said::NotAgreed {
+                group,
+                reason: reason.clone(),
+            }));
+        }
+        if let Some(at) = self.wishes.iter().position(|wish| wish.proposal == id) {
+            let wish = self.wishes.swap_remove(at);
+            let outcome = Err(format!("the move was not agreed on: {reason}"));
+            self.act(Act::Reply {
+                id: wish.id,
+                outcome,
+            });
+        }
+    }
+
+    fn opened(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        let Some(role) = self.roles.get_mut(&group) else {
+            return;
+        };
+        if role.opened(now, epoch) {
+            let after = role.after_assignment(now);
+            self.act(Act::Say(Said::Opened {
+                group,
+                epoch,
+                after,
+            }));
+        }
+        self.dirty = true;
+    }
+
+    fn lapsed(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        let Some(role) = self.roles.get_mut(&group) else {
+            return;
+        };
+        if role.lapsed(now, epoch) {
+            self.act(Act::Say(Said::Lapsed { group, epoch }));
+            self.dirty = true;
+        }
+    }
+
+    fn released(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        let Some(role) = self.roles.get_mut(&group) else {
+            return;
+        };
+        role.released(now, epoch);
+        self.act(Act::Say(Said::Released { group, epoch }));
+        self.dirty = true;
+    }
+
+    fn hear_silences(&mut self, silences: Vec<Silence>) {
+        let bound = suspicion(&self.topology.timing);
+        let loud = |list: &[Silence]| -> Vec<(GroupId, Epoch, bool, bool)> {
+            list.iter()
+                .map(|one| {
+                    let deaf = one.standing.is_some_and(|standing| standing >= bound);
+                    (one.group, one.epoch, one.unheard >= bound, deaf)
+                })
+                .collect()
+        };
+        self.dirty |= loud(&self.silences) != loud(&silences);
+        self.silences = silences;
+    }
+
+    fn phase(&mut self, now: Moment, group: GroupId, what: &str, last: bool) {
+        let Some(role) = self.roles.get_mut(&group) else {
+            return;
+        };
+        role.phase(now, what);
+        if !last {
+            return;
+        }
+        if let Some(opened) = role.account(self.me) {
+            let id = self.fresh_id();
+            self.accounts.insert(id, (group, opened.epoch));
+            self.act(Act::Propose {
+                id,
+                command: Command::Opened(opened),
+            });
+        }
+    }
+
+    fn wish(&mut self, now: Moment, id: u64, wish: Wish, wall_ms: u64) {
+        let refused = if self.leader != Some(self.me) {
+            Some("this node does not lead any more: ask again".to_owned())
+        } else if self.wishes.len() >= WISHES_MAX {
+            Some("too many switchovers are under way: ask again in a moment".to_owned())
+        } else if self.proposing.contains_key(&wish.group) {
+            Some("the group is moving already: ask again in a moment".to_owned())
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            self.act(Act::Reply {
+                id,
+                outcome: Err(reason),
+            });
+            return;
+        }
+        match policy::grant(&self.situation(now, wall_ms), wish) {
+            Err(refusal) => self.act(Act::Reply {
+                id,
+                outcome: Err(refusal.0),
+            }),
+            Ok(assign) => {
+                let (group, to) = (assign.group, assign.holder);
+                let proposal = self.propose(now, assign);
+                let deadline = now + WISH_PATIENCE;
+                self.wishes.push(PendingWish {
+                    id,
+                    group,
+                    to,
+                    proposal,
+                    deadline,
+                });
+            }
+        }
+    }
+
+    fn propose(&mut self, now: Moment, assign: Assign) -> u64 {
+        let id = self.fresh_id();
+        self.proposing.insert(assign.group, (id, now));
+        self.act(Act::Say(Said::Deciding {
+            group: assign.group,
+            from: assign.evidence.from,
+            to: assign.holder,
+            cause: assign.evidence.cause.clone(),
+            known_for: assign.evidence.known_for,
+        }));
+        self.act(Act::Propose {
+            id,
+            command: Command::Assign(assign),
+        });
+        id
+    }
+
+    fn situation(&self, now: Moment, wall_ms: u64) -> Situation<'_> {
+        Situation {
+            now,
+            me: self.me,
+            topology: &self.topology,
+            ledger: &self.ledger,
+            view: &self.view,
+            wellness: &self.wellness,
+            leading_since: self.leading_since,
+            wall_ms,
+        }
+    }
+
+    fn lead(&mut self, now: Moment, wall_ms: u64) {
+        let mut wellness = core::mem::take(&mut self.wellness);
+        wellness.observe(now, &self.topology, &self.ledger, &self.view);
+        self.wellness = wellness;
+        self.proposing
+            .retain(|_, (_, since)| now.since(*since) < PROPOSAL_PATIENCE);
+        let groups: Vec<GroupId> = self.topology.groups.keys().copied().collect();
+        for id in groups {
+            if self.proposing.contains_key(&id) {
+                continue;
+            }
+            let mut noticed = core::mem::take(&mut self.noticed);
+            let decision = policy::decide(
+                &self.situation(now, wall_ms),
+                &mut noticed,
+                &self.topology.groups[&id],
+            );
+            self.noticed = noticed;
+            if let Some(assign) = decision {
+                self.propose(now, assign);
+            }
+        }
+        self.prefer_other_leader(now);
+    }
+
+    /// Leadership belongs on a node that holds nothing: then the death of a holder
+    /// needs no election before its groups move.
+    fn prefer_other_leader(&mut self, now: Moment) {
+        let holds = |node: NodeId| {
+            self.ledger.groups.values().any(|record| {
+                record
+                    .current
+                    .as_ref()
+                    .is_some_and(|current| current.assign.holder == node)
+            })
+        };
+        let settled = now.since(self.leading_since) >= LEADERSHIP_PATIENCE
+            && now.since(self.transfer_asked) >= LEADERSHIP_PATIENCE * 4
+            && self.proposing.is_empty();
+        if !(settled && (self.stopping || holds(self.me))) {
+            return;
+        }
+        let fit = |node: NodeId| {
+            node != self.me
+                && self
+                    .view
+                    .fresh(now, node)
+                    .is_some_and(|heard| !heard.report.stopping)
+        };
+        let idle = self
+            .topology
+            .voters()
+            .filter(|node| fit(node.id) && !holds(node.id));
+        let best = idle.max_by_key(|node| node.witness).map(|node| node.id);
+        let any = || {
+            self.topology
+                .voters()
+                .map(|node| node.id)
+                .find(|node| fit(*node))
+        };
+        let to = if self.stopping {
+            best.or_else(any)
+        } else {
+            best
+        };
+        if let Some(to) = to {
+            self.transfer_asked = now;
+            self.act(Act::Transfer { to });
+        }
+    }
+
+    fn settle_wishes(&mut self, now: Moment) {
+        let mut settled = Vec::new();
+        self.wishes.retain(|wish| {
+            let current = self.ledger.current(wish.group);
+            let there = current
+                .filter(|current| current.assign.holder == wish.to)
+                .is_some_and(|current| {
+                    self.view
+                        .standing(now, wish.to, wish.group)
+                        .is_some_and(|standing| {
+                            standing.epoch == current.epoch && standing.standing == Standing::Open
+                        })
+                });
+            if there {
+                let epoch = current.map_or(Epoch::NONE, |current| current.epoch);
+                let text = format!(
+                    "{} serves {} (epoch {epoch})",
+                    self.topology.node_name(wish.to),
+                    self.topology.group_name(wish.group)
+                );
+                settled.push((wish.id, Ok(text)));
+                return false;
+            }
+            if now >= wish.deadline {
+                let text = format!(
+                    "{} does not serve {} within {} s; `evenkeel why` tells how far it came",
+                    self.topology.node_name(wish.to),
+                    self.topology.group_name(wish.group),
+                    WISH_PATIENCE.as_secs()
+                );
+                settled.push((wish.id, Err(text)));
+                return false;
+            }
+            true
+        });
+        for (id, outcome) in settled {
+            self.act(Act::Reply { id, outcome });
+        }
+    }
+
+    fn want(&mut self) {
+        let mut news = Vec::new();
+        for (group, role) in &self.roles {
+            let want = role.want();
+            if self.wanted.get(group) != Some(&want) {
+                news.push((*group, want));
+            }
+        }
+        for (group, want) in news {
+            self.wanted.insert(group, want.clone());
+            self.act(Act::Want { group, want });
+        }
+    }
+
+    fn note_heard(&mut self, now: Moment) {
+        let mut news = Vec::new();
+        for node in self.topology.nodes.keys().filter(|node| **node != self.me) {
+            let heard = self.view.alive(now, *node);
+            let before = self.heard.insert(*node, heard).unwrap_or(false);
+            if before != heard {
+                news.push((*node, heard));
+            }
+        }
+        for (node, heard) in news {
+            self.act(Act::Say(Said::Node { node, heard }));
+        }
+    }
+
+    /// Tells the others: at once when something changed, and every so often anyway.
+    fn tell(&mut self, now: Moment) {
+        let loud =
+            !self.silences.is_empty() && now.since(self.told_at) >= self.topology.timing.heartbeat;
+        if !(self.dirty || loud || now.since(self.told_at) >= REPORT_REPEAT) {
+            return;
+        }
+        self.dirty = false;
+        self.told_at = now;
+        self.seq += 1;
+        let report = self.report(now);
+        self.view.hear(now, self.me, report.clone());
+        self.act(Act::Tell(report));
+    }
+
+    fn report(&self, now: Moment) -> Report {
+        Report {
+            incarnation: self.incarnation,
+            seq: self.seq,
+            stopping: self.stopping,
+            guard_full: self.guard_full,
+            config_digest: self.config_digest,
+            leader: self.leader,
+            checks: self
+                .verdicts
+                .iter()
+                .map(|((group, judged, check), known)| CheckReport {
+                    group: *group,
+                    check: check.clone(),
+                    judged: *judged,
+                    state: known.state,
+                    age: now.since(known.at),
+                    detail: known.detail.clone(),
+                })
+                .collect(),
+            groups: self
+                .roles
+                .iter()
+                .map(|(group, role)| GroupReport {
+                    group: *group,
+                    epoch: role.epoch(),
+                    standing: role.standing(),
+                    unready: self.unready.get(group).cloned().unwrap_or_else(|| {
+                        Some("its network interfaces have not been looked at yet".to_owned())
+                    }),
+                })
+                .collect(),
+            silences: self.silences.clone(),
+            floors_above: self
+                .floors_above
+                .iter()
+                .map(|(group, epoch)| (*group, *epoch))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! The leader's view of each group, to at most one move per group.
+//!
+//! Policy proposes; it cannot break safety whatever it proposes (DESIGN 3).
+//!
+//! | the holder                                   | somebody fitter            | proposal                  |
+//! |----------------------------------------------|----------------------------|---------------------------|
+//! | none yet                                     | any that could serve       | first start               |
+//! | told to stop                                 | fit                        | move                      |
+//! | unheard by a majority of voters for S        | alive and ready            | move                      |
+//! | heard, but deaf for S                        | alive and ready            | move                      |
+//! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
+//! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
+//! | unfit by its rule                            | fit                        | move                      |
+//! | well                                         | operator names it, fit     | move                      |
+//! | well                                         | preferred, well for long   | move (failback)           |
+//! | anything                                     | nobody would do better     | nothing                   |
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use crate::Moment;
+use crate::command::Assign;
+use crate::evidence::{
+    Cause, CheckFact, Considered, Evidence, FACT_LENGTH_MAX, FACTS_MAX, shortened,
+};
+use crate::health::{Standing, View};
+use crate::ledger::{Assigned, Ledger};
+use crate::names::{GroupId, Incarnation, NodeId};
+use crate::quorum::majority;
+use crate::rule::Truth;
+use crate::standby::{self, Candidate, Fitness, WELL_MIN, Wellness};
+use crate::topology::{Failback, Group, ServiceAddress, Timing, Topology};
+
+/// How long a new leader listens before it gives a group its very first holder, so
+/// that the preferred node has had time to be heard.
+pub const FIRST_START_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Suspicion: silence of three heartbeats, but always well under a lease, so that the
+/// wait for promises is already running out when the assignment is committed.
+pub fn suspicion(timing: &Timing) -> Duration {
+    (timing.heartbeat * 3).min(timing.lease * 3 / 4)
+}
+
+/// An operator's wish to move a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The group.
+    pub group: GroupId,
+    /// Where to; none means the best standby.
+    pub to: Option<NodeId>,
+}
+
+/// Why a wish cannot be granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(pub String);
+
+/// Everything that policy looks at.
+#[derive(Clone, Copy)]
+pub struct Situation<'a> {
+    /// Now.
+    pub now: Moment,
+    /// This node: the leader.
+    pub me: NodeId,
+    /// The configuration.
+    pub topology: &'a Topology,
+    /// What is agreed.
+    pub ledger: &'a Ledger,
+    /// What is known.
+    pub view: &'a View,
+    /// For how long nodes have been well.
+    pub wellness: &'a Wellness,
+    /// Since when this node leads.
+    pub leading_since: Moment,
+    /// The calendar, in milliseconds: for people only.
+    pub wall_ms: u64,
+}
+
+/// Since when a reason to move has been known, per group: how fast was the decision.
+#[derive(Clone, Debug, Default)]
+pub struct Noticed(BTreeMap<GroupId, (&'static str, Moment)>);
+
+impl Noticed {
+    fn since(&mut self, now: Moment, group: GroupId, cause: &Cause) -> Duration {
+        let known = self.0.entry(group).or_insert((cause.word(), now));
+        if known.0 != cause.word() {
+            *known = (cause.word(), now);
+        }
+        now.since(known.1)
+    }
+
+    fn nothing(&mut self, group: GroupId) {
+        self.0.remove(&group);
+    }
+}
+
+/// The move that one group needs now, if any.
+pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -> Option<Assign> {
+    let ranked = standby::rank(
+        situation.now,
+        situation.topology,
+        situation.ledger,
+        situation.view,
+        situation.wellness,
+        group,
+    );
+    let wanted = match situation.ledger.current(group.id) {
+        None => first_start(situation, &ranked),
+        Some(current) => reason_to_leave(situation, group, current, &ranked),
+    };
+    let Some((cause, target)) = wanted else {
+        noticed.nothing(group.id);
+        return None;
+    };
+    let known_for = noticed.since(situation.now, group.id, &cause);
+    let assign = assignment(situation, group, cause, target, &ranked, known_for);
+    if assign.is_some() {
+        noticed.nothing(group.id);
+    }
+    assign
+}
+
+/// Grants an operator's wish, or says why not.
+pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
+    let topology = situation.topology;
+    let Some(group) = topology.groups.get(&wish.group) else {
+        return Err(Refusal("the configuration has no such group".to_owned()));
+    };
+    let Some(current) = situation.ledger.current(group.id) else {
+        return Err(Refusal(
+            "the group has no holder yet: wait until it serves".to_owned(),
+        ));
+    };
+    let holder = current.assign.holder;
+    let ranked = standby::rank(
+        situation.now,
+        topology,
+        situation.ledger,
+        situation.view,
+        situation.wellness,
+        group,
+    );
+    let chosen = match wish.to {
+        Some(to) => ranked.iter().find(|one| one.node == to).ok_or_else(|| {
+            Refusal(format!(
+                "{} is not one of the group's nodes",
+                topology.node_name(to)
+            ))
+        })?,
+        None => ranked
+            .iter()
+            .find(|one| one.node != holder)
+            .ok_or_else(|| Refusal("the group has no other node".to_owned()))?,
+    };
+    if chosen.node == holder {
+        return Err(Refusal(format!(
+            "{} holds the group already",
+            topology.node_name(holder)
+        )));
+    }
+    match chosen.fitness {
+        Fitness::Fit | Fitness::HeldDown => {}
+        Fitness::Unknown | Fitness::Failing | Fitness::Unready | Fitness::Absent => {
+            return Err(Refusal(format!(
+                "{} could not serve now: {}",
+                topology.node_name(chosen.node),
+                chosen.why
+            )));
+        }
+    }
+    assignment(
+        situation,
+        group,
+        Cause::Operator,
+        chosen.node,
+        &ranked,
+        Duration::ZERO,
+    )
+    .ok_or_else(|| Refusal("that node has not been heard lately".to_owned()))
+}
+
+fn first_start(situation: &Situation<'_>, ranked: &[Candidate]) -> Option<(Cause, NodeId)> {
+    let patient = situation.now.since(situation.leading_since) < FIRST_START_PATIENCE;
+    let all_known = ranked.iter().all(|one| one.fitness < Fitness::Unknown);
+    let best = ranked
+        .first()
+        .filter(|best| best.fitness < Fitness::Unready)?;
+    (all_known || !patient).then_some((Cause::FirstStart, best.node))
+}
+
+/// Why the group should leave its holder (or its epoch), and where it should go.
+fn reason_to_leave(
+    situation: &Situation<'_>,
+    group: &Group,
+    current: &Assigned,
+    ranked: &[Candidate],
+) -> Option<(Cause, NodeId)> {
+    let holder = current.assign.holder;
+    let others = || ranked.iter().filter(|one| one.node != holder);
+    // Dead or mute holders: whoever is alive and ready does better.
+    if let Some(cause) = lost(situation, current) {
+        let next = others()
+            .find(|one| one.fitness < Fitness::Unready)
+            .map(|one| one.node);
+        let to = next.or_else(|| returned(situation, current))?;
+        return Some((cause, to));
+    }
+    if let Some(cause) = floor_above(situation, current) {
+        return Some((cause, holder));
+    }
+    let own = ranked.iter().find(|one| one.node == holder);
+    if own.is_none_or(|own| own.fitness == Fitness::Unready) {
+        let next = others().find(|one| better_than_unready(one))?;
+        let stopping = situation
+            .view
+            .fresh(situation.now, holder)
+            .is_some_and(|heard| heard.report.stopping);
+        let cause = if stopping {
+            Cause::HolderStopping
+        } else {
+            Cause::RuleHolds
+        };
+        return Some((cause, next.node));
+    }
+    let (truth, _) = situation
+        .view
+        .rule(situation.now, situation.topology, group, holder);
+    if truth == Truth::Yes {
+        let next = others().find(|one| better_than_failing(situation, group, one))?;
+        return Some((Cause::RuleHolds, next.node));
+    }
+    if reconfigured(situation, group, current) {
+        return Some((Cause::Reconfigured, holder));
+    }
+    failback(situation, group, holder, ranked).map(|node| (Cause::Failback, node))
+}
+
+/// Whether the file, the same on every node that is heard, gives the group other
+/// addresses than its assignment does (DESIGN 3.1 rule 10).
+fn reconfigured(situation: &Situation<'_>, group: &Group, current: &Assigned) -> bool {
+    let digests_agree = situation
+        .view
+        .fresh(situation.now, situation.me)
+        .is_some_and(|own| {
+            situation.topology.nodes.keys().all(|node| {
+                situation
+                    .view
+                    .fresh(situation.now, *node)
+                    .is_some_and(|heard| heard.report.config_digest == own.report.config_digest)
+            })
+        });
+    digests_agree && addresses_for(situation, group) != current.assign.addresses
+}
+
+/// The addresses of a group by the file, without those that another group still
+/// holds or may still be answering for: an address leaves one group, that group is
+/// seen open without it, and only then does it enter the next.
+fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress> {
+    let elsewhere = |address: &ServiceAddress| {
+        situation
+            .ledger
+            .groups
+            .iter()
+            .filter(|(id, _)| **id != group.id)
+            .any(|(_, record)| {
+                record
+                    .moves
+                    .iter()
+                    .rev()
+                    .scan(false, |done, one| {
+                        let seen = !*done;
+                        *done |= one.opened.is_some();
+                        seen.then_some(one)
+                    })
+                    .any(|one| {
+                        one.assigned
+                            .assign
+                            .addresses
+                            .iter()
+                            .any(|held| held.ip == address.ip)
+                    })
+            })
+    };
+    group
+        .addresses
+        .iter()
+        .filter(|address| !elsewhere(address))
+        .cloned()
+        .collect()
+}
+
+/// A holder that is about to stop, or says that it cannot serve, is worse than every
+/// node that might.
+fn better_than_unready(one: &Candidate) -> bool {
+    match one.fitness {
+        Fitness::Fit | Fitness::HeldDown | Fitness::Unknown => true,
+        Fitness::Failing | Fitness::Unready | Fitness::Absent => false,
+    }
+}
+
+/// A standby for a holder whose checks fail must be known to be well: a move to a
+/// node that would do no better is an outage for nothing.
+fn better_than_failing(situation: &Situation<'_>, group: &Group, one: &Candidate) -> bool {
+    match one.fitness {
+        Fitness::Fit => true,
+        Fitness::HeldDown => situation
+            .wellness
+            .well_for(situation.now, group.id, one.node)
+            .is_some_and(|well| well >= WELL_MIN),
+        Fitness::Unknown | Fitness::Failing | Fitness::Unready | Fitness::Absent => false,
+    }
+}
+
+/// Whether the holder is lost, by the voters' word or its own (DESIGN 3.1 rule 7).
+fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
+    let Situation {
+        now,
+        topology,
+        view,
+        ..
+    } = situation;
+    let bound = suspicion(&topology.timing);
+    let mut silent: Vec<Duration> = Vec::new();
+    let mut deaf: Option<Duration> = None;
+    let voters = topology.voters().count();
+    for voter in topology.voters() {
+        let Some(heard) = view.fresh(*now, voter.id) else {
+            continue;
+        };
+        let said = heard
+            .report
+            .silences
+            .iter()
+            .find(|one| one.group == current.assign.group && one.epoch == current.epoch);
+        let Some(said) = said else { continue };
+        if said.unheard >= bound {
+            silent.push(said.unheard);
+        } else if let Some(standing) = said.standing.filter(|standing| *standing >= bound) {
+            deaf = Some(deaf.map_or(standing, |known| known.max(standing)));
+        }
+    }
+    if silent.len() >= majority(voters) {
+        let silence = silent.iter().copied().min().unwrap_or(bound);
+        let cause = match restarted(situation, current) {
+            Some(cause) => cause,
+            None => Cause::HolderSilent {
+                voters: u32::try_from(silent.len()).unwrap_or(u32::MAX),
+                of: u32::try_from(voters).unwrap_or(u32::MAX),
+                silence,
+            },
+        };
+        return Some(cause);
+    }
+    deaf.map(|standing| Cause::HolderDeaf { standing })
+}
+
+/// What a holder that is heard, but not renewing, says of itself.
+fn restarted(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
+    let heard = situation.view.fresh(situation.now, current.assign.holder)?;
+    if heard.report.incarnation != current.assign.incarnation {
+        return Some(Cause::HolderRestarted);
+    }
+    let said = heard
+        .report
+        .groups
+        .iter()
+        .find(|one| one.group == current.assign.group)?;
+    let released = said.epoch == current.epoch && said.standing == Standing::Released;
+    released.then_some(Cause::HolderReleased)
+}
+
+/// The holder itself, if it is alive but cannot resume its epoch.
+fn returned(situation: &Situation<'_>, current: &Assigned) -> Option<NodeId> {
+    restarted(situation, current).map(|_| current.assign.holder)
+}
+
+/// A voter whose floor was raised by an entry that was never committed refuses the
+/// holder: a newer epoch for the same holder makes it whole again (rule 1).
+fn floor_above(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
+    for voter in situation.topology.voters() {
+        let Some(heard) = situation.view.fresh(situation.now, voter.id) else {
+            continue;
+        };
+        let above = heard
+            .report
+            .floors_above
+            .iter()
+            .any(|(group, floor)| *group == current.assign.group && *floor > current.epoch);
+        if above {
+            return Some(Cause::FloorAbove { voter: voter.id });
+        }
+    }
+    None
+}
+
+fn failback(
+    situation: &Situation<'_>,
+    group: &Group,
+    holder: NodeId,
+    ranked: &[Candidate],
+) -> Option<NodeId> {
+    let Failback::AutoAfter(after) = group.failback else {
+        return None;
+    };
+    let place = |node: NodeId| group.nodes.iter().position(|one| *one == node);
+    let own = place(holder).unwrap_or(usize::MAX);
+    ranked
+        .iter()
+        .filter(|one| one.fitness == Fitness::Fit)
+        .find(|one| {
+            place(one.node).is_some_and(|at| at < own)
+                && situation
+                    .wellness
+                    .well_for(situation.now, group.id, one.node)
+                    .is_some_and(|well| well >= after)
+        })
+        .map(|one| one.node)
+}
+
+fn incarnation_of(situation: &Situation<'_>, node: NodeId) -> Option<Incarnation> {
+    situation
+        .view
+        .fresh(situation.now, node)
+        .map(|heard| heard.report.incarnation)
+}
+
+fn assignment(
+    situation: &Situation<'_>,
+    group: &Group,
+    cause: Cause,
+    target: NodeId,
+    ranked: &[Candidate],
+    known_for: Duration,
+) -> Option<Assign> {
+    let current = situation.ledger.current(group.id);
+    let from = current.map(|one| one.assign.holder);
+    let checks = from.map_or_else(Vec::new, |from| failing_checks(situation, group, from));
+    let addresses = match (&cause, current) {
+        (Cause::Reconfigured, _) | (_, None) => addresses_for(situation, group),
+        (_, Some(current)) => current.assign.addresses.clone(),
+    };
+    Some(Assign {
+        group: group.id,
+        holder: target,
+        incarnation: incarnation_of(situation, target)?,
+        addresses,
+        evidence: Evidence {
+            cause,
+            from,
+            decided_by: situation.me,
+            wall_ms: situation.wall_ms,
+            known_for,
+            checks,
+            considered: ranked
+                .iter()
+                .take(FACTS_MAX)
+                .map(|one| Considered {
+                    node: one.node,
+                    why: shortened(&one.why, FACT_LENGTH_MAX),
+                })
+                .collect(),
+        },
+    })
+}
+
+fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec<CheckFact> {
+    let (_, failing) = situation
+        .view
+        .rule(situation.now, situation.topology, group, node);
+    failing
+        .into_iter()
+        .take(FACTS_MAX)
+        .map(|(check, merged)| CheckFact {
+            check,
+            said_by: merged.said_by.unwrap_or(node),
+            detail: shortened(&merged.detail, FACT_LENGTH_MAX),
+        })
+        .collect()
+}

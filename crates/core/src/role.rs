@@ -1,0 +1,317 @@
+//! One group on this node: from the lease machine's word to what the rooms should do.
+//!
+//! | now      | assigned to us | opened | lapsed | held again | assigned away, released |
+//! |----------|----------------|--------|--------|------------|-------------------------|
+//! | Off      | Opening        | -      | -      | -          | Off                     |
+//! | Opening  | Opening        | Open   | -      | -          | Released, Off           |
+//! | Open     | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
+//! | Lapsed   | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
+//! | Released | Opening (newer)| -      | -      | -          | Released                |
+
+use core::time::Duration;
+
+use crate::Moment;
+use crate::command::{Opened, Phase};
+use crate::health::Standing;
+use crate::names::{Epoch, GroupId, NodeId};
+use crate::topology::ServiceAddress;
+
+/// What the movers should make true for a group (a level, not an order).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing of the group is on this machine.
+    Absent,
+    /// The addresses are configured, the guard keeps them mute, nothing is announced.
+    Closed {
+        /// The addresses of the assignment.
+        addresses: Vec<ServiceAddress>,
+    },
+    /// Announced and serving.
+    Open {
+        /// The epoch: a new one announces anew.
+        epoch: Epoch,
+        /// The addresses of the assignment.
+        addresses: Vec<ServiceAddress>,
+    },
+}
+
+/// One group on this node.
+#[derive(Clone, Debug)]
+pub struct Role {
+    group: GroupId,
+    epoch: Epoch,
+    standing: Standing,
+    since: Moment,
+    addresses: Vec<ServiceAddress>,
+    appended_at: Moment,
+    phases: Vec<Phase>,
+    told: bool,
+}
+
+/// The most phases that one move tells of.
+pub const PHASES_MAX: usize = 12;
+
+impl Role {
+    /// A group that is not here.
+    pub fn new(group: GroupId, now: Moment) -> Self {
+        Self {
+            group,
+            epoch: Epoch::NONE,
+            standing: Standing::Off,
+            since: now,
+            addresses: Vec::new(),
+            appended_at: now,
+            phases: Vec::new(),
+            told: false,
+        }
+    }
+
+    /// How the group stands here.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// The epoch it speaks of.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Since when it has stood so.
+    pub fn since(&self) -> Moment {
+        self.since
+    }
+
+    fn stand(&mut self, now: Moment, standing: Standing) {
+        if self.standing != standing {
+            self.standing = standing;
+            self.since = now;
+        }
+    }
+
+    /// An assignment that names this life of this node has become durable here.
+    pub fn assigned(&mut self, now: Moment, epoch: Epoch, addresses: &[ServiceAddress]) {
+        if epoch <= self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        self.addresses = addresses.to_vec();
+        self.appended_at = now;
+        self.phases.clear();
+        self.told = false;
+        self.stand(now, Standing::Opening);
+    }
+
+    /// An assignment that names somebody else has become durable here.
+    pub fn assigned_away(&mut self, now: Moment, epoch: Epoch) {
+        if epoch <= self.epoch {
+            return;
+        }
+        self.stand(now, Standing::Off);
+    }
+
+    /// The epoch was given up.
+    pub fn released(&mut self, now: Moment, epoch: Epoch) {
+        if epoch == self.epoch && self.standing != Standing::Off {
+            self.stand(now, Standing::Released);
+        }
+    }
+
+    /// The lease machine opened the epoch. True if that is news.
+    pub fn opened(&mut self, now: Moment, epoch: Epoch) -> bool {
+        if epoch != self.epoch || self.standing == Standing::Open {
+            return false;
+        }
+        let first = self.standing == Standing::Opening;
+        self.stand(now, Standing::Open);
+        if first {
+            self.phase(now, "older promises had run out, guard opened");
+        }
+        first
+    }
+
+    /// The proven lease ran out. True if that is news.
+    pub fn lapsed(&mut self, now: Moment, epoch: Epoch) -> bool {
+        if epoch != self.epoch || self.standing != Standing::Open {
+            return false;
+        }
+        self.stand(now, Standing::Lapsed);
+        true
+    }
+
+    /// Notes a phase of the move.
+    pub fn phase(&mut self, now: Moment, what: &str) {
+        if self.phases.len() < PHASES_MAX {
+            let after = now.since(self.appended_at);
+            self.phases.push(Phase {
+                what: what.to_owned(),
+                after,
+            });
+        }
+    }
+
+    /// How long ago the assignment reached this node.
+    pub fn after_assignment(&self, now: Moment) -> Duration {
+        now.since(self.appended_at)
+    }
+
+    /// The account of the opening, once.
+    pub fn account(&mut self, node: NodeId) -> Option<Opened> {
+        if self.told || self.standing != Standing::Open {
+            return None;
+        }
+        self.told = true;
+        Some(Opened {
+            group: self.group,
+            epoch: self.epoch,
+            node,
+            phases: self.phases.clone(),
+        })
+    }
+
+    /// Forgets that the account was given: it was not agreed on.
+    pub fn untell(&mut self, epoch: Epoch) {
+        if epoch == self.epoch {
+            self.told = false;
+        }
+    }
+
+    /// What the movers should make true.
+    pub fn want(&self) -> Want {
+        match self.standing {
+            Standing::Off | Standing::Released => Want::Absent,
+            Standing::Opening | Standing::Lapsed => Want::Closed {
+                addresses: self.addresses.clone(),
+            },
+            Standing::Open => Want::Open {
+                epoch: self.epoch,
+                addresses: self.addresses.clone(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(index: u64) -> Epoch {
+        Epoch { term: 1, index }
+    }
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_nanos(ms * 1_000_000)
+    }
+
+    /// Brings a role into a standing at epoch 5.
+    fn role(standing: Standing) -> Role {
+        let mut role = Role::new(GroupId(1), at(0));
+        let put = |role: &mut Role| role.assigned(at(1), epoch(5), &[]);
+        match standing {
+            Standing::Off => {}
+            Standing::Opening => put(&mut role),
+            Standing::Open => {
+                put(&mut role);
+                role.opened(at(2), epoch(5));
+            }
+            Standing::Lapsed => {
+                put(&mut role);
+                role.opened(at(2), epoch(5));
+                role.lapsed(at(3), epoch(5));
+            }
+            Standing::Released => {
+                put(&mut role);
+                role.released(at(3), epoch(5));
+            }
+        }
+        assert_eq!(role.standing(), standing);
+        role
+    }
+
+    #[derive(Clone, Copy)]
+    enum Step {
+        Assigned,
+        Opened,
+        Lapsed,
+        Away,
+        Released,
+        StaleOpened,
+    }
+
+    /// The whole table of the module's doc.
+    #[test]
+    fn the_table_is_walked() {
+        use Standing::{Lapsed, Off, Open, Opening, Released};
+        let table = [
+            (Off, Step::Assigned, Opening),
+            (Off, Step::Opened, Off),
+            (Off, Step::Lapsed, Off),
+            (Off, Step::Away, Off),
+            (Off, Step::Released, Off),
+            (Opening, Step::Assigned, Opening),
+            (Opening, Step::Opened, Open),
+            (Opening, Step::Lapsed, Opening),
+            (Opening, Step::Away, Off),
+            (Opening, Step::Released, Released),
+            (Opening, Step::StaleOpened, Opening),
+            (Open, Step::Assigned, Opening),
+            (Open, Step::Opened, Open),
+            (Open, Step::Lapsed, Lapsed),
+            (Open, Step::Away, Off),
+            (Open, Step::Released, Released),
+            (Lapsed, Step::Assigned, Opening),
+            (Lapsed, Step::Opened, Open),
+            (Lapsed, Step::StaleOpened, Lapsed),
+            (Lapsed, Step::Lapsed, Lapsed),
+            (Lapsed, Step::Away, Off),
+            (Lapsed, Step::Released, Released),
+            (Released, Step::Assigned, Opening),
+            (Released, Step::Away, Off),
+            (Released, Step::Released, Released),
+        ];
+        for (from, step, to) in table {
+            let mut role = role(from);
+            // Nothing was assigned to a role that is off, so its epoch is none.
+            let own = role.epoch();
+            match step {
+                Step::Assigned => role.assigned(at(9), epoch(6), &[]),
+                Step::Opened if from == Off => {}
+                Step::Opened => {
+                    role.opened(at(9), own);
+                }
+                Step::StaleOpened => {
+                    role.opened(at(9), epoch(4));
+                }
+                Step::Lapsed => {
+                    role.lapsed(at(9), own);
+                }
+                Step::Away => role.assigned_away(at(9), epoch(6)),
+                Step::Released => role.released(at(9), own),
+            }
+            assert_eq!(role.standing(), to, "from {from:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_configured_before_and_kept_while_mute() {
+        assert_eq!(role(Standing::Off).want(), Want::Absent);
+        assert_eq!(
+            role(Standing::Opening).want(),
+            Want::Closed { addresses: vec![] }
+        );
+        assert!(matches!(role(Standing::Open).want(), Want::Open { .. }));
+        assert_eq!(
+            role(Standing::Lapsed).want(),
+            Want::Closed { addresses: vec![] }
+        );
+        assert_eq!(role(Standing::Released).want(), Want::Absent);
+    }
+
+    #[test]
+    fn the_account_is_given_once() {
+        let mut role = role(Standing::Open);
+        assert!(role.account(NodeId(1)).is_some());
+        assert!(role.account(NodeId(1)).is_none());
+        role.untell(epoch(5));
+        assert!(role.account(NodeId(1)).is_some());
+    }
+}

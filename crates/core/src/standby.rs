@@ -1,0 +1,193 @@
+//! Who could be next: the nodes of a group in the order in which they would serve.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use crate::Moment;
+use crate::health::View;
+use crate::ledger::Ledger;
+use crate::names::{Epoch, GroupId, NodeId};
+use crate::rule::Truth;
+use crate::topology::{Group, Topology};
+
+/// How long a node is held down after it has failed a group once.
+pub const HOLD_DOWN_FIRST: Duration = Duration::from_secs(30);
+/// The longest hold-down: it doubles with each failure up to here.
+pub const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
+/// A held-down node is taken after this much of well-being if nobody else is fit:
+/// serving again beats waiting, but not while it flaps.
+pub const WELL_MIN: Duration = Duration::from_secs(3);
+
+/// How fit a node is to serve a group, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fitness {
+    /// Alive, ready, and no rule speaks against it.
+    Fit,
+    /// As fit, but it failed the group not long ago.
+    HeldDown,
+    /// Alive and ready; whether its checks are well is not known.
+    Unknown,
+    /// The rule of the group holds for it.
+    Failing,
+    /// It says itself that it could not serve, or is about to stop.
+    Unready,
+    /// Not heard lately.
+    Absent,
+}
+
+/// One node as a candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The node.
+    pub node: NodeId,
+    /// How fit it is.
+    pub fitness: Fitness,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// Since when each node has been well for each group, as this leader saw it, and when
+/// it learned of each failure. Times are this node's own; a new leader starts anew,
+/// which only makes it more careful.
+#[derive(Clone, Debug, Default)]
+pub struct Wellness {
+    well_since: BTreeMap<(GroupId, NodeId), Moment>,
+    failed_at: BTreeMap<(GroupId, NodeId), (Epoch, Moment)>,
+}
+
+impl Wellness {
+    /// Takes note of the present: call it often.
+    pub fn observe(&mut self, now: Moment, topology: &Topology, ledger: &Ledger, view: &View) {
+        for group in topology.groups.values() {
+            for node in &group.nodes {
+                let key = (group.id, *node);
+                let (truth, _) = view.rule(now, topology, group, *node);
+                if view.alive(now, *node) && truth == Truth::No {
+                    self.well_since.entry(key).or_insert(now);
+                } else {
+                    self.well_since.remove(&key);
+                }
+                let failure = ledger
+                    .groups
+                    .get(&group.id)
+                    .and_then(|record| record.failures.get(node));
+                match failure {
+                    None => {
+                        self.failed_at.remove(&key);
+                    }
+                    Some(failure) => {
+                        let known = self.failed_at.entry(key).or_insert((failure.epoch, now));
+                        if known.0 != failure.epoch {
+                            *known = (failure.epoch, now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long a node has been well without a break.
+    pub fn well_for(&self, now: Moment, group: GroupId, node: NodeId) -> Option<Duration> {
+        self.well_since
+            .get(&(group, node))
+            .map(|since| now.since(*since))
+    }
+
+    /// How much longer a node is held down; none if it is not.
+    pub fn held_down(
+        &self,
+        now: Moment,
+        ledger: &Ledger,
+        group: GroupId,
+        node: NodeId,
+    ) -> Option<Duration> {
+        let (_, at) = self.failed_at.get(&(group, node))?;
+        let count = ledger.groups.get(&group)?.failures.get(&node)?.count;
+        let doubled = HOLD_DOWN_FIRST * 2u32.saturating_pow(count.saturating_sub(1).min(8));
+        let until = *at + doubled.min(HOLD_DOWN_MAX);
+        (now < until).then(|| now.until(until))
+    }
+}
+
+/// Judges one node for one group.
+pub fn judge(
+    now: Moment,
+    topology: &Topology,
+    ledger: &Ledger,
+    view: &View,
+    wellness: &Wellness,
+    group: &Group,
+    node: NodeId,
+) -> Candidate {
+    let (fitness, why) = assess(now, topology, ledger, view, wellness, group, node);
+    Candidate { node, fitness, why }
+}
+
+fn assess(
+    now: Moment,
+    topology: &Topology,
+    ledger: &Ledger,
+    view: &View,
+    wellness: &Wellness,
+    group: &Group,
+    node: NodeId,
+) -> (Fitness, String) {
+    let Some(heard) = view.fresh(now, node) else {
+        let why = match view.last(node) {
+            None => "never heard".to_owned(),
+            Some(last) => format!("not heard for {} ms", now.since(last.at).as_millis()),
+        };
+        return (Fitness::Absent, why);
+    };
+    if heard.report.stopping {
+        return (Fitness::Unready, "its daemon was told to stop".to_owned());
+    }
+    let standing = heard.report.groups.iter().find(|one| one.group == group.id);
+    match standing {
+        None => return (Fitness::Unready, "it does not know the group".to_owned()),
+        Some(standing) => {
+            if let Some(reason) = &standing.unready {
+                return (Fitness::Unready, reason.clone());
+            }
+        }
+    }
+    let (truth, failing) = view.rule(now, topology, group, node);
+    match truth {
+        Truth::Yes => {
+            let names: Vec<String> = failing
+                .iter()
+                .map(|(name, merged)| format!("{name} fails: {}", merged.detail))
+                .collect();
+            (Fitness::Failing, names.join("; "))
+        }
+        Truth::Unknown => (Fitness::Unknown, "its checks are not known yet".to_owned()),
+        Truth::No => match wellness.held_down(now, ledger, group.id, node) {
+            Some(left) => (
+                Fitness::HeldDown,
+                format!(
+                    "well, but it failed the group; held down for {} s more",
+                    left.as_secs() + 1
+                ),
+            ),
+            None => (Fitness::Fit, "well".to_owned()),
+        },
+    }
+}
+
+/// All nodes of a group, best first: by fitness, then by the order of the file.
+pub fn rank(
+    now: Moment,
+    topology: &Topology,
+    ledger: &Ledger,
+    view: &View,
+    wellness: &Wellness,
+    group: &Group,
+) -> Vec<Candidate> {
+    let mut all: Vec<Candidate> = group
+        .nodes
+        .iter()
+        .map(|node| judge(now, topology, ledger, view, wellness, group, *node))
+        .collect();
+    all.sort_by_key(|candidate| candidate.fitness);
+    all
+}

@@ -1,0 +1,229 @@
+//! What is worth saying: every line of the log about a decision or a move, in one
+//! enum, so that each move can be explained from the log alone.
+
+use core::fmt;
+use core::time::Duration;
+
+use crate::evidence::Cause;
+use crate::names::{Epoch, GroupId, NodeId};
+
+/// How loud a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loudness {
+    /// For the record.
+    Info,
+    /// Somebody should look at it by day.
+    Warning,
+}
+
+/// One thing worth saying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The leader proposes a move.
+    Deciding {
+        /// The group.
+        group: GroupId,
+        /// From where.
+        from: Option<NodeId>,
+        /// To where.
+        to: NodeId,
+        /// Why.
+        cause: Cause,
+        /// For how long the reason had been known.
+        known_for: Duration,
+    },
+    /// The proposal did not get through.
+    NotAgreed {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+    /// An assignment is agreed.
+    Assigned {
+        /// The group.
+        group: GroupId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The holder.
+        holder: NodeId,
+        /// Why.
+        cause: Cause,
+    },
+    /// This node serves the group now.
+    Opened {
+        /// The group.
+        group: GroupId,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Since the assignment reached this node.
+        after: Duration,
+    },
+    /// This node's lease ran out: the group is mute here.
+    Lapsed {
+        /// The group.
+        group: GroupId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// This node gave the group up.
+    Released {
+        /// The group.
+        group: GroupId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// A check changed, as this node asks it.
+    Check {
+        /// The group.
+        group: GroupId,
+        /// The check's name.
+        check: String,
+        /// The judged node.
+        judged: NodeId,
+        /// What it says now.
+        state: &'static str,
+        /// What exactly.
+        detail: String,
+    },
+    /// A node went silent or came back, as this node hears it.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Heard or not.
+        heard: bool,
+    },
+    /// Leadership.
+    Leads {
+        /// Who, if anybody.
+        leader: Option<NodeId>,
+    },
+}
+
+impl Said {
+    /// How loud.
+    pub fn loudness(&self) -> Loudness {
+        match self {
+            Self::Lapsed { .. } | Self::NotAgreed { .. } => Loudness::Warning,
+            Self::Check { state, .. } if *state == "failing" => Loudness::Warning,
+            Self::Node { heard: false, .. } => Loudness::Warning,
+            Self::Deciding { .. }
+            | Self::Assigned { .. }
+            | Self::Opened { .. }
+            | Self::Released { .. }
+            | Self::Check { .. }
+            | Self::Node { .. }
+            | Self::Leads { .. } => Loudness::Info,
+        }
+    }
+
+    /// The line, with names instead of numbers.
+    pub fn text(&self, name: &dyn Names) -> String {
+        Line { said: self, name }.to_string()
+    }
+}
+
+/// Names for numbers.
+pub trait Names {
+    /// The name of a node.
+    fn node(&self, node: NodeId) -> String;
+    /// The name of a group.
+    fn group(&self, group: GroupId) -> String;
+}
+
+impl Names for crate::topology::Topology {
+    fn node(&self, node: NodeId) -> String {
+        self.node_name(node)
+    }
+    fn group(&self, group: GroupId) -> String {
+        self.group_name(group)
+    }
+}
+
+struct Line<'a> {
+    said: &'a Said,
+    name: &'a dyn Names,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = |id: &NodeId| self.name.node(*id);
+        let group = |id: &GroupId| self.name.group(*id);
+        match self.said {
+            Said::Deciding {
+                group: g,
+                from,
+                to,
+                cause,
+                known_for,
+            } => write!(
+                f,
+                "{}: deciding to move from {} to {} because {cause} (known for {} ms)",
+                group(g),
+                from.as_ref().map_or_else(|| "nobody".to_owned(), node),
+                node(to),
+                known_for.as_millis()
+            ),
+            Said::NotAgreed { group: g, reason } => {
+                write!(f, "{}: the move was not agreed on: {reason}", group(g))
+            }
+            Said::Assigned {
+                group: g,
+                epoch,
+                holder,
+                cause,
+            } => {
+                write!(
+                    f,
+                    "{}: assigned to {} in epoch {epoch} because {cause}",
+                    group(g),
+                    node(holder)
+                )
+            }
+            Said::Opened {
+                group: g,
+                epoch,
+                after,
+            } => write!(
+                f,
+                "{}: open here in epoch {epoch}, {:.1} ms after the assignment came",
+                group(g),
+                after.as_secs_f64() * 1e3
+            ),
+            Said::Lapsed { group: g, epoch } => write!(
+                f,
+                "{}: mute here: no majority of voters renews the lease of epoch {epoch}",
+                group(g)
+            ),
+            Said::Released { group: g, epoch } => {
+                write!(f, "{}: closed here, epoch {epoch} given up", group(g))
+            }
+            Said::Check {
+                group: g,
+                check,
+                judged,
+                state,
+                detail,
+            } => {
+                write!(
+                    f,
+                    "{}: check {check} of {} is {state}: {detail}",
+                    group(g),
+                    node(judged)
+                )
+            }
+            Said::Node {
+                node: n,
+                heard: true,
+            } => write!(f, "{} is heard", node(n)),
+            Said::Node {
+                node: n,
+                heard: false,
+            } => write!(f, "{} is not heard any more", node(n)),
+            Said::Leads {
+                leader: Some(leader),
+            } => write!(f, "{} leads", node(leader)),
+            Said::Leads { leader: None } => write!(f, "nobody leads: no majority agrees"),
+        }
+    }
+}
