@@ -1,0 +1,405 @@
+//! Entries of the log.
+
+use evenkeel_core::NodeId;
+use evenkeel_core::command::{Assign, Command, Opened, Phase};
+use evenkeel_core::evidence::{Cause, CheckFact, Considered, Evidence};
+use serde::{Deserialize, Serialize};
+
+use super::parts::{AddressForm, EpochForm, IncarnationForm, SpanForm, check_name, group, node};
+use crate::WireError;
+
+/// The longest entry: 4,096 addresses with device names, and full evidence.
+pub const ENTRY_LENGTH_MAX: usize = 512 * 1024;
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum CommandForm {
+    Assign(AssignForm),
+    Started {
+        node: u64,
+        incarnation: IncarnationForm,
+    },
+    Readmit {
+        node: u64,
+    },
+    Opened(OpenedForm),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct AssignForm {
+    group: u64,
+    holder: u64,
+    incarnation: IncarnationForm,
+    addresses: Vec<AddressForm>,
+    evidence: EvidenceForm,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct EvidenceForm {
+    cause: CauseForm,
+    from: Option<u64>,
+    decided_by: u64,
+    wall_ms: u64,
+    known_for: SpanForm,
+    checks: Vec<(String, u64, String)>,
+    considered: Vec<(u64, String)>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+enum CauseForm {
+    FirstStart,
+    HolderSilent {
+        voters: u32,
+        of: u32,
+        silence: SpanForm,
+    },
+    HolderDeaf {
+        standing: SpanForm,
+    },
+    RuleHolds,
+    Operator,
+    HolderStopping,
+    HolderRestarted,
+    HolderReleased,
+    FloorAbove {
+        voter: u64,
+    },
+    Failback,
+    Recovered,
+    Reconfigured,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct OpenedForm {
+    group: u64,
+    epoch: EpochForm,
+    node: u64,
+    phases: Vec<(String, SpanForm)>,
+}
+
+impl From<&Cause> for CauseForm {
+    fn from(cause: &Cause) -> Self {
+        match cause {
+            Cause::FirstStart => Self::FirstStart,
+            Cause::HolderSilent {
+                voters,
+                of,
+                silence,
+            } => Self::HolderSilent {
+                voters: *voters,
+                of: *of,
+                silence: (*silence).into(),
+            },
+            Cause::HolderDeaf { standing } => Self::HolderDeaf {
+                standing: (*standing).into(),
+            },
+            Cause::RuleHolds => Self::RuleHolds,
+            Cause::Operator => Self::Operator,
+            Cause::HolderStopping => Self::HolderStopping,
+            Cause::HolderRestarted => Self::HolderRestarted,
+            Cause::HolderReleased => Self::HolderReleased,
+            Cause::FloorAbove { voter } => Self::FloorAbove { voter: voter.0 },
+            Cause::Failback => Self::Failback,
+            Cause::Recovered => Self::Recovered,
+            Cause::Reconfigured => Self::Reconfigured,
+        }
+    }
+}
+
+impl From<CauseForm> for Cause {
+    fn from(form: CauseForm) -> Self {
+        match form {
+            CauseForm::FirstStart => Self::FirstStart,
+            CauseForm::HolderSilent {
+                voters,
+                of,
+                silence,
+            } => Self::HolderSilent {
+                voters,
+                of,
+                silence: silence.into(),
+            },
+            CauseForm::HolderDeaf { standing } => Self::HolderDeaf {
+                standing: standing.into(),
+            },
+            CauseForm::RuleHolds => Self::RuleHolds,
+            CauseForm::Operator => Self::Operator,
+            CauseForm::HolderStopping => Self::HolderStopping,
+            CauseForm::HolderRestarted => Self::HolderRestarted,
+            CauseForm::HolderReleased => Self::HolderReleased,
+            CauseForm::FloorAbove { voter } => Self::FloorAbove { voter: node(voter) },
+            CauseForm::Failback => Self::Failback,
+            CauseForm::Recovered => Self::Recovered,
+            CauseForm::Reconfigured => Self::Reconfigured,
+        }
+    }
+}
+
+impl From<&Evidence> for EvidenceForm {
+    fn from(evidence: &Evidence) -> Self {
+        Self {
+            cause: (&evidence.cause).into(),
+            from: evidence.from.map(|node| node.0),
+            decided_by: evidence.decided_by.0,
+            wall_ms: evidence.wall_ms,
+            known_for: evidence.known_for.into(),
+            checks: evidence
+                .checks
+                .iter()
+                .map(|fact| (fact.check.to_string(), fact.said_by.0, fact.detail.clone()))
+                .collect(),
+            considered: evidence
+                .considered
+                .iter()
+                .map(|one| (one.node.0, one.why.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl From<EvidenceForm> for Evidence {
+    fn from(form: EvidenceForm) -> Self {
+        Self {
+            cause: form.cause.into(),
+            from: form.from.map(NodeId),
+            decided_by: node(form.decided_by),
+            wall_ms: form.wall_ms,
+            known_for: form.known_for.into(),
+            checks: form
+                .checks
+                .into_iter()
+                .map(|(check, said_by, detail)| CheckFact {
+                    check: check_name(&check),
+                    said_by: node(said_by),
+                    detail,
+                })
+                .collect(),
+            considered: form
+                .considered
+                .into_iter()
+                .map(|(id, why)| Considered {
+                    node: node(id),
+                    why,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&Assign> for AssignForm {
+    fn from(assign: &Assign) -> Self {
+        Self {
+            group: assign.group.0,
+            holder: assign.holder.0,
+            incarnation: assign.incarnation.into(),
+            addresses: assign.addresses.iter().map(Into::into).collect(),
+            evidence: (&assign.evidence).into(),
+        }
+    }
+}
+
+impl From<AssignForm> for Assign {
+    fn from(form: AssignForm) -> Self {
+        Self {
+            group: group(form.group),
+            holder: node(form.holder),
+            incarnation: form.incarnation.into(),
+            addresses: form.addresses.into_iter().map(Into::into).collect(),
+            evidence: form.evidence.into(),
+        }
+    }
+}
+
+impl From<&Opened> for OpenedForm {
+    fn from(opened: &Opened) -> Self {
+        Self {
+            group: opened.group.0,
+            epoch: opened.epoch.into(),
+            node: opened.node.0,
+            phases: opened
+                .phases
+                .iter()
+                .map(|phase| (phase.what.clone(), phase.after.into()))
+                .collect(),
+        }
+    }
+}
+
+impl From<OpenedForm> for Opened {
+    fn from(form: OpenedForm) -> Self {
+        Self {
+            group: group(form.group),
+            epoch: form.epoch.into(),
+            node: node(form.node),
+            phases: form
+                .phases
+                .into_iter()
+                .map(|(what, after)| Phase {
+                    what,
+                    after: after.into(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&Command> for CommandForm {
+    fn from(command: &Command) -> Self {
+        match command {
+            Command::Assign(assign) => Self::Assign(assign.into()),
+            Command::Started { node, incarnation } => Self::Started {
+                node: node.0,
+                incarnation: (*incarnation).into(),
+            },
+            Command::Readmit { node } => Self::Readmit { node: node.0 },
+            Command::Opened(opened) => Self::Opened(opened.into()),
+        }
+    }
+}
+
+impl From<CommandForm> for Command {
+    fn from(form: CommandForm) -> Self {
+        match form {
+            CommandForm::Assign(assign) => Self::Assign(assign.into()),
+            CommandForm::Started {
+                node: id,
+                incarnation,
+            } => Self::Started {
+                node: node(id),
+                incarnation: incarnation.into(),
+            },
+            CommandForm::Readmit { node: id } => Self::Readmit { node: node(id) },
+            CommandForm::Opened(opened) => Self::Opened(opened.into()),
+        }
+    }
+}
+
+/// The bytes of an entry.
+pub fn encode(command: &Command) -> Vec<u8> {
+    crate::encode(&CommandForm::from(command))
+}
+
+/// Reads an entry.
+pub fn decode(bytes: &[u8]) -> Result<Command, WireError> {
+    let form: CommandForm = crate::decode("log entry", ENTRY_LENGTH_MAX, bytes)?;
+    Ok(form.into())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use core::time::Duration;
+    use evenkeel_core::topology::ServiceAddress;
+    use evenkeel_core::{CheckName, Epoch, GroupId, Incarnation};
+
+    /// One entry of each kind, and an assignment for each cause.
+    pub(crate) fn samples() -> Vec<Command> {
+        let ms = Duration::from_millis;
+        let causes = vec![
+            Cause::FirstStart,
+            Cause::HolderSilent {
+                voters: 2,
+                of: 3,
+                silence: ms(61),
+            },
+            Cause::HolderDeaf { standing: ms(62) },
+            Cause::RuleHolds,
+            Cause::Operator,
+            Cause::HolderStopping,
+            Cause::HolderRestarted,
+            Cause::HolderReleased,
+            Cause::FloorAbove { voter: NodeId(4) },
+            Cause::Failback,
+            Cause::Recovered,
+            Cause::Reconfigured,
+        ];
+        let assign = |cause| {
+            Command::Assign(Assign {
+                group: GroupId(u64::MAX),
+                holder: NodeId(2),
+                incarnation: Incarnation {
+                    counter: 3,
+                    nonce: 4,
+                },
+                addresses: vec![
+                    ServiceAddress {
+                        ip: "192.0.2.100".parse().expect("an address"),
+                        prefix: 24,
+                        device: None,
+                    },
+                    ServiceAddress {
+                        ip: "2001:db8::1".parse().expect("an address"),
+                        prefix: 64,
+                        device: Some("eth0".to_owned()),
+                    },
+                ],
+                evidence: Evidence {
+                    cause,
+                    from: Some(NodeId(1)),
+                    decided_by: NodeId(3),
+                    wall_ms: 5,
+                    known_for: ms(1),
+                    checks: vec![CheckFact {
+                        check: CheckName::new("apache").expect("a name"),
+                        said_by: NodeId(1),
+                        detail: "HTTP 503".to_owned(),
+                    }],
+                    considered: vec![Considered {
+                        node: NodeId(2),
+                        why: "well".to_owned(),
+                    }],
+                },
+            })
+        };
+        let mut all: Vec<Command> = causes.into_iter().map(assign).collect();
+        all.push(Command::Started {
+            node: NodeId(1),
+            incarnation: Incarnation {
+                counter: 1,
+                nonce: 2,
+            },
+        });
+        all.push(Command::Readmit { node: NodeId(1) });
+        all.push(Command::Opened(Opened {
+            group: GroupId(1),
+            epoch: Epoch { term: 2, index: 3 },
+            node: NodeId(4),
+            phases: vec![Phase {
+                what: "announced".to_owned(),
+                after: ms(7),
+            }],
+        }));
+        all
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for command in samples() {
+            assert_eq!(decode(&encode(&command)), Ok(command));
+        }
+    }
+
+    /// Stored for ever: the bytes of this entry may never change their meaning.
+    #[test]
+    fn an_entry_written_by_the_first_version_is_read() {
+        let stored = [1, 1, 5, 7, 9];
+        let known = Command::Started {
+            node: NodeId(5),
+            incarnation: Incarnation {
+                counter: 7,
+                nonce: 9,
+            },
+        };
+        assert_eq!(encode(&known), stored);
+        assert_eq!(decode(&stored), Ok(known));
+    }
+
+    #[test]
+    fn cut_off_entries_are_refused() {
+        for command in samples() {
+            let bytes = encode(&command);
+            for length in 0..bytes.len() {
+                assert!(decode(&bytes[..length]).is_err());
+            }
+        }
+    }
+}

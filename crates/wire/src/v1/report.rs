@@ -1,0 +1,265 @@
+//! What one node tells the others.
+
+use evenkeel_core::NodeId;
+use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
+use serde::{Deserialize, Serialize};
+
+use super::parts::{EpochForm, IncarnationForm, SpanForm, check_name, group, node};
+use crate::WireError;
+
+/// The longest report: every check of a large cluster with its detail.
+pub const REPORT_LENGTH_MAX: usize = 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+struct ReportForm {
+    incarnation: IncarnationForm,
+    seq: u64,
+    stopping: bool,
+    guard_full: bool,
+    config_digest: u64,
+    leader: Option<u64>,
+    checks: Vec<CheckForm>,
+    groups: Vec<(u64, EpochForm, StandingForm, Option<String>)>,
+    silences: Vec<(u64, EpochForm, SpanForm, Option<SpanForm>)>,
+    floors_above: Vec<(u64, EpochForm)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CheckForm {
+    group: u64,
+    check: String,
+    judged: u64,
+    state: StateForm,
+    age: SpanForm,
+    detail: String,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum StateForm {
+    Ok,
+    Failing,
+    Unknown,
+    Idle,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum StandingForm {
+    Off,
+    Opening,
+    Open,
+    Lapsed,
+    Released,
+}
+
+impl From<CheckState> for StateForm {
+    fn from(state: CheckState) -> Self {
+        match state {
+            CheckState::Ok => Self::Ok,
+            CheckState::Failing => Self::Failing,
+            CheckState::Unknown => Self::Unknown,
+            CheckState::Idle => Self::Idle,
+        }
+    }
+}
+
+impl From<StateForm> for CheckState {
+    fn from(form: StateForm) -> Self {
+        match form {
+            StateForm::Ok => Self::Ok,
+            StateForm::Failing => Self::Failing,
+            StateForm::Unknown => Self::Unknown,
+            StateForm::Idle => Self::Idle,
+        }
+    }
+}
+
+impl From<Standing> for StandingForm {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Off => Self::Off,
+            Standing::Opening => Self::Opening,
+            Standing::Open => Self::Open,
+            Standing::Lapsed => Self::Lapsed,
+            Standing::Released => Self::Released,
+        }
+    }
+}
+
+impl From<StandingForm> for Standing {
+    fn from(form: StandingForm) -> Self {
+        match form {
+            StandingForm::Off => Self::Off,
+            StandingForm::Opening => Self::Opening,
+            StandingForm::Open => Self::Open,
+            StandingForm::Lapsed => Self::Lapsed,
+            StandingForm::Released => Self::Released,
+        }
+    }
+}
+
+/// The bytes of a report.
+pub fn encode(report: &Report) -> Vec<u8> {
+    crate::encode(&ReportForm {
+        incarnation: report.incarnation.into(),
+        seq: report.seq,
+        stopping: report.stopping,
+        guard_full: report.guard_full,
+        config_digest: report.config_digest,
+        leader: report.leader.map(|node| node.0),
+        checks: report
+            .checks
+            .iter()
+            .map(|one| CheckForm {
+                group: one.group.0,
+                check: one.check.to_string(),
+                judged: one.judged.0,
+                state: one.state.into(),
+                age: one.age.into(),
+                detail: one.detail.clone(),
+            })
+            .collect(),
+        groups: report
+            .groups
+            .iter()
+            .map(|one| {
+                (
+                    one.group.0,
+                    one.epoch.into(),
+                    one.standing.into(),
+                    one.unready.clone(),
+                )
+            })
+            .collect(),
+        silences: report
+            .silences
+            .iter()
+            .map(|one| {
+                (
+                    one.group.0,
+                    one.epoch.into(),
+                    one.unheard.into(),
+                    one.standing.map(Into::into),
+                )
+            })
+            .collect(),
+        floors_above: report
+            .floors_above
+            .iter()
+            .map(|(group, epoch)| (group.0, (*epoch).into()))
+            .collect(),
+    })
+}
+
+/// Reads a report.
+pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
+    let form: ReportForm = crate::decode("report", REPORT_LENGTH_MAX, bytes)?;
+    Ok(Report {
+        incarnation: form.incarnation.into(),
+        seq: form.seq,
+        stopping: form.stopping,
+        guard_full: form.guard_full,
+        config_digest: form.config_digest,
+        leader: form.leader.map(NodeId),
+        checks: form
+            .checks
+            .into_iter()
+            .map(|one| CheckReport {
+                group: group(one.group),
+                check: check_name(&one.check),
+                judged: node(one.judged),
+                state: one.state.into(),
+                age: one.age.into(),
+                detail: one.detail,
+            })
+            .collect(),
+        groups: form
+            .groups
+            .into_iter()
+            .map(|(id, epoch, standing, unready)| GroupReport {
+                group: group(id),
+                epoch: epoch.into(),
+                standing: standing.into(),
+                unready,
+            })
+            .collect(),
+        silences: form
+            .silences
+            .into_iter()
+            .map(|(id, epoch, unheard, standing)| Silence {
+                group: group(id),
+                epoch: epoch.into(),
+                unheard: unheard.into(),
+                standing: standing.map(Into::into),
+            })
+            .collect(),
+        floors_above: form
+            .floors_above
+            .into_iter()
+            .map(|(id, epoch)| (group(id), epoch.into()))
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+    use evenkeel_core::{CheckName, Epoch, GroupId, Incarnation};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let ms = Duration::from_millis;
+        let states = [
+            CheckState::Ok,
+            CheckState::Failing,
+            CheckState::Unknown,
+            CheckState::Idle,
+        ];
+        let standings = [
+            Standing::Off,
+            Standing::Opening,
+            Standing::Open,
+            Standing::Lapsed,
+            Standing::Released,
+        ];
+        let report = Report {
+            incarnation: Incarnation {
+                counter: 1,
+                nonce: 2,
+            },
+            seq: 3,
+            stopping: true,
+            guard_full: true,
+            config_digest: 4,
+            leader: Some(NodeId(5)),
+            checks: states
+                .into_iter()
+                .map(|state| CheckReport {
+                    group: GroupId(1),
+                    check: CheckName::new("ping").expect("a name"),
+                    judged: NodeId(2),
+                    state,
+                    age: ms(3),
+                    detail: "no echo".to_owned(),
+                })
+                .collect(),
+            groups: standings
+                .into_iter()
+                .map(|standing| GroupReport {
+                    group: GroupId(1),
+                    epoch: Epoch { term: 1, index: 2 },
+                    standing,
+                    unready: Some("no interface".to_owned()),
+                })
+                .collect(),
+            silences: vec![Silence {
+                group: GroupId(1),
+                epoch: Epoch { term: 1, index: 2 },
+                unheard: ms(60),
+                standing: Some(ms(70)),
+            }],
+            floors_above: vec![(GroupId(1), Epoch { term: 3, index: 4 })],
+        };
+        assert_eq!(decode(&encode(&report)), Ok(report));
+    }
+}

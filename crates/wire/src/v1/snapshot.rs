@@ -1,0 +1,163 @@
+//! The agreed state as a whole.
+
+use std::collections::BTreeMap;
+
+use evenkeel_core::command::{Assign, Opened};
+use evenkeel_core::ledger::{Assigned, Failure, GroupRecord, Ledger, Move, NodeRecord};
+use evenkeel_core::{GroupId, NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::entry::{AssignForm, OpenedForm};
+use super::parts::{EpochForm, IncarnationForm};
+use crate::WireError;
+
+/// The longest snapshot: a full ledger of 256 groups with many addresses.
+pub const SNAPSHOT_LENGTH_MAX: usize = 256 * 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+struct LedgerForm {
+    applied: EpochForm,
+    groups: Vec<(u64, GroupForm)>,
+    nodes: Vec<(u64, NodeForm)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct GroupForm {
+    current: Option<(EpochForm, AssignForm)>,
+    moves: Vec<(EpochForm, AssignForm, Option<OpenedForm>)>,
+    failures: Vec<(u64, EpochForm, u32)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct NodeForm {
+    incarnation: Option<IncarnationForm>,
+    readmitted: Option<EpochForm>,
+}
+
+fn group_form(record: &GroupRecord) -> GroupForm {
+    GroupForm {
+        current: record
+            .current
+            .as_ref()
+            .map(|one| (one.epoch.into(), (&one.assign).into())),
+        moves: record
+            .moves
+            .iter()
+            .map(|one| {
+                let assigned = &one.assigned;
+                (
+                    assigned.epoch.into(),
+                    (&assigned.assign).into(),
+                    one.opened.as_ref().map(Into::into),
+                )
+            })
+            .collect(),
+        failures: record
+            .failures
+            .iter()
+            .map(|(node, failure)| (node.0, failure.epoch.into(), failure.count))
+            .collect(),
+    }
+}
+
+fn group_record(form: GroupForm) -> GroupRecord {
+    let assigned = |(epoch, assign): (EpochForm, AssignForm)| Assigned {
+        epoch: epoch.into(),
+        assign: Assign::from(assign),
+    };
+    GroupRecord {
+        current: form.current.map(assigned),
+        moves: form
+            .moves
+            .into_iter()
+            .map(|(epoch, assign, opened)| Move {
+                assigned: assigned((epoch, assign)),
+                opened: opened.map(Opened::from),
+            })
+            .collect(),
+        failures: form
+            .failures
+            .into_iter()
+            .map(|(node, epoch, count)| {
+                (
+                    NodeId(node),
+                    Failure {
+                        epoch: epoch.into(),
+                        count,
+                    },
+                )
+            })
+            .collect(),
+    }
+}
+
+/// The bytes of the agreed state.
+pub fn encode(ledger: &Ledger) -> Vec<u8> {
+    crate::encode(&LedgerForm {
+        applied: ledger.applied.into(),
+        groups: ledger
+            .groups
+            .iter()
+            .map(|(id, record)| (id.0, group_form(record)))
+            .collect(),
+        nodes: ledger
+            .nodes
+            .iter()
+            .map(|(id, record)| {
+                let form = NodeForm {
+                    incarnation: record.incarnation.map(Into::into),
+                    readmitted: record.readmitted.map(Into::into),
+                };
+                (id.0, form)
+            })
+            .collect(),
+    })
+}
+
+/// Reads the agreed state.
+pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
+    let form: LedgerForm = crate::decode("snapshot", SNAPSHOT_LENGTH_MAX, bytes)?;
+    let groups: BTreeMap<GroupId, GroupRecord> = form
+        .groups
+        .into_iter()
+        .map(|(id, form)| (GroupId(id), group_record(form)))
+        .collect();
+    let nodes = form
+        .nodes
+        .into_iter()
+        .map(|(id, form)| {
+            let record = NodeRecord {
+                incarnation: form.incarnation.map(Into::into),
+                readmitted: form.readmitted.map(Into::into),
+            };
+            (NodeId(id), record)
+        })
+        .collect();
+    Ok(Ledger {
+        groups,
+        nodes,
+        applied: form.applied.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evenkeel_core::Epoch;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut ledger = Ledger::default();
+        for (index, command) in super::super::entry::tests::samples().iter().enumerate() {
+            ledger.apply(
+                Epoch {
+                    term: 1,
+                    index: index as u64 + 1,
+                },
+                command,
+            );
+        }
+        assert!(!ledger.groups.is_empty() && !ledger.nodes.is_empty());
+        assert_eq!(decode(&encode(&ledger)), Ok(ledger));
+    }
+}
