@@ -1,0 +1,3 @@
+//! Versions of the control API.
+
+pub mod v1;
