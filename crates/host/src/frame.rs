@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use evenkeel_core::Moment;
@@ -208,6 +209,12 @@ impl FrameSocket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Full),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl AsFd for FrameSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
