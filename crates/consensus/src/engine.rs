@@ -1,0 +1,501 @@
+//! The engine: what the daemon calls.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use evenkeel_core::names::{Epoch, NodeId};
+use openraft::alias::InstantOf;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{AsyncRuntime, Config, Instant as _, Raft, SnapshotPolicy, StepDownPolicy};
+
+use crate::error::{ConsensusError, ProposeError, TransferError};
+use crate::event::{Event, Events, Teller};
+use crate::log::Log;
+use crate::peer::{Peers, ask};
+use crate::ports::{Floor, Image, Network, Ports};
+use crate::runtime::{Live, Runtime};
+use crate::settings::{
+    APPEND_ENTRIES_MAX, ElectionTiming, Limits, PAYLOAD_BYTES_MAX, Settings, UNCOMMITTED_MAX,
+};
+use crate::state::{Desk, State, StateParts, Telling, Turn};
+use crate::status::{Follower, Status};
+use crate::types::{Proposal, Types, epoch_of};
+use crate::v1::{self, Proposed, Reply, Request};
+use crate::watch;
+use crate::writer::Writer;
+
+mod receive;
+
+/// How long to wait before a proposal looks for the leader again.
+const PROPOSE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long each step of a shutdown may take: a disk that hangs must not keep the daemon alive.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
+
+/// A request may wait here while the engine is busy; more would only be answered too late.
+const CALLS_WAITING_MAX: u64 = 1024;
+
+/// Agreement among the voters. Clones are the same engine.
+pub struct Engine<R: Runtime = Live> {
+    pub(crate) inner: Arc<Inner<R>>,
+}
+
+impl<R: Runtime> Clone for Engine<R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<R: Runtime> core::fmt::Debug for Engine<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Engine of {:?}", self.inner.me)
+    }
+}
+
+/// What all clones share.
+pub(crate) struct Inner<R: Runtime> {
+    pub(crate) me: NodeId,
+    pub(crate) voters: BTreeSet<u64>,
+    pub(crate) timing: ElectionTiming,
+    pub(crate) raft: Raft<Types<R>, State<R>>,
+    pub(crate) log: Log<R>,
+    pub(crate) writer: Writer<R>,
+    pub(crate) desk: Arc<Desk<R>>,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) teller: Teller,
+    pub(crate) voting: AtomicBool,
+    pub(crate) disk_slow: AtomicBool,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl<R: Runtime> Inner<R> {
+    /// Whether this node seeks leadership: it may vote, and its disk is quick.
+    pub(crate) fn apply_seeking(&self, despite_disk: bool) {
+        let slow = self.disk_slow.load(Ordering::Relaxed) && !despite_disk;
+        self.raft
+            .runtime_config()
+            .elect(self.voting.load(Ordering::Relaxed) && !slow);
+    }
+}
+
+/// The settings in the engine's words.
+fn config(settings: &Settings) -> Result<Config, ConsensusError> {
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let ElectionTiming {
+        heartbeat,
+        election_min,
+        election_max,
+        ..
+    } = settings.timing;
+    let Limits {
+        snapshot_every,
+        entries_kept,
+        ..
+    } = settings.limits;
+    Config {
+        cluster_name: "evenkeel".to_owned(),
+        heartbeat_interval: millis(heartbeat),
+        election_timeout_min: millis(election_min),
+        election_timeout_max: millis(election_max),
+        // A snapshot travels in one request, on links that carry a megabyte in this time.
+        install_snapshot_timeout: millis(election_max.max(Duration::from_secs(2))),
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        replication_lag_threshold: snapshot_every.saturating_mul(2),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+        max_in_snapshot_log_to_keep: entries_kept,
+        api_channel_size: Some(CALLS_WAITING_MAX),
+        // The engine's internal queues; their unit is a word or two.
+        notification_channel_size: Some(4096),
+        state_machine_channel_size: Some(256),
+        // Followers get entries while the leader's own disk is still busy with them: a leader
+        // with a slow disk delays no decision (rule 11).
+        broadcast_submitted_on_append: Some(true),
+        enable_elect: settings.may_vote,
+        // Voters are fixed, so a leader is never removed.
+        removed_leader_step_down: StepDownPolicy::Never,
+        // A node that cannot win must not disturb one that leads.
+        enable_pre_vote: Some(true),
+        // A peer that comes back is talked to at once, not after the default of up to a second.
+        backoff: "20ms 50ms 100ms ...300ms".to_owned(),
+        // A voter that lost its disk comes back with an empty log. Without this the leader would
+        // panic. What makes it safe is that such a voter does not vote until it is readmitted
+        // (rule 8): entries that only it and the leader had are still on the leader.
+        allow_log_reversion: Some(true),
+        // A leader that restarts asks for votes again, like anybody.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|error| ConsensusError::Timing(error.to_string()))
+}
+
+/// The voters that the log or the snapshot names, if either does.
+fn stored_voters<R: Runtime>(
+    log: &Log<R>,
+    image: &Image,
+) -> Result<Option<BTreeSet<u64>>, ConsensusError> {
+    if let Some(voters) = log.voters() {
+        return Ok(Some(voters));
+    }
+    let snapshot: Option<v1::Snapshot> = image
+        .snapshot
+        .as_deref()
+        .map(|bytes| crate::log::stored(bytes, "snapshot"))
+        .transpose()?;
+    Ok(snapshot
+        .filter(|snapshot| snapshot.voters_at.is_some())
+        .map(|snapshot| snapshot.voters))
+}
+
+fn stopped_text<E: core::fmt::Display>(error: E) -> ConsensusError {
+    ConsensusError::Engine(error.to_string())
+}
+
+impl<R: Runtime> Engine<R> {
+    /// Starts the engine: opens the disk, brings the machine up to date, joins the voters.
+    ///
+    /// The first event is [`Event::Restored`]. A node whose log is empty forms the cluster with
+    /// the others; all must be given the same voters.
+    pub async fn start(settings: Settings, ports: Ports) -> Result<(Self, Events), ConsensusError> {
+        if !settings.voters.contains(&settings.me) {
+            return Err(ConsensusError::NotAVoter(settings.me));
+        }
+        let config = config(&settings)?;
+        let (teller, events) = Teller::new();
+        let (writer, image) = Writer::<R>::start(ports.disk, teller.clone()).await?;
+        let parts = Assembly {
+            settings,
+            config,
+            writer: writer.clone(),
+            image,
+            teller,
+        };
+        match parts
+            .assemble(ports.network, ports.machine, ports.floors)
+            .await
+        {
+            Ok(engine) => Ok((engine, events)),
+            Err(error) => {
+                // Gives the log's lock back before anybody reads the error.
+                writer.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The floors that are durable on this node, at most one per group. For the lease machine at
+    /// start and after [`Event::Restored`] and [`Event::Missed`].
+    pub fn floors(&self) -> Vec<Floor> {
+        self.inner.writer.floors()
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .current_leader
+            .map(NodeId)
+    }
+
+    /// Gets `payload` decided and applied, and answers its epoch. From any node; it is forwarded
+    /// to the leader. The same `request` proposed again, anywhere, is applied once and answers the
+    /// same epoch, as long as it is among the [`REQUESTS_REMEMBERED`] newest.
+    ///
+    /// When this returns, the entry is applied on the leader; on this node its
+    /// [`Event::Committed`] may still be on the way.
+    ///
+    /// [`REQUESTS_REMEMBERED`]: crate::settings::REQUESTS_REMEMBERED
+    pub async fn propose(&self, request: u128, payload: Vec<u8>) -> Result<Epoch, ProposeError> {
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(ProposeError::TooBig {
+                found: payload.len(),
+                bound: PAYLOAD_BYTES_MAX,
+            });
+        }
+        let payload: Arc<[u8]> = payload.into();
+        let timing = self.inner.timing;
+        let deadline = InstantOf::<Types<R>>::now() + timing.propose_within;
+        let mut led = false;
+        loop {
+            let now = InstantOf::<Types<R>>::now();
+            if now >= deadline {
+                return Err(match led {
+                    true => ProposeError::TimedOut(timing.propose_within),
+                    false => ProposeError::NoLeader(timing.propose_within),
+                });
+            }
+            // A leader that does not answer for this long may no longer be one.
+            let ttl = (deadline - now).min(timing.election_max);
+            let leader = self.leader();
+            led |= leader.is_some();
+            match self.try_propose(leader, request, &payload, ttl).await? {
+                Some(epoch) => return Ok(epoch),
+                None => R::Async::sleep(PROPOSE_PAUSE).await,
+            }
+        }
+    }
+
+    /// One attempt; nothing when there should be another.
+    async fn try_propose(
+        &self,
+        leader: Option<NodeId>,
+        request: u128,
+        payload: &Arc<[u8]>,
+        ttl: Duration,
+    ) -> Result<Option<Epoch>, ProposeError> {
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(ProposeError::Stopped);
+        }
+        let proposed = match leader {
+            None => return Ok(None),
+            Some(leader) if leader == self.inner.me => {
+                self.enter(request, payload.clone(), ttl).await?
+            }
+            Some(leader) => {
+                let wanted = Request::Propose {
+                    request,
+                    payload: payload.clone(),
+                };
+                match ask::<R>(&*self.inner.network, leader, &wanted, ttl).await {
+                    Ok(Reply::Proposed(proposed)) => proposed,
+                    Ok(_) | Err(_) => return Ok(None),
+                }
+            }
+        };
+        match proposed {
+            Proposed::Applied(id) => Ok(Some(Epoch {
+                term: id.term,
+                index: id.index,
+            })),
+            Proposed::NotLeading | Proposed::TimedOut => Ok(None),
+            Proposed::Busy => Err(ProposeError::Busy),
+            Proposed::TooBig => Err(ProposeError::TooBig {
+                found: payload.len(),
+                bound: PAYLOAD_BYTES_MAX,
+            }),
+        }
+    }
+
+    /// Puts a request into the log of this node, which leads, and waits until it is applied.
+    async fn enter(
+        &self,
+        request: u128,
+        payload: Arc<[u8]>,
+        ttl: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        let inner = &self.inner;
+        let applied = |epoch: Epoch| {
+            Proposed::Applied(v1::LogId {
+                term: epoch.term,
+                index: epoch.index,
+            })
+        };
+        let entering = match inner
+            .desk
+            .turn(request, |after| inner.log.awaits(request, after))
+        {
+            Turn::Applied(epoch) => return Ok(applied(epoch)),
+            Turn::Wait(waiting) => {
+                let waited = <R::Async as AsyncRuntime>::timeout(ttl, waiting).await;
+                return Ok(match waited {
+                    Ok(Ok(epoch)) => applied(epoch),
+                    Ok(Err(_)) | Err(_) => Proposed::TimedOut,
+                });
+            }
+            Turn::Enter(entering) => entering,
+        };
+        let applied_index = inner.desk.applied().unwrap_or_default().index;
+        if inner.log.last_index() > Some(applied_index + UNCOMMITTED_MAX) {
+            return Ok(Proposed::Busy);
+        }
+        let written = inner.raft.client_write(Proposal { request, payload });
+        let outcome = <R::Async as AsyncRuntime>::timeout(ttl, written).await;
+        drop(entering);
+        match outcome {
+            Ok(Ok(response)) => Ok(applied(response.data.into())),
+            Ok(Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
+            ))) => Ok(Proposed::NotLeading),
+            Ok(Err(RaftError::APIError(_))) => Ok(Proposed::NotLeading),
+            Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::Stopped),
+            Err(_) => Ok(Proposed::TimedOut),
+        }
+    }
+
+    /// Hands leadership to voter `to`, and waits until it has it. For this node when it leads:
+    /// leadership belongs on a node that does not hold.
+    pub async fn transfer(&self, to: NodeId) -> Result<(), TransferError> {
+        let inner = &self.inner;
+        if !inner.voters.contains(&to.0) {
+            return Err(TransferError::NotAVoter(to));
+        }
+        let leader = self.leader();
+        if leader != Some(inner.me) {
+            return Err(TransferError::NotLeader(leader));
+        }
+        if to == inner.me {
+            return Ok(());
+        }
+        inner
+            .raft
+            .trigger()
+            .transfer_leader(to.0)
+            .await
+            .map_err(|_| TransferError::Stopped)?;
+        let mut seen = inner.raft.server_metrics();
+        let taken = async {
+            while seen.borrow_and_update().current_leader != Some(to.0) {
+                if seen.changed().await.is_err() {
+                    return Err(TransferError::Stopped);
+                }
+            }
+            Ok(())
+        };
+        let within = inner.timing.election_max * 2;
+        match <R::Async as AsyncRuntime>::timeout(within, taken).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(TransferError::TimedOut(to, within)),
+        }
+    }
+
+    /// Whether this node votes and may be elected. A voter that lost its memory takes entries all
+    /// the same, until `readmit` has been committed (rule 8).
+    pub fn set_voting(&self, voting: bool) {
+        self.inner.voting.store(voting, Ordering::Relaxed);
+        self.inner.apply_seeking(false);
+        if voting {
+            watch::form(&self.inner);
+        }
+    }
+
+    /// The engine's state.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let metrics = inner.raft.metrics().borrow_watched().clone();
+        let heard = |node: u64| {
+            metrics
+                .heartbeat
+                .as_ref()?
+                .get(&node)
+                .copied()
+                .flatten()
+                .map(|at| at.elapsed())
+        };
+        let followers = metrics.replication.as_ref().map(|replication| {
+            replication
+                .iter()
+                .filter(|(node, _)| **node != inner.me.0)
+                .map(|(node, matched)| Follower {
+                    node: NodeId(*node),
+                    matched: matched.as_ref().map(|id| id.index),
+                    heard: heard(*node),
+                })
+                .collect()
+        });
+        Status {
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId),
+            last_index: inner.log.last_index(),
+            committed: metrics.local_committed.as_ref().map(epoch_of),
+            applied: metrics.last_applied.as_ref().map(epoch_of),
+            snapshot: metrics.snapshot.as_ref().map(epoch_of),
+            quorum_heard: metrics.last_quorum_acked.map(|at| at.elapsed()),
+            followers: followers.unwrap_or_default(),
+            voting: inner.voting.load(Ordering::Relaxed),
+            disk_slow: inner.disk_slow.load(Ordering::Relaxed),
+            last_write: inner.writer.pace().took,
+            stopped: metrics.running_state.err().map(|error| error.to_string()),
+        }
+    }
+
+    /// Stops the engine and gives the log's lock back. Bounded, even when the disk hangs.
+    pub async fn shutdown(self) {
+        let inner = &self.inner;
+        inner.stopping.store(true, Ordering::Relaxed);
+        let within = SHUTDOWN_WITHIN;
+        drop(<R::Async as AsyncRuntime>::timeout(within, inner.raft.shutdown()).await);
+        drop(<R::Async as AsyncRuntime>::timeout(within, inner.log.settle()).await);
+        drop(<R::Async as AsyncRuntime>::timeout(within, inner.writer.stop()).await);
+        inner.teller.close();
+    }
+}
+
+/// The parts of an engine before they are one.
+struct Assembly<R: Runtime> {
+    settings: Settings,
+    config: Config,
+    writer: Writer<R>,
+    image: Image,
+    teller: Teller,
+}
+
+impl<R: Runtime> Assembly<R> {
+    async fn assemble(
+        self,
+        network: Arc<dyn Network>,
+        machine: Box<dyn crate::Machine>,
+        floors: Arc<dyn crate::Floors>,
+    ) -> Result<Engine<R>, ConsensusError> {
+        let Self {
+            settings,
+            config,
+            writer,
+            image,
+            teller,
+        } = self;
+        let log = Log::open(&image, writer.clone(), floors.clone())?;
+        let voters: BTreeSet<u64> = settings.voters.iter().map(|node| node.0).collect();
+        if stored_voters(&log, &image)?.is_some_and(|stored| stored != voters) {
+            return Err(ConsensusError::OtherVoters);
+        }
+        let desk = Desk::new();
+        let telling = Arc::new(Telling::default());
+        let state = State::new(StateParts {
+            machine,
+            rules: floors,
+            desk: desk.clone(),
+            snapshot: image.snapshot,
+            writer: writer.clone(),
+            teller: teller.clone(),
+            telling: telling.clone(),
+        });
+        let peers = Peers {
+            me: settings.me,
+            network: network.clone(),
+        };
+        let raft = Raft::build(settings.me.0, Arc::new(config), peers, log.clone(), state)
+            .await
+            .map_err(stopped_text)?;
+        let inner = Arc::new(Inner {
+            me: settings.me,
+            voters,
+            timing: settings.timing,
+            raft,
+            log,
+            writer,
+            desk,
+            network,
+            teller,
+            voting: AtomicBool::new(settings.may_vote),
+            disk_slow: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        });
+        let engine = Engine { inner };
+        telling.start();
+        let applied = engine.inner.desk.applied().unwrap_or_default();
+        engine.inner.teller.tell(Event::Restored { applied });
+        engine.inner.raft.run();
+        watch::start(&engine.inner);
+        if settings.may_vote {
+            watch::form(&engine.inner);
+        }
+        Ok(engine)
+    }
+}

@@ -1,0 +1,176 @@
+//! Nodes that come late, nodes that lost their memory, and strangers.
+
+use evenkeel_core::names::NodeId;
+
+use super::harness::*;
+use crate::v1::{self, Body, Entry, LogId, Refusal, Reply, Request, Vote};
+use crate::{ConsensusError, Engine, Live, Settings};
+
+async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
+    let reply = engine.handle(from, v1::encode(request)).await;
+    v1::decode(&reply).expect("a reply")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_late_disturbs_nobody() {
+    let mut cluster = Cluster::empty();
+    cluster.start(B).await;
+    cluster.start(C).await;
+    let leader = cluster.leader().await;
+    cluster
+        .engine(leader)
+        .propose(1, b"early".to_vec())
+        .await
+        .expect("applied");
+    let before = cluster.engine(leader).status();
+    // The one that would form the cluster at once.
+    cluster.start(A).await;
+    cluster.applied(A, b"early").await;
+    cluster
+        .engine(A)
+        .propose(2, b"late".to_vec())
+        .await
+        .expect("applied");
+    let after = cluster.engine(leader).status();
+    assert_eq!((after.leader, after.term), (before.leader, before.term));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_without_memory_takes_entries_but_does_not_vote() {
+    let (mut cluster, leader) = Cluster::led().await;
+    let [wiped, other] = others(leader);
+    cluster
+        .engine(leader)
+        .propose(1, b"known".to_vec())
+        .await
+        .expect("applied");
+    cluster.applied(wiped, b"known").await;
+    cluster.stop(wiped).await;
+    std::fs::remove_file(cluster.dir.path().join(format!("{wiped:?}.redb"))).expect("wiped");
+    let disk = cluster.file(wiped);
+    cluster
+        .start_with(
+            Settings {
+                may_vote: false,
+                ..settings(wiped)
+            },
+            disk,
+        )
+        .await;
+    // The leader does not trip over a log that went backwards.
+    cluster.applied(wiped, b"known").await;
+    cluster
+        .engine(leader)
+        .propose(2, b"more".to_vec())
+        .await
+        .expect("applied");
+    cluster.applied(wiped, b"more").await;
+    cluster.stop(leader).await;
+    let vote = Vote {
+        term: 1000,
+        node: other.0,
+        committed: false,
+    };
+    let last = Some(LogId {
+        term: 999,
+        index: 1_000_000,
+    });
+    for ballot in [
+        Request::Vote {
+            vote,
+            last,
+            transfer: true,
+        },
+        Request::WouldVote { vote, last },
+        Request::Transfer {
+            from: vote,
+            to: wiped.0,
+            last,
+        },
+    ] {
+        let reply = ask(cluster.engine(wiped), other, &ballot).await;
+        assert_eq!(reply, Reply::Refused(Refusal::NotVoting), "{ballot:?}");
+    }
+    assert!(!cluster.engine(wiped).status().voting);
+    cluster.engine(wiped).set_voting(true);
+    cluster.leader().await;
+    cluster
+        .engine(other)
+        .propose(3, b"again".to_vec())
+        .await
+        .expect("applied");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_nonsense_are_refused() {
+    let (cluster, leader) = Cluster::led().await;
+    let engine = cluster.engine(leader);
+    let [other, third] = others(leader);
+    let vote = Vote {
+        term: 1000,
+        node: other.0,
+        committed: true,
+    };
+    let honest = Request::WouldVote { vote, last: None };
+    let stranger = NodeId(99);
+    assert_eq!(
+        ask(engine, stranger, &honest).await,
+        Reply::Refused(Refusal::Stranger)
+    );
+    assert_eq!(
+        ask(engine, leader, &honest).await,
+        Reply::Refused(Refusal::Stranger)
+    );
+    // In another's name.
+    assert_eq!(
+        ask(engine, third, &honest).await,
+        Reply::Refused(Refusal::Stranger)
+    );
+    for nonsense in [&b""[..], b"\x01", b"\x09\x01\x01", &[0xff; 300]] {
+        let reply = engine.handle(other, nonsense.to_vec()).await;
+        assert_eq!(v1::decode(&reply), Ok(Reply::Refused(Refusal::Unreadable)));
+    }
+    let named = Body::Voters([1, 2].into());
+    let entries = vec![Entry {
+        id: LogId {
+            term: 1000,
+            index: 1,
+        },
+        body: named,
+    }];
+    let foreign = Request::Append {
+        vote,
+        after: None,
+        entries,
+        committed: None,
+    };
+    assert_eq!(
+        ask(engine, other, &foreign).await,
+        Reply::Refused(Refusal::OtherVoters)
+    );
+    assert!(engine.status().term < 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_other_voters_is_refused() {
+    let (mut cluster, leader) = Cluster::led().await;
+    cluster.stop(leader).await;
+    let mut wrong = settings(leader);
+    wrong.voters = vec![leader, NodeId(77), NodeId(78)];
+    let ports = crate::Ports {
+        disk: cluster.file(leader),
+        network: std::sync::Arc::new(Wire {
+            me: leader,
+            wires: cluster.wires.clone(),
+        }),
+        machine: Box::new(Journal::default()),
+        floors: std::sync::Arc::new(()),
+    };
+    let refused = Engine::<Live>::start(wrong, ports)
+        .await
+        .expect_err("refused");
+    assert!(matches!(refused, ConsensusError::OtherVoters), "{refused}");
+    // Nothing was changed, and the file is free.
+    cluster.start(leader).await;
+    cluster.leader().await;
+}

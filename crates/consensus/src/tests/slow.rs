@@ -1,0 +1,176 @@
+//! Disks that hang and disks that fail (DESIGN 3.1 rule 11).
+//!
+//! These run on one thread: if a stuck disk blocked the runtime, nothing here would move.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::harness::*;
+use crate::{Disk, DiskError, Event, Image, ProposeError, Write};
+
+/// What the test does to the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Hangs,
+    Full,
+}
+
+/// A disk in the test's hands.
+#[derive(Clone)]
+struct Hand(Arc<(Mutex<Mood>, Condvar)>);
+
+impl Hand {
+    fn new() -> Self {
+        Self(Arc::new((Mutex::new(Mood::Well), Condvar::new())))
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.0.0.lock().unwrap() = mood;
+        self.0.1.notify_all();
+    }
+}
+
+struct Held {
+    inner: Box<dyn Disk>,
+    hand: Hand,
+}
+
+impl Disk for Held {
+    fn load(&mut self) -> Result<Image, DiskError> {
+        self.inner.load()
+    }
+
+    fn write(&mut self, writes: &[Write]) -> Result<(), DiskError> {
+        let (mood, changed) = &*self.hand.0;
+        let mut mood = mood.lock().unwrap();
+        while *mood == Mood::Hangs {
+            mood = changed.wait(mood).unwrap();
+        }
+        if *mood == Mood::Full {
+            return Err(DiskError::Full {
+                doing: "write the log",
+                path: "/there".into(),
+            });
+        }
+        self.inner.write(writes)
+    }
+}
+
+async fn held_cluster() -> (Cluster, [Hand; 3]) {
+    let mut cluster = Cluster::empty();
+    let hands = [Hand::new(), Hand::new(), Hand::new()];
+    for (node, hand) in ALL.into_iter().zip(&hands) {
+        let inner = cluster.file(node);
+        cluster
+            .start_with(
+                settings(node),
+                Box::new(Held {
+                    inner,
+                    hand: hand.clone(),
+                }),
+            )
+            .await;
+    }
+    (cluster, hands)
+}
+
+#[tokio::test]
+async fn a_leader_whose_disk_hangs_gives_leadership_up_until_it_is_quick() {
+    let (mut cluster, hands) = held_cluster().await;
+    let leader = cluster.leader().await;
+    let hand = hands[usize::try_from(leader.0).expect("small") - 1].clone();
+    hand.set(Mood::Hangs);
+    // Decided by the others, though the leader cannot write it down.
+    let epoch = cluster
+        .engine(leader)
+        .propose(1, b"go".to_vec())
+        .await
+        .expect("applied");
+    let node = cluster.nodes.get_mut(&leader).expect("it runs");
+    let waiting = node
+        .event(|event| match event {
+            Event::DiskSlow { waiting } => Some(*waiting),
+            Event::Appended { .. } => panic!("nothing is durable on a disk that hangs"),
+            _ => None,
+        })
+        .await;
+    assert!(waiting > TIMING.append_slow, "{waiting:?}");
+    let next = cluster.leader_but(Some(leader)).await;
+    let later = cluster
+        .engine(next)
+        .propose(2, b"on".to_vec())
+        .await
+        .expect("applied");
+    assert!(later > epoch);
+    // It takes no leadership while the disk hangs.
+    cluster
+        .engine(next)
+        .transfer(leader)
+        .await
+        .expect_err("it refuses");
+    let next = cluster.leader_but(Some(leader)).await;
+    hand.set(Mood::Well);
+    let node = cluster.nodes.get_mut(&leader).expect("it runs");
+    node.event(|event| matches!(event, Event::DiskQuick { .. }).then_some(()))
+        .await;
+    cluster.applied(leader, b"on").await;
+    cluster.leader().await;
+    cluster
+        .engine(next)
+        .transfer(leader)
+        .await
+        .expect("it takes it again");
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_stops_the_engine_and_says_so() {
+    let (mut cluster, hands) = held_cluster().await;
+    let leader = cluster.leader().await;
+    hands[usize::try_from(leader.0).expect("small") - 1].set(Mood::Full);
+    let [other, _] = others(leader);
+    let proposer = cluster.engine(leader).clone();
+    let lost = tokio::spawn(async move { proposer.propose(1, b"go".to_vec()).await });
+    let node = cluster.nodes.get_mut(&leader).expect("it runs");
+    let reason = node
+        .event(|event| match event {
+            Event::DiskFailed { reason } => Some(reason.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(reason.contains("/there: the disk is full"), "{reason}");
+    node.event(|event| matches!(event, Event::Stopped { .. }).then_some(()))
+        .await;
+    assert!(cluster.engine(leader).status().stopped.is_some());
+    // It may have been decided by the others before the engine stopped.
+    let lost = lost.await.expect("no panic");
+    assert!(
+        matches!(lost, Ok(_) | Err(ProposeError::Stopped)),
+        "{lost:?}"
+    );
+    cluster.stop(leader).await;
+    cluster.leader().await;
+    cluster
+        .engine(other)
+        .propose(2, b"on".to_vec())
+        .await
+        .expect("the others go on");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_a_shutdown_up() {
+    let (mut cluster, hands) = held_cluster().await;
+    let leader = cluster.leader().await;
+    let hand = hands[usize::try_from(leader.0).expect("small") - 1].clone();
+    hand.set(Mood::Hangs);
+    cluster
+        .engine(leader)
+        .propose(1, b"go".to_vec())
+        .await
+        .expect("applied");
+    let stopping = cluster.stop(leader);
+    tokio::time::timeout(Duration::from_secs(10), stopping)
+        .await
+        .expect("it is bounded");
+    hand.set(Mood::Well);
+}

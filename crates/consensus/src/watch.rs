@@ -1,0 +1,336 @@
+//! The tasks beside the engine: who leads, how the disk does, and the forming of a new cluster.
+//!
+//! Three tasks per engine. Each holds the engine weakly and ends when it does.
+//!
+//! The disk is judged by how long its oldest write has been waiting ([`Disk`]):
+//!
+//! | state | a write waits longer than `append_slow` | a write was durable in less than half of it |
+//! | ----- | --------------------------------------- | -------------------------------------------- |
+//! | quick | slow: tell, stop seeking leadership     | quick                                        |
+//! | slow  | slow: hand leadership to a quicker voter | quick: tell, seek leadership again           |
+//!
+//! A slow leader that knows no quicker voter keeps leading: giving up would help nobody. A slow
+//! node seeks leadership all the same when nobody has led for long, because a slow leader is
+//! better than none.
+
+use core::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use evenkeel_core::names::NodeId;
+use openraft::AsyncRuntime;
+use openraft::async_runtime::WatchReceiver as _;
+
+use crate::engine::Inner;
+use crate::event::Event;
+use crate::ports::Write;
+use crate::runtime::Runtime;
+use crate::types::{Membership, Types};
+use crate::v1;
+use crate::writer::{Done, Order, Pace};
+
+/// A snapshot is taken when the payloads in the log are more than this, however few they are. Must
+/// be more than the entries kept behind a snapshot can be, or every look would take another.
+const LOG_BYTES_SNAPSHOT: usize = 32 * 1024 * 1024;
+
+/// How many longest elections a node with a slow disk leaves leadership to others.
+const LEADERLESS_MAX: u32 = 5;
+
+/// Starts the tasks that last as long as the engine.
+pub(crate) fn start<R: Runtime>(inner: &Arc<Inner<R>>) {
+    let seen = inner.raft.server_metrics();
+    let teller = inner.teller.clone();
+    let me = inner.me;
+    drop(R::Async::spawn(tell_role::<R>(me, seen, teller)));
+    drop(R::Async::spawn(look_after::<R>(Arc::downgrade(inner))));
+}
+
+/// Tells who leads, at first and at every change.
+async fn tell_role<R: Runtime>(
+    me: NodeId,
+    mut seen: openraft::alias::WatchReceiverOf<
+        Types<R>,
+        openraft::metrics::RaftServerMetrics<Types<R>>,
+    >,
+    teller: crate::event::Teller,
+) {
+    let mut told = None;
+    loop {
+        let event = {
+            let metrics = seen.borrow_and_update();
+            let leader = metrics.current_leader.map(NodeId);
+            let term = metrics.vote.leader_id.term;
+            match leader {
+                Some(leader) if leader == me => Event::Leading { term },
+                leader => Event::Following { leader, term },
+            }
+        };
+        if told.as_ref() != Some(&event) {
+            teller.tell(event.clone());
+            told = Some(event);
+        }
+        if seen.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Forms the cluster if this node's log is empty. All voters do so with the same voters, which the
+/// engine allows; one goes first, so that the first election has one candidate. A node that comes
+/// late hears from the leader during the wait and has nothing to form.
+pub(crate) fn form<R: Runtime>(inner: &Arc<Inner<R>>) {
+    let weak = Arc::downgrade(inner);
+    let first = inner.voters.first() == Some(&inner.me.0);
+    let wait = if first {
+        Duration::ZERO
+    } else {
+        inner.timing.election_max * 2
+    };
+    drop(R::Async::spawn(async move {
+        R::Async::sleep(wait).await;
+        let Some(inner) = weak.upgrade() else { return };
+        if !inner.voting.load(Ordering::Relaxed) {
+            return;
+        }
+        let members: Membership = v1::membership(inner.voters.clone());
+        let members: std::collections::BTreeMap<_, _> = members
+            .nodes()
+            .map(|(node, info)| (*node, info.clone()))
+            .collect();
+        // An error says that the log is not empty (any more), which is what was wanted.
+        match inner.raft.initialize(members).await {
+            Ok(()) => tracing::info!("formed the cluster with an empty log"),
+            Err(error) => tracing::debug!(%error, "nothing to form"),
+        }
+    }));
+}
+
+/// What the disk is judged by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) pace: Pace,
+    pub(crate) last_index: Option<u64>,
+    pub(crate) append_slow: Duration,
+}
+
+/// How the disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Quick,
+    /// Slow; a voter that has this index on disk is quicker than this node was.
+    Slow {
+        since_index: Option<u64>,
+    },
+}
+
+/// What follows from a look at the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As before, and quick.
+    Fine,
+    /// It has become slow.
+    Slowed { waiting: Duration },
+    /// It is still slow, and a write is waiting.
+    StillSlow,
+    /// It is still slow, and nothing is waiting: try it.
+    Try,
+    /// It has become quick.
+    Recovered { took: Duration },
+}
+
+impl Disk {
+    /// One look.
+    pub(crate) fn judge(self, facts: Facts) -> (Self, Verdict) {
+        let Facts {
+            pace,
+            last_index,
+            append_slow,
+        } = facts;
+        match (self, pace.waiting) {
+            (Self::Quick, Some(waiting)) if waiting > append_slow => (
+                Self::Slow {
+                    since_index: last_index,
+                },
+                Verdict::Slowed { waiting },
+            ),
+            (Self::Quick, _) => (Self::Quick, Verdict::Fine),
+            (Self::Slow { .. }, Some(_)) => (self, Verdict::StillSlow),
+            (Self::Slow { .. }, None) => match pace.took {
+                Some(took) if took < append_slow / 2 => (Self::Quick, Verdict::Recovered { took }),
+                _ => (self, Verdict::Try),
+            },
+        }
+    }
+}
+
+async fn look_after<R: Runtime>(weak: std::sync::Weak<Inner<R>>) {
+    let mut keeper = Keeper {
+        disk: Disk::Quick,
+        leaderless: 0,
+        snapshot_asked: false,
+    };
+    loop {
+        let Some(tick) = weak.upgrade().map(|inner| inner.timing.heartbeat) else {
+            return;
+        };
+        R::Async::sleep(tick).await;
+        let Some(inner) = weak.upgrade() else { return };
+        if inner.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(reason) = inner.raft.metrics().borrow_watched().running_state.clone() {
+            tracing::error!(%reason, "the engine has stopped");
+            inner.teller.tell(Event::Stopped {
+                reason: reason.to_string(),
+            });
+            return;
+        }
+        keeper.look(&inner).await;
+    }
+}
+
+struct Keeper {
+    disk: Disk,
+    /// For how many looks nobody has led.
+    leaderless: u32,
+    snapshot_asked: bool,
+}
+
+impl Keeper {
+    async fn look<R: Runtime>(&mut self, inner: &Arc<Inner<R>>) {
+        let facts = Facts {
+            pace: inner.writer.pace(),
+            last_index: inner.log.last_index(),
+            append_slow: inner.timing.append_slow,
+        };
+        let (disk, verdict) = self.disk.judge(facts);
+        self.disk = disk;
+        match verdict {
+            Verdict::Fine => {}
+            Verdict::Slowed { waiting } => {
+                tracing::warn!(
+                    ?waiting,
+                    "the disk of the log is slow; this node does not seek leadership"
+                );
+                inner.disk_slow.store(true, Ordering::Relaxed);
+                inner.apply_seeking(false);
+                inner.teller.tell(Event::DiskSlow { waiting });
+                self.give_up(inner).await;
+            }
+            Verdict::StillSlow => self.give_up(inner).await,
+            Verdict::Try => {
+                self.give_up(inner).await;
+                let probe = Order {
+                    writes: vec![Write::Probe],
+                    events: Vec::new(),
+                    done: Done::Nobody,
+                };
+                drop(inner.writer.order(probe).await);
+            }
+            Verdict::Recovered { took } => {
+                tracing::info!(?took, "the disk of the log is quick again");
+                inner.disk_slow.store(false, Ordering::Relaxed);
+                inner.apply_seeking(false);
+                inner.teller.tell(Event::DiskQuick { took });
+            }
+        }
+        self.mind_leaderless(inner);
+        self.mind_size(inner).await;
+    }
+
+    /// Hands leadership to the voter that is furthest, if one is quicker than this node.
+    async fn give_up<R: Runtime>(&self, inner: &Inner<R>) {
+        let Disk::Slow { since_index } = self.disk else {
+            return;
+        };
+        let metrics = inner.raft.metrics().borrow_watched().clone();
+        let Some(replication) = metrics.replication else {
+            return;
+        };
+        let quicker = replication
+            .iter()
+            .filter(|(node, _)| **node != inner.me.0)
+            .map(|(node, matched)| (matched.as_ref().map(|id| id.index), *node))
+            .max()
+            .filter(|(matched, _)| *matched >= since_index);
+        if let Some((_, to)) = quicker {
+            drop(inner.raft.trigger().transfer_leader(to).await);
+        }
+    }
+
+    /// A slow leader is better than none.
+    fn mind_leaderless<R: Runtime>(&mut self, inner: &Inner<R>) {
+        let led = inner
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .current_leader
+            .is_some();
+        self.leaderless = if led {
+            0
+        } else {
+            self.leaderless.saturating_add(1)
+        };
+        if self.disk == Disk::Quick {
+            return;
+        }
+        let bound = inner.timing.election_max * LEADERLESS_MAX;
+        inner.apply_seeking(inner.timing.heartbeat * self.leaderless > bound);
+    }
+
+    /// Takes a snapshot early when the entries are large.
+    async fn mind_size<R: Runtime>(&mut self, inner: &Inner<R>) {
+        let large = inner.log.bytes() > LOG_BYTES_SNAPSHOT;
+        if large && !self.snapshot_asked {
+            drop(inner.raft.trigger().snapshot().await);
+        }
+        self.snapshot_asked = large;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOW: Duration = Duration::from_millis(300);
+
+    fn judge(disk: Disk, waiting: Option<u64>, took: Option<u64>) -> (Disk, Verdict) {
+        let pace = Pace {
+            waiting: waiting.map(Duration::from_millis),
+            took: took.map(Duration::from_millis),
+        };
+        disk.judge(Facts {
+            pace,
+            last_index: Some(7),
+            append_slow: SLOW,
+        })
+    }
+
+    /// The table at the top, and what lies between its columns.
+    #[test]
+    fn the_disk_is_judged_by_its_oldest_write() {
+        let slow = Disk::Slow {
+            since_index: Some(7),
+        };
+        let waiting = Duration::from_millis(301);
+        assert_eq!(
+            judge(Disk::Quick, Some(301), Some(1)),
+            (slow, Verdict::Slowed { waiting })
+        );
+        assert_eq!(
+            judge(Disk::Quick, Some(300), None),
+            (Disk::Quick, Verdict::Fine)
+        );
+        assert_eq!(
+            judge(Disk::Quick, None, Some(900)),
+            (Disk::Quick, Verdict::Fine)
+        );
+        assert_eq!(judge(slow, Some(5), Some(1)), (slow, Verdict::StillSlow));
+        assert_eq!(judge(slow, None, Some(150)), (slow, Verdict::Try));
+        let took = Duration::from_millis(149);
+        assert_eq!(
+            judge(slow, None, Some(149)),
+            (Disk::Quick, Verdict::Recovered { took })
+        );
+    }
+}
