@@ -82,8 +82,9 @@ impl Group {
 }
 
 impl Machine {
-    /// A machine that starts now. The driver then writes [`Machine::mirror`], tells
-    /// the durable floors with [`Machine::floor_raised`], and polls.
+    /// A machine that starts now. Unless it starts from the mirror, the driver replaces
+    /// that by [`Machine::mirror`]. Then it polls, and tells the durable floors with
+    /// [`Machine::floor_raised`].
     ///
     /// # Panics
     /// If there are no voters, or more than [`VOTERS_MAX`].
@@ -130,32 +131,33 @@ impl Machine {
             if let Some(held) = record.held {
                 group.tenures.push(Tenure::resumed(now, held));
             }
-            if mirror.incarnation == self.incarnation {
+            if record.life == self.incarnation {
                 group.spent = record.spent;
                 self.take_up(now, record.group);
             } else {
-                self.lay_down(now, record, mirror.incarnation);
+                self.lay_down(now, record);
             }
+            self.shut_orphan(now, record.group);
             self.advance(now, record.group);
         }
     }
 
     /// Closes and gives back what an earlier life of this node held or waited for: that
     /// process is gone, the state directory's lock says so.
-    fn lay_down(&mut self, now: Moment, record: &Record, earlier: Incarnation) {
+    fn lay_down(&mut self, now: Moment, record: &Record) {
         let id = record.group;
         let me = self.settings.me;
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
         if let Some(floor) = record.floor
-            && floor.is_of(me, earlier)
+            && floor.is_of(me, record.life)
             && floor.epoch > record.spent
             && record.held.is_none_or(|held| held.epoch < floor.epoch)
         {
             group.tenures.push(Tenure::new(now, floor.epoch));
         }
-        if let Some(epoch) = self.give_back(id, earlier, None) {
+        if let Some(epoch) = self.give_back(id, record.life, None) {
             self.event(Event::Lost {
                 group: id,
                 epoch,
@@ -164,11 +166,24 @@ impl Machine {
         }
     }
 
-    /// All that must outlive this process. Written whole once after the start; later
-    /// record by record.
+    /// A guard that the last process left open under an epoch that is no more held: it
+    /// died between deciding to close and closing.
+    fn shut_orphan(&mut self, now: Moment, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if group.opened().is_none() && group.guard > now {
+            let epoch = group.spent;
+            self.outputs.push_back(Output::Close { group: id, epoch });
+            group.guard = Moment::ZERO;
+            self.mirrored(id);
+        }
+    }
+
+    /// All that must outlive this process: replaces the mirror whole after a start that
+    /// did not come from one. Later it is brought up to date record by record.
     pub fn mirror(&self) -> Mirror {
         Mirror {
-            incarnation: self.incarnation,
             quiet_until: self.quiet_until,
             records: self
                 .groups
@@ -191,6 +206,7 @@ impl Machine {
         });
         Some(Record {
             group: id,
+            life: self.incarnation,
             floor: group.floor,
             committed: group.committed,
             released: group.voter.released,
@@ -228,7 +244,7 @@ impl Machine {
         }
         group.floor = Some(*assignment);
         group.sighting.expect(now, assignment.epoch);
-        self.outputs.push_back(Output::Mirror(id));
+        self.mirrored(id);
         if self.is_mine(assignment) {
             self.take_up(now, id);
         } else {
@@ -269,7 +285,7 @@ impl Machine {
         let group = self.groups.entry(id).or_default();
         if epoch > group.committed {
             group.committed = epoch;
-            self.outputs.push_back(Output::Mirror(id));
+            self.mirrored(id);
             self.advance(now, id);
         }
     }
@@ -456,7 +472,7 @@ impl Machine {
             .filter(|_| speaks)
             .map(|floor| group.voter.lower(now, &floor, &self.settings));
         if verdict == Verdict::Promised {
-            self.outputs.push_back(Output::Mirror(renew.group));
+            self.mirrored(renew.group);
         }
         Some(Answer {
             group: renew.group,
@@ -516,7 +532,7 @@ impl Machine {
             .voter
             .release(from, released, floor.as_ref(), &self.settings);
         match freed {
-            Freed::Promises | Freed::Mark => self.outputs.push_back(Output::Mirror(released.group)),
+            Freed::Promises | Freed::Mark => self.mirrored(released.group),
             Freed::Nothing => {}
         }
         freed
@@ -675,7 +691,7 @@ impl Machine {
         }
         group.guard = Moment::ZERO;
         group.lapse = Lapse::None;
-        self.outputs.push_back(Output::Mirror(id));
+        self.mirrored(id);
         self.outputs.push_back(Output::Close { group: id, epoch });
         let released = Released {
             group: id,
@@ -814,7 +830,7 @@ impl Machine {
         let resumed = group.lapse != Lapse::None;
         group.guard = until;
         group.lapse = Lapse::None;
-        self.outputs.push_back(Output::Mirror(id));
+        self.mirrored(id);
         self.outputs.push_back(Output::Extend(Lease {
             group: id,
             epoch,
@@ -881,6 +897,14 @@ impl Machine {
 
     fn room_for(&self, id: GroupId) -> bool {
         self.groups.contains_key(&id) || self.groups.len() < GROUPS_MAX
+    }
+
+    /// What is known of the group now goes into the mirror: not what a later output of
+    /// the same step will make of it.
+    fn mirrored(&mut self, id: GroupId) {
+        if let Some(record) = self.record(id) {
+            self.outputs.push_back(Output::Mirror(record));
+        }
     }
 
     fn transmit(&mut self, to: NodeId, message: Message) {

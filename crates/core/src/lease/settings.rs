@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::names::NodeId;
 
-/// Groups per cluster. Each takes one fixed slot of the mirror (about half a
+/// Groups per cluster. Each takes one fixed slot of the mirror (under half a
 /// kilobyte), and one Renew per voter and heartbeat.
 pub const GROUPS_MAX: usize = 1024;
 
@@ -13,9 +13,9 @@ pub const GROUPS_MAX: usize = 1024;
 pub const VOTERS_MAX: usize = 15;
 
 /// Running promises of one voter to different epochs of one group. Two are usual (the
-/// old holder and the new one); eight means seven moves within one lease, and more
-/// are refused until the oldest has run out.
-pub const PROMISES_MAX: usize = 8;
+/// old holder and the new one); four means three moves within one lease, and more are
+/// refused until the oldest has run out.
+pub const PROMISES_MAX: usize = 4;
 
 /// Renewals of one epoch whose answers still count. An answer to an older one comes
 /// when the lease that it proves is nearly over.
