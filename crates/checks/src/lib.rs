@@ -1,1 +1,28 @@
 //! Asking whether things are well.
+//!
+//! A [`Prober`] asks the questions of a set of [`Probe`]s and tells a [`Verdict`] at
+//! every change and every so often. What verdicts mean for a group is not decided here.
+//!
+//! - [`machine`] turns single answers into one state: pure, with its table.
+//! - [`probes_of`] says what a configuration asks of one node.
+//! - `io` asks: ICMP echo, HTTP. Each question has a deadline and a bounded answer.
+//! - `prober` has one task per probe and one that brings verdicts out; no thread or
+//!   process per check, and no queue that can grow.
+//!
+//! What a node asks of itself is watched as well: when the processes that listen there
+//! are gone, no question is waited for (`evenkeel_host::listener`).
+
+mod asking;
+mod from_config;
+mod io;
+pub mod machine;
+mod outbox;
+mod probe;
+mod prober;
+
+pub use from_config::{ResolveError, probes_of};
+pub use io::http::BODY_LENGTH_MAX;
+pub use probe::{
+    Asker, DETAIL_LENGTH_MAX, Http, Phases, Probe, Resolved, State, TlsExpect, Trust, Verdict,
+};
+pub use prober::Prober;

@@ -1,0 +1,285 @@
+//! The task of one probe: waits, feeds its machine, carries out what that says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_core::Moment;
+use evenkeel_host::clock;
+use evenkeel_host::listener::{Presence, Watch, diag};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::io::Answer;
+use crate::io::http::Page;
+use crate::machine::{Effect, Event, Limits, Machine, Outcome, Veil};
+use crate::outbox::Weight;
+use crate::probe::{Asker, Millis, Phases, Probe, Resolved, State, Verdict, bounded};
+use crate::prober::Shared;
+
+/// How often a probe that is not asked says so.
+const IDLE_REFRESH: Duration = Duration::from_secs(1);
+
+/// Asks until it is aborted, the first time after `stagger`.
+pub(crate) async fn run(shared: Arc<Shared>, probe: Probe, speaker: u64, stagger: Duration) {
+    if probe.idle {
+        return rest(&shared, &probe, speaker).await;
+    }
+    tokio::time::sleep(stagger).await;
+    Asking::new(shared, probe, speaker).run().await;
+}
+
+/// Says again and again that it does not ask.
+async fn rest(shared: &Shared, probe: &Probe, speaker: u64) {
+    let mut weight = Weight::Change;
+    loop {
+        let detail = "not asked: the service is not meant to run here now".to_owned();
+        let phases = Phases::default();
+        let idle = verdict(probe, State::Idle, clock::now(), detail, phases);
+        shared.outbox.put(speaker, weight, idle);
+        weight = Weight::Refresh;
+        tokio::time::sleep(IDLE_REFRESH).await;
+    }
+}
+
+struct Asking {
+    shared: Arc<Shared>,
+    probe: Probe,
+    speaker: u64,
+    machine: Machine,
+    question: Question,
+    door: Option<Door>,
+    /// The newest thing that was learnt.
+    text: String,
+    phases: Phases,
+}
+
+/// A question made ready.
+#[derive(Clone)]
+enum Question {
+    Ping {
+        target: std::net::IpAddr,
+        source: Option<std::net::IpAddr>,
+    },
+    Page(Arc<Page>),
+    /// It can never be asked, for this reason.
+    Never(Arc<str>),
+}
+
+/// The port where the judged service listens on this machine.
+struct Door {
+    target: SocketAddr,
+    watch: Watch,
+    presence: Presence,
+}
+
+impl Asking {
+    fn new(shared: Arc<Shared>, probe: Probe, speaker: u64) -> Self {
+        let question = match &probe.question {
+            Resolved::Ping { target, source } => Question::Ping {
+                target: *target,
+                source: *source,
+            },
+            Resolved::Http(http) => match Page::new(http) {
+                Ok(page) => Question::Page(Arc::new(page)),
+                Err(why) => Question::Never(why.into()),
+            },
+        };
+        let door = target_of(&probe).map(|target| Door {
+            target,
+            watch: shared.listeners.watch(target),
+            presence: Presence::Unseen,
+        });
+        let machine = Machine::new(limits_of(&probe), clock::now());
+        let text = "not answered yet".to_owned();
+        Self {
+            shared,
+            probe,
+            speaker,
+            machine,
+            question,
+            door,
+            text,
+            phases: Phases::default(),
+        }
+    }
+
+    async fn run(mut self) {
+        let mut questions = JoinSet::new();
+        loop {
+            let wait = clock::now().until(self.machine.wake());
+            // All arms are cancel-safe: what is not taken now is there the next time.
+            let event = tokio::select! {
+                biased;
+                presence = changed(&mut self.door) => self.opened(presence),
+                Some(ended) = questions.join_next() => self.answered(ended),
+                () = tokio::time::sleep(wait) => Some(Event::Woke),
+            };
+            let Some(event) = event else { continue };
+            for effect in self.machine.step(clock::now(), event) {
+                match effect {
+                    Effect::Ask { question } => {
+                        let asked = self.ask();
+                        questions.spawn(async move { (question, asked.await) });
+                    }
+                    Effect::Change => self.tell(Weight::Change),
+                    Effect::Refresh => self.tell(Weight::Refresh),
+                }
+            }
+        }
+    }
+
+    fn ask(&self) -> impl Future<Output = Answer> + Send + use<> {
+        let (shared, within) = (self.shared.clone(), self.probe.timeout);
+        let question = self.question.clone();
+        async move {
+            match question {
+                Question::Ping { target, source } => {
+                    shared.pingers.ask(target, source, within).await
+                }
+                Question::Page(page) => page.ask(within).await,
+                Question::Never(why) => {
+                    Answer::new(Outcome::Unasked, format!("could not ask: {why}"))
+                }
+            }
+        }
+    }
+
+    /// What the newest state of the port means.
+    fn opened(&mut self, presence: Presence) -> Option<Event> {
+        let door = self.door.as_mut()?;
+        door.presence = presence;
+        if !matches!(door.presence, Presence::Gone { .. }) {
+            return None;
+        }
+        self.text = door.deserted();
+        self.phases = Phases::default();
+        Some(Event::Deserted)
+    }
+
+    /// What the end of a question means.
+    fn answered(&mut self, ended: Result<(u64, Answer), JoinError>) -> Option<Event> {
+        let (question, answer) = match ended {
+            Ok(ended) => ended,
+            Err(broken) => {
+                // Which question is not known: forget all that are pending.
+                tracing::error!(check = %self.probe.check, %broken, "a question broke off");
+                self.machine = Machine::new(limits_of(&self.probe), clock::now());
+                return None;
+            }
+        };
+        self.phases = answer.phases;
+        self.text = answer.detail;
+        let door = self.door.as_ref();
+        // A refusal may be a full queue; that nobody listens is what the kernel says.
+        if let Some(door) = door.filter(|door| answer.refused && door.is_deserted()) {
+            self.text = format!("connection refused, {}", door.deserted());
+            return Some(Event::Deserted);
+        }
+        if let Some(remark) = door.and_then(Door::remark) {
+            self.text.push_str(&remark);
+        }
+        Some(Event::Settled {
+            question,
+            outcome: answer.outcome,
+        })
+    }
+
+    fn tell(&self, weight: Weight) {
+        let state = self.machine.state();
+        let detail = match self.machine.veil() {
+            Veil::Late(late) => {
+                format!("this prober ran {} ms late: {}", Millis(late), self.text)
+            }
+            Veil::None | Veil::Unasked => match self.machine.against() {
+                (0, _) => self.text.clone(),
+                (count, enough) if count >= enough => self.text.clone(),
+                (count, enough) => format!("{}; {count} of {enough} in a row", self.text),
+            },
+        };
+        let at = self.machine.confirmed();
+        let verdict = verdict(&self.probe, state, at, bounded(&detail), self.phases);
+        self.shared.outbox.put(self.speaker, weight, verdict);
+    }
+}
+
+fn verdict(probe: &Probe, state: State, at: Moment, detail: String, phases: Phases) -> Verdict {
+    Verdict {
+        group: probe.group,
+        check: probe.check.clone(),
+        judged: probe.judged,
+        state,
+        at,
+        detail,
+        phases,
+        sequence: 0,
+    }
+}
+
+fn limits_of(probe: &Probe) -> Limits {
+    let Probe {
+        interval,
+        timeout,
+        fall,
+        rise,
+        ..
+    } = *probe;
+    Limits {
+        interval,
+        timeout,
+        fall,
+        rise,
+    }
+}
+
+/// Where to watch the listener, if that is wished and possible.
+fn target_of(probe: &Probe) -> Option<SocketAddr> {
+    match (&probe.question, probe.role) {
+        (Resolved::Http(http), Asker::Node) if probe.watch_listener => Some(http.connect),
+        (Resolved::Http(_) | Resolved::Ping { .. }, Asker::Node | Asker::Peer) => None,
+    }
+}
+
+/// Waits for news of the port, if one is watched.
+async fn changed(door: &mut Option<Door>) -> Presence {
+    match door {
+        Some(door) => door.watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Door {
+    fn is_deserted(&self) -> bool {
+        matches!(diag::listening(self.target), Ok(None))
+    }
+
+    fn deserted(&self) -> String {
+        let target = self.target;
+        match &self.presence {
+            Presence::Gone {
+                death_of: Some(holder),
+                ..
+            } => {
+                format!("nobody listens on {target} since the death of {holder}")
+            }
+            Presence::Gone { death_of: None, .. } => {
+                format!("nobody listens on {target} any more")
+            }
+            Presence::Unseen | Presence::Listening { .. } | Presence::Unknown { .. } => {
+                format!("nobody listens on {target}")
+            }
+        }
+    }
+
+    /// What is worth saying about the watch itself.
+    fn remark(&self) -> Option<String> {
+        match &self.presence {
+            Presence::Listening { by: None, .. } => {
+                Some("; the process that listens cannot be seen".to_owned())
+            }
+            Presence::Unknown { reason } => Some(format!("; listener not watched: {reason}")),
+            Presence::Listening { by: Some(_), .. } | Presence::Unseen | Presence::Gone { .. } => {
+                None
+            }
+        }
+    }
+}
