@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use evenkeel_core::lease::{Life, Machine, Mirror, Output, Record, Settings, Start};
+use evenkeel_core::lease::{Life, Machine, Mirror, Record, Settings, Start};
 use evenkeel_core::{GroupId, Incarnation, Moment, NodeId};
 
 use crate::agreement::Told;
@@ -24,6 +24,7 @@ pub enum Restart {
 /// The memory that outlives a process.
 #[derive(Clone, Debug)]
 pub struct Memory {
+    incarnation: Incarnation,
     quiet_until: Moment,
     records: BTreeMap<GroupId, Record>,
 }
@@ -33,6 +34,7 @@ impl Memory {
     pub fn of(machine: &Machine) -> Self {
         let mirror = machine.mirror();
         Self {
+            incarnation: mirror.incarnation,
             quiet_until: mirror.quiet_until,
             records: mirror
                 .records
@@ -49,6 +51,7 @@ impl Memory {
 
     fn mirror(&self) -> Mirror {
         Mirror {
+            incarnation: self.incarnation,
             quiet_until: self.quiet_until,
             records: self.records.values().copied().collect(),
         }
@@ -78,12 +81,12 @@ pub struct Node {
     pub frozen_until: u64,
     /// What its log has to tell, in order.
     pub tells: VecDeque<Told>,
-    /// Dies after so many of the outputs of its next step.
+    /// Dies after so many more outputs.
     pub dies_after: Option<usize>,
     /// Stands still for so long between its next step and the outputs of it.
     pub stalls_for: u64,
-    /// Decided before it stood still, to be carried out before anything else.
-    pub decided: Vec<Output>,
+    /// It stood still between deciding and doing: outputs wait to be polled.
+    pub decided: bool,
     /// The newest wake-up asked for.
     pub wake: u64,
 }
@@ -114,7 +117,7 @@ impl Node {
             tells: VecDeque::new(),
             dies_after: None,
             stalls_for: 0,
-            decided: Vec::new(),
+            decided: false,
             wake: u64::MAX,
         }
     }
@@ -127,7 +130,7 @@ impl Node {
         self.tells.clear();
         self.dies_after = None;
         self.stalls_for = 0;
-        self.decided.clear();
+        self.decided = false;
         self.wake = u64::MAX;
         if restart == Restart::Reboot {
             self.guard = Moment::ZERO;
@@ -144,7 +147,6 @@ impl Node {
             self.incarnation.nonce = self.incarnation.nonce.wrapping_mul(31) + 7;
         }
         let settings = self.machine.settings().clone();
-        let remembers = matches!(restart, Restart::Worker | Restart::Daemon);
         let start = match restart {
             Restart::Worker | Restart::Daemon => Start::Mirrored(self.memory.mirror()),
             Restart::Amnesia | Restart::Reboot => Start::Amnesiac {
@@ -157,9 +159,7 @@ impl Node {
             seq_base: now.as_nanos(),
         };
         self.machine = Machine::new(now, settings, life, start);
-        if !remembers {
-            self.memory = Memory::of(&self.machine);
-        }
+        self.memory = Memory::of(&self.machine);
     }
 
     /// Whether its kernel lets the addresses through at true time `at`.

@@ -357,8 +357,9 @@ impl World {
             self.plan(thaw, happening);
             return;
         }
-        let decided = std::mem::take(&mut self.nodes[node].decided);
-        self.carry_out(node, decided);
+        if std::mem::take(&mut self.nodes[node].decided) {
+            self.carry_out(node);
+        }
         if self.at < self.nodes[node].down_until && !starts {
             return;
         }
@@ -390,8 +391,7 @@ impl World {
         if restart != Restart::Worker {
             self.s4[node].forget();
         }
-        let outputs = self.drain(node);
-        self.carry_out(node, outputs);
+        self.carry_out(node);
         let disk = &self.disks[node];
         let floor = if self.faults.floor_follows_log {
             disk.assignment_within(disk.entries.len())
@@ -433,21 +433,16 @@ impl World {
             .map_or(Epoch::NONE, |floor| floor.epoch);
         let checked = self.s2.floor(node, floor);
         self.note(checked);
-        let outputs = self.drain(node);
         let stall = std::mem::take(&mut self.nodes[node].stalls_for);
-        if stall > 0 && !outputs.is_empty() {
+        if stall > 0 {
             self.freeze(node, stall);
+            self.nodes[node].decided = true;
             let process = self.nodes[node].process;
-            self.nodes[node].decided = outputs;
             self.plan(self.at + stall, Happening::Resumes { node, process });
         } else {
-            self.carry_out(node, outputs);
+            self.carry_out(node);
         }
         self.plan_wake(node);
-    }
-
-    fn drain(&mut self, node: usize) -> Vec<Output> {
-        std::iter::from_fn(|| self.nodes[node].machine.poll()).collect()
     }
 
     fn plan_wake(&mut self, node: usize) {
@@ -468,28 +463,30 @@ impl World {
 
     // ---- what nodes do ----------------------------------------------------------
 
-    fn carry_out(&mut self, node: usize, outputs: Vec<Output>) {
-        let dies_after = if outputs.len() > 1 {
-            self.nodes[node].dies_after.take()
-        } else {
-            None
-        };
-        let span = dies_after.map_or(outputs.len(), |after| after.min(outputs.len()));
-        for output in &outputs[..span] {
-            self.carry_out_one(node, output);
-            if self.violation.is_some() {
-                return;
+    /// Polls and carries out, one after the other, unless the process dies midway.
+    fn carry_out(&mut self, node: usize) {
+        while self.violation.is_none() {
+            if self.nodes[node].dies_after == Some(0) {
+                let down = self.chance.between(1, 3 * MS);
+                return self.restart(node, Restart::Worker, down);
             }
-        }
-        if dies_after.is_some() {
-            let down = self.chance.between(1, 3 * MS);
-            self.restart(node, Restart::Worker, down);
+            let Some(output) = self.nodes[node].machine.poll() else {
+                return;
+            };
+            if let Some(left) = &mut self.nodes[node].dies_after {
+                *left -= 1;
+            }
+            self.carry_out_one(node, &output);
         }
     }
 
     fn carry_out_one(&mut self, node: usize, output: &Output) {
         match output {
-            Output::Mirror(record) => self.nodes[node].memory.write(*record),
+            Output::Mirror(group) => {
+                if let Some(record) = self.nodes[node].machine.record(*group) {
+                    self.nodes[node].memory.write(record);
+                }
+            }
             Output::Transmit { to, message } => self.send(node, *to, *message),
             Output::Extend(lease) => {
                 self.nodes[node].guard = lease.until();

@@ -42,7 +42,19 @@ pub struct Machine {
     groups: BTreeMap<GroupId, Group>,
     /// Emptied by the driver after every call, so bounded by what one call causes: a
     /// few for each voter of each group.
-    outputs: VecDeque<Output>,
+    steps: VecDeque<Step>,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The driver does something.
+    Do(Output),
+    /// The guard has shut, because the driver has come past the Close before this: only
+    /// now is this node's own promise free. Nothing may know it free earlier, the
+    /// mirror least of all: if the worker dies before the Close, the next one must not
+    /// help anybody else while the guard is open. (The random search found that.)
+    Shut(Released),
 }
 
 /// One group.
@@ -60,6 +72,13 @@ struct Group {
     /// At most two, the lower epoch first: one that is opened, and a newer one that is
     /// not yet.
     tenures: Vec<Tenure>,
+}
+
+/// Whether there was anything to lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    GivenBack,
+    Nothing,
 }
 
 /// How far a lapse has been told.
@@ -82,8 +101,8 @@ impl Group {
 }
 
 impl Machine {
-    /// A machine that starts now. Unless it starts from the mirror, the driver replaces
-    /// that by [`Machine::mirror`]. Then it polls, and tells the durable floors with
+    /// A machine that starts now. The driver writes [`Machine::mirror`] as a whole, then
+    /// polls and carries out, and tells the durable floors with
     /// [`Machine::floor_raised`].
     ///
     /// # Panics
@@ -101,7 +120,7 @@ impl Machine {
             next_seq: life.seq_base,
             excluded: BTreeSet::new(),
             groups: BTreeMap::new(),
-            outputs: VecDeque::new(),
+            steps: VecDeque::new(),
         };
         match start {
             Start::Fresh => {}
@@ -131,33 +150,33 @@ impl Machine {
             if let Some(held) = record.held {
                 group.tenures.push(Tenure::resumed(now, held));
             }
-            if record.life == self.incarnation {
+            if mirror.incarnation == self.incarnation {
                 group.spent = record.spent;
+                self.shut_orphan(now, record);
                 self.take_up(now, record.group);
             } else {
-                self.lay_down(now, record);
+                self.lay_down(now, record, mirror.incarnation);
             }
-            self.shut_orphan(now, record.group);
             self.advance(now, record.group);
         }
     }
 
     /// Closes and gives back what an earlier life of this node held or waited for: that
     /// process is gone, the state directory's lock says so.
-    fn lay_down(&mut self, now: Moment, record: &Record) {
+    fn lay_down(&mut self, now: Moment, record: &Record, earlier: Incarnation) {
         let id = record.group;
         let me = self.settings.me;
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
         if let Some(floor) = record.floor
-            && floor.is_of(me, record.life)
+            && floor.is_of(me, earlier)
             && floor.epoch > record.spent
             && record.held.is_none_or(|held| held.epoch < floor.epoch)
         {
             group.tenures.push(Tenure::new(now, floor.epoch));
         }
-        if let Some(epoch) = self.give_back(id, record.life, None) {
+        if let Some(epoch) = self.give_back(id, earlier, None) {
             self.event(Event::Lost {
                 group: id,
                 epoch,
@@ -167,23 +186,25 @@ impl Machine {
     }
 
     /// A guard that the last process left open under an epoch that is no more held: it
-    /// died between deciding to close and closing.
-    fn shut_orphan(&mut self, now: Moment, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        if group.opened().is_none() && group.guard > now {
-            let epoch = group.spent;
-            self.outputs.push_back(Output::Close { group: id, epoch });
-            group.guard = Moment::ZERO;
-            self.mirrored(id);
+    /// died between deciding to close and closing. Closed and given back again.
+    fn shut_orphan(&mut self, now: Moment, record: &Record) {
+        let (id, epoch) = (record.group, record.spent);
+        if record.held.is_none() && record.guard > now {
+            self.push(Output::Close { group: id, epoch });
+            let incarnation = self.incarnation;
+            self.steps.push_back(Step::Shut(Released {
+                group: id,
+                epoch,
+                incarnation,
+            }));
         }
     }
 
-    /// All that must outlive this process: replaces the mirror whole after a start that
-    /// did not come from one. Later it is brought up to date record by record.
+    /// All that must outlive this process: written whole at once after a start, before
+    /// anything is polled; later it is brought up to date record by record.
     pub fn mirror(&self) -> Mirror {
         Mirror {
+            incarnation: self.incarnation,
             quiet_until: self.quiet_until,
             records: self
                 .groups
@@ -206,7 +227,6 @@ impl Machine {
         });
         Some(Record {
             group: id,
-            life: self.incarnation,
             floor: group.floor,
             committed: group.committed,
             released: group.voter.released,
@@ -247,10 +267,10 @@ impl Machine {
         self.mirrored(id);
         if self.is_mine(assignment) {
             self.take_up(now, id);
-        } else {
-            self.lose(id, Why::Superseded, Some(assignment.holder));
+            self.stand(now, id);
+        } else if self.lose(id, Why::Superseded, Some(assignment.holder)) == Lost::Nothing {
+            self.stand(now, id);
         }
-        self.stand(now, id);
         self.advance(now, id);
     }
 
@@ -381,7 +401,12 @@ impl Machine {
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        loop {
+            match self.steps.pop_front()? {
+                Step::Do(output) => return Some(output),
+                Step::Shut(released) => self.shut(&released),
+            }
+        }
     }
 
     /// What this voter has heard of the holders.
@@ -662,13 +687,18 @@ impl Machine {
         }
     }
 
-    fn lose(&mut self, id: GroupId, why: Why, next: Option<NodeId>) {
-        if let Some(epoch) = self.give_back(id, self.incarnation, next) {
-            self.event(Event::Lost {
-                group: id,
-                epoch,
-                why,
-            });
+    /// Gives back what is over; the voter's side then speaks once the guard has shut.
+    fn lose(&mut self, id: GroupId, why: Why, next: Option<NodeId>) -> Lost {
+        match self.give_back(id, self.incarnation, next) {
+            Some(epoch) => {
+                self.event(Event::Lost {
+                    group: id,
+                    epoch,
+                    why,
+                });
+                Lost::GivenBack
+            }
+            None => Lost::Nothing,
         }
     }
 
@@ -689,19 +719,16 @@ impl Machine {
             group.tenures.clear();
             group.spent = group.spent.max(epoch);
         }
-        group.guard = Moment::ZERO;
         group.lapse = Lapse::None;
         self.mirrored(id);
-        self.outputs.push_back(Output::Close { group: id, epoch });
+        self.push(Output::Close { group: id, epoch });
         let released = Released {
             group: id,
             epoch,
             incarnation,
         };
+        self.steps.push_back(Step::Shut(released));
         let me = self.settings.me;
-        if self.settings.votes() {
-            self.free(me, &released);
-        }
         let strangers = next.filter(|node| !self.settings.voters.contains(node));
         let everybody: Vec<NodeId> = self
             .settings
@@ -715,6 +742,19 @@ impl Machine {
             self.transmit(to, Message::Released(released));
         }
         Some(epoch)
+    }
+
+    /// The guard has shut: this node's own promise is free.
+    fn shut(&mut self, released: &Released) {
+        let id = released.group;
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.guard = Moment::ZERO;
+        }
+        if self.settings.votes() {
+            self.free(self.settings.me, released);
+        }
+        self.mirrored(id);
+        self.stand(self.now, id);
     }
 
     /// Brings the holder's side of one group up to `now`: asks, opens, extends, lapses.
@@ -831,7 +871,7 @@ impl Machine {
         group.guard = until;
         group.lapse = Lapse::None;
         self.mirrored(id);
-        self.outputs.push_back(Output::Extend(Lease {
+        self.push(Output::Extend(Lease {
             group: id,
             epoch,
             until,
@@ -899,20 +939,20 @@ impl Machine {
         self.groups.contains_key(&id) || self.groups.len() < GROUPS_MAX
     }
 
-    /// What is known of the group now goes into the mirror: not what a later output of
-    /// the same step will make of it.
     fn mirrored(&mut self, id: GroupId) {
-        if let Some(record) = self.record(id) {
-            self.outputs.push_back(Output::Mirror(record));
-        }
+        self.push(Output::Mirror(id));
+    }
+
+    fn push(&mut self, output: Output) {
+        self.steps.push_back(Step::Do(output));
     }
 
     fn transmit(&mut self, to: NodeId, message: Message) {
-        self.outputs.push_back(Output::Transmit { to, message });
+        self.push(Output::Transmit { to, message });
     }
 
     fn event(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
+        self.push(Output::Event(event));
     }
 }
 

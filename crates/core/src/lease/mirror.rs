@@ -3,15 +3,11 @@
 //!
 //! The driver keeps one [`Record`] per group in memory that outlives the process and
 //! dies with the boot (a mapped file under /run), and a head with the rest of
-//! [`Mirror`]. After a start without a mirror it writes a whole new one (under another
-//! name, then renamed); after a start from the mirror it leaves it as it is. Then it
-//! writes one record for every [`super::Output::Mirror`], in the order of the outputs:
-//! a promise
-//! is then always in the mirror before the answer that relies on it leaves, and is
-//! freed in it only after the guard has shut. (So the record is the one in the output,
-//! never a newer one: a mirror in which this node's own promise is free already while
-//! its guard is still open lets the next process help somebody else. The random search
-//! found that.) A mirror that is torn, absent or of another boot is none:
+//! [`Mirror`]. It writes the whole mirror once after [`super::Machine::new`], before it
+//! polls (a mirror of another incarnation is replaced in one stroke: a new file,
+//! renamed). Then it writes one record for every [`super::Output::Mirror`], in the
+//! order of the outputs: a promise is in the mirror before the answer that relies on it
+//! leaves. A mirror that is torn, absent or of another boot is none:
 //! [`super::Start::Amnesiac`].
 
 use super::Assignment;
@@ -41,8 +37,10 @@ pub enum Start {
 /// All that a process knew, in integers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
+    /// The life that wrote it.
+    pub incarnation: Incarnation,
     /// Until when it was silent: a crash during the silence does not end it. Fixed
-    /// until the next start without a mirror, so it belongs into the head.
+    /// for the life of a process, so it belongs into the head.
     pub quiet_until: Moment,
     /// One for each group, at most [`super::GROUPS_MAX`].
     pub records: Vec<Record>,
@@ -53,8 +51,6 @@ pub struct Mirror {
 pub struct Record {
     /// The group.
     pub group: GroupId,
-    /// The life of this node that `spent`, `guard` and `held` speak of.
-    pub life: Incarnation,
     /// The floor.
     pub floor: Option<Assignment>,
     /// The newest epoch known as committed, or [`Epoch::NONE`].

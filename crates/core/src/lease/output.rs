@@ -4,19 +4,15 @@ use core::time::Duration;
 
 use super::Lease;
 use super::message::{Message, Refusal};
-use super::mirror::Record;
 use crate::Moment;
 use crate::names::{Epoch, GroupId, NodeId};
 
 /// One thing to do, in the order in which they are polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the lease thread copies a few hundred bytes sooner than it allocates"
-)]
 pub enum Output {
-    /// Write it into the mirror, before any later output is carried out.
-    Mirror(Record),
+    /// Write [`super::Machine::record`] of this group into the mirror, before any
+    /// later output is carried out.
+    Mirror(GroupId),
     /// Send it, once. Nothing waits for its arrival.
     Transmit {
         /// To whom; never this node itself.
