@@ -1,0 +1,431 @@
+//! The rows of DESIGN 7: each fault again and again, as a client sees it, and whether
+//! two hosts ever answered.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use evenkeel_core::Moment;
+use evenkeel_host::clock::now;
+use serde::Serialize;
+
+use crate::bridge::Switch;
+use crate::cli::BenchOptions;
+use crate::client::{Client, PATIENCE, Record};
+use crate::cluster::{Cluster, Plan, Profile, WITNESS};
+use crate::fault::{self, Fault};
+use crate::figures::{self, Seen, Spread, spread};
+use crate::inside::Lab;
+use crate::wait;
+
+/// Good requests watched before a fault.
+const CALM: Duration = Duration::from_millis(300);
+
+/// A service counts as back once it has answered for so long without a gap.
+const STEADY: Duration = Duration::from_millis(400);
+
+/// A gap longer than this starts the count again.
+const STEADY_GAP: Duration = Duration::from_millis(25);
+
+/// A service that is not back by then counts as lost.
+const LOST: Duration = Duration::from_secs(10);
+
+/// Lines of a log shown when a run went wrong.
+const LOG_LINES: usize = 15;
+
+/// One row of the table: something that is done to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Row {
+    /// Power cut of the holder.
+    PowerCut,
+    /// The holder's service killed.
+    ServiceKilled,
+    /// The holder's service hung.
+    ServiceHung,
+    /// All processes of the holder's daemon stopped, later let go on.
+    DaemonFrozen,
+    /// All processes of the holder's daemon killed.
+    DaemonKilled,
+    /// The worker of the holder's daemon killed.
+    WorkerKilled,
+    /// The holder's cable cut in both directions.
+    CutBoth,
+    /// Nobody hears the holder.
+    CutFrom,
+    /// The holder hears nobody.
+    CutTo,
+    /// Power cut of a voter that does not hold: the witness and the standby in turn.
+    VoterDeath,
+    /// Planned switchover.
+    Switchover,
+}
+
+/// All rows, in the table's order.
+const ROWS: [Row; 11] = [
+    Row::PowerCut,
+    Row::ServiceKilled,
+    Row::ServiceHung,
+    Row::DaemonFrozen,
+    Row::DaemonKilled,
+    Row::WorkerKilled,
+    Row::CutBoth,
+    Row::CutFrom,
+    Row::CutTo,
+    Row::VoterDeath,
+    Row::Switchover,
+];
+
+/// What a row must reach (DESIGN 7).
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Goal {
+    /// A client's outage, in ms: middle, and 99 of 100.
+    Outage(f64, f64),
+    /// No request may fail.
+    NoneFailed,
+}
+
+impl Row {
+    fn name(self) -> &'static str {
+        match self {
+            Self::PowerCut => "power cut",
+            Self::ServiceKilled => "service killed",
+            Self::ServiceHung => "service hung",
+            Self::DaemonFrozen => "daemon frozen",
+            Self::DaemonKilled => "daemon killed",
+            Self::WorkerKilled => "worker killed",
+            Self::CutBoth => "cut, both directions",
+            Self::CutFrom => "cut, from the holder",
+            Self::CutTo => "cut, to the holder",
+            Self::VoterDeath => "other voter dies",
+            Self::Switchover => "planned switchover",
+        }
+    }
+
+    /// The fault that befalls the holder, if it is one.
+    fn fault(self) -> Option<Fault> {
+        Some(match self {
+            Self::PowerCut => Fault::PowerCut,
+            Self::ServiceKilled => Fault::ServiceKilled,
+            Self::ServiceHung => Fault::ServiceHung,
+            Self::DaemonFrozen => Fault::DaemonFrozen,
+            Self::DaemonKilled => Fault::DaemonKilled,
+            Self::WorkerKilled => Fault::WorkerKilled,
+            Self::CutBoth => Fault::CutBoth,
+            Self::CutFrom => Fault::CutFromHost,
+            Self::CutTo => Fault::CutToHost,
+            Self::VoterDeath | Self::Switchover => return None,
+        })
+    }
+
+    fn goal(self, plan: &Plan) -> Goal {
+        match self {
+            Self::ServiceKilled => Goal::Outage(15.0, 40.0),
+            Self::ServiceHung => {
+                let limit = plan.timeout().as_secs_f64() * 2e3 + 50.0;
+                Goal::Outage(limit, limit)
+            }
+            Self::WorkerKilled | Self::VoterDeath | Self::Switchover => Goal::NoneFailed,
+            Self::PowerCut
+            | Self::DaemonFrozen
+            | Self::DaemonKilled
+            | Self::CutBoth
+            | Self::CutFrom
+            | Self::CutTo => match plan.profile {
+                Profile::Balanced => Goal::Outage(150.0, 250.0),
+                Profile::Fast => Goal::Outage(50.0, 80.0),
+            },
+        }
+    }
+
+    /// Whether the group is to have another holder afterwards.
+    fn moves(self) -> bool {
+        !matches!(self, Self::WorkerKilled | Self::VoterDeath)
+    }
+}
+
+/// One run of a row.
+#[derive(Clone, Debug)]
+struct Run {
+    seen: Seen,
+    violations: Vec<String>,
+    missed: u64,
+}
+
+/// All runs of a row.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Line {
+    profile: Profile,
+    row: Row,
+    outage_ms: Spread,
+    failed: Count,
+    requests: u64,
+    client_pause_ms: f64,
+    goal: String,
+    reached: bool,
+    runs_wrong: usize,
+    violations: Vec<String>,
+    frames_missed: u64,
+}
+
+/// Failed requests per run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Count {
+    p50: u64,
+    max: u64,
+    total: u64,
+}
+
+fn failed(runs: &[Run]) -> Count {
+    let mut all: Vec<u64> = runs.iter().map(|run| run.seen.failed).collect();
+    all.sort_unstable();
+    Count {
+        p50: all
+            .get(all.len().saturating_sub(1) / 2)
+            .copied()
+            .unwrap_or_default(),
+        max: all.last().copied().unwrap_or_default(),
+        total: all.iter().sum(),
+    }
+}
+
+fn line(row: Row, plan: &Plan, runs: &[Run], wrong: usize) -> Line {
+    let gaps: Vec<Duration> = runs.iter().map(|run| run.seen.gap).collect();
+    let (outage, failed) = (spread(&gaps), failed(runs));
+    let goal = row.goal(plan);
+    let met = match goal {
+        Goal::Outage(p50, p99) => outage.p50 <= p50 && outage.p99 <= p99,
+        Goal::NoneFailed => failed.total == 0,
+    };
+    let violations: Vec<String> = runs.iter().flat_map(|run| run.violations.clone()).collect();
+    let missed = runs.iter().map(|run| run.missed).sum();
+    let pause = runs
+        .iter()
+        .map(|run| run.seen.pause)
+        .max()
+        .unwrap_or_default();
+    Line {
+        profile: plan.profile,
+        row,
+        outage_ms: outage,
+        failed,
+        requests: runs.iter().map(|run| run.seen.requests).sum(),
+        client_pause_ms: pause.as_secs_f64() * 1e3,
+        goal: match goal {
+            Goal::Outage(p50, p99) => format!("{p50:.0} / {p99:.0}"),
+            Goal::NoneFailed => "0 failed".into(),
+        },
+        reached: met && wrong == 0 && violations.is_empty() && missed == 0,
+        runs_wrong: wrong,
+        violations,
+        frames_missed: missed,
+    }
+}
+
+fn print_head(profile: Profile, runs: usize) {
+    println!(
+        "\n{} profile, {runs} runs each; outage in ms as a client sees it",
+        profile.name()
+    );
+    println!(
+        "{:<21} {:>7} {:>7} {:>7}  {:>13} {:>11}  {:>7} {:>6}",
+        "", "p50", "p99", "max", "goal p50/p99", "failed/run", "two ans", "wrong"
+    );
+}
+
+fn print_line(line: &Line) {
+    println!(
+        "{:<21} {:>7.1} {:>7.1} {:>7.1}  {:>13} {:>5}..{:<4}  {:>7} {:>6}  {}",
+        line.row.name(),
+        line.outage_ms.p50,
+        line.outage_ms.p99,
+        line.outage_ms.max,
+        line.goal,
+        line.failed.p50,
+        line.failed.max,
+        line.violations.len(),
+        line.runs_wrong,
+        if line.reached { "reached" } else { "SHORT" },
+    );
+    for violation in &line.violations {
+        println!("    TWO ANSWERED: {violation}");
+    }
+    if line.frames_missed > 0 {
+        println!("    the observer missed {} frames", line.frames_missed);
+    }
+}
+
+/// Waits until `record`s after `since` show the service steady again. `from` of another
+/// host than `not`, if that is given.
+fn wait_steady(client: &Client, since: Moment, not: Option<&str>) -> Result<()> {
+    let mut cursor = 0;
+    let mut steady: Option<(Moment, Moment)> = None;
+    wait::until("the service is back", LOST, || {
+        for record in client.since(&mut cursor) {
+            if record.end < since || !record.is_good() {
+                continue;
+            }
+            if let crate::client::Outcome::Good(host) = &record.outcome
+                && not == Some(&**host)
+            {
+                steady = None;
+                continue;
+            }
+            steady = match steady {
+                Some((first, last)) if record.end.since(last) < STEADY_GAP => {
+                    Some((first, record.end))
+                }
+                _ => Some((record.end, record.end)),
+            };
+        }
+        Ok(steady
+            .filter(|(first, last)| last.since(*first) >= STEADY)
+            .map(drop))
+    })
+}
+
+/// Records of requests begun since `from`, once all begun before `to` have ended.
+pub(crate) fn settled(client: &Client, from: Moment, to: Moment) -> Vec<Record> {
+    let settled = to + PATIENCE + PATIENCE / 20;
+    std::thread::sleep(now().until(settled));
+    client
+        .records()
+        .into_iter()
+        .filter(|record| record.start >= from)
+        .collect()
+}
+
+fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result<()> {
+    if let Some(fault) = row.fault() {
+        return fault::inject(cluster, fault, holder);
+    }
+    let standby = cluster.other(holder)?;
+    match row {
+        Row::VoterDeath if round.is_multiple_of(2) => cluster.power_cut(WITNESS),
+        Row::VoterDeath => cluster.power_cut(&standby),
+        _ => cluster.switch_over(holder, &standby),
+    }
+}
+
+/// One run: calm, fault, steady again, healed; all of it under the observer.
+fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
+    let holder = cluster.wait_whole()?;
+    let client = cluster.client()?;
+    cluster.observer.mark();
+    wait_steady(&client, now(), None).context("before the fault")?;
+    let from = now();
+    std::thread::sleep(CALM);
+    let struck = now();
+    strike(cluster, row, &holder, round)?;
+    wait_steady(&client, struck, row.moves().then_some(holder.as_str()))?;
+    let to = now();
+    cluster.heal()?;
+    let records = settled(&client, from, to);
+    let report = cluster.observer.report();
+    let seen = figures::seen(&records, from, to);
+    ensure!(
+        seen.unasked == 0,
+        "the client itself failed {} times",
+        seen.unasked
+    );
+    Ok(Run {
+        seen,
+        violations: report.violations,
+        missed: report.missed,
+    })
+}
+
+/// Copies the daemons' logs out of the lab.
+pub(crate) fn keep_logs(cluster: &Cluster, into: Option<&Path>, name: &str) {
+    let Some(into) = into else { return };
+    let place = into.join(name);
+    let _ = fs::create_dir_all(&place);
+    for node in cluster.names() {
+        let from = cluster.lab().directory().join(&node).join("evenkeel.log");
+        let _ = fs::copy(from, place.join(format!("{node}.log")));
+    }
+}
+
+fn show_trouble(cluster: &Cluster, row: Row, round: usize, fault: &anyhow::Error) {
+    println!("    {} run {round} went wrong: {fault:#}", row.name());
+    for name in cluster.names() {
+        println!(
+            "    --- log of {name}\n{}",
+            cluster.log_tail(&name, LOG_LINES)
+        );
+    }
+}
+
+fn run_row(
+    mut cluster: Cluster,
+    plan: &Plan,
+    row: Row,
+    o: &BenchOptions,
+) -> Result<(Cluster, Line)> {
+    let (mut runs, mut wrong) = (Vec::new(), 0);
+    for round in 0..o.runs {
+        match run_once(&mut cluster, row, round) {
+            Ok(run) => {
+                if !run.violations.is_empty() {
+                    let name = format!("{}-{row:?}-{round}", plan.profile.name());
+                    keep_logs(&cluster, o.keep_logs.as_deref(), &name);
+                }
+                runs.push(run);
+            }
+            Err(fault) => {
+                wrong += 1;
+                show_trouble(&cluster, row, round, &fault);
+                let name = format!("{}-{row:?}-{round}", plan.profile.name());
+                keep_logs(&cluster, o.keep_logs.as_deref(), &name);
+                cluster = cluster.restart(plan)?;
+            }
+        }
+    }
+    let line = line(row, plan, &runs, wrong);
+    Ok((cluster, line))
+}
+
+/// Runs the benchmark and prints its table; fails if any row is short of its goal.
+pub(crate) fn run(
+    lab: &Lab,
+    switch: &Arc<Switch>,
+    program: &Path,
+    options: &BenchOptions,
+) -> Result<ExitCode> {
+    let profiles = if options.profile.is_empty() {
+        vec![Profile::Balanced, Profile::Fast]
+    } else {
+        options.profile.clone()
+    };
+    let rows = if options.rows.is_empty() {
+        ROWS.to_vec()
+    } else {
+        options.rows.clone()
+    };
+    let mut lines = Vec::new();
+    for profile in profiles {
+        let plan = Plan::new(program, profile);
+        let mut cluster = Cluster::start(lab, switch, &plan)?;
+        print_head(profile, options.runs);
+        for row in &rows {
+            let (same, line) = run_row(cluster, &plan, *row, options)?;
+            cluster = same;
+            print_line(&line);
+            lines.push(line);
+        }
+    }
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&lines)?;
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let short = lines.iter().filter(|line| !line.reached).count();
+    println!("\n{} rows reached, {short} short", lines.len() - short);
+    Ok(if short == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

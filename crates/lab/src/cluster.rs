@@ -1,0 +1,428 @@
+//! A cluster in the lab: two servers with Apache, a witness, a client, an observer.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde::Serialize;
+
+use crate::bridge::{Cable, Switch};
+use crate::client::{Client, PACE};
+use crate::config_text::{self, Wishes};
+use crate::daemon::{self, Evenkeel, GroupStatus, Status};
+use crate::fault::disk;
+use crate::host::{Host, Place};
+use crate::inside::Lab;
+use crate::observer::Observer;
+use crate::{apache, process, wait};
+
+/// The group of every cluster of the lab.
+pub(crate) const GROUP: &str = "www";
+
+/// The address whose answers are measured.
+pub(crate) const SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
+
+/// The group's other address, watched as well.
+pub(crate) const SERVICE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100));
+
+/// The witness's name.
+pub(crate) const WITNESS: &str = "tie";
+
+/// Time for a cluster to be whole: an election, some leases, and the hold-down of a
+/// node that has failed.
+const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A timing profile of the daemon (DESIGN 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// A lease of 120 ms.
+    Balanced,
+    /// A lease of 40 ms.
+    Fast,
+}
+
+impl Profile {
+    /// As in the configuration file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Fast => "fast",
+        }
+    }
+
+    /// How long a promise lasts.
+    pub(crate) fn lease(self) -> Duration {
+        match self {
+            Self::Balanced => Duration::from_millis(120),
+            Self::Fast => Duration::from_millis(40),
+        }
+    }
+}
+
+/// What a cluster of the lab is to be like.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The daemon's program.
+    pub(crate) program: PathBuf,
+    /// Its timing.
+    pub(crate) profile: Profile,
+    /// The group's rule; `None` for the default.
+    pub(crate) fail_when: Option<String>,
+    /// The disk of its logs.
+    pub(crate) log_disk: LogDisk,
+}
+
+/// What the state directories lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogDisk {
+    /// A directory on this machine's disk.
+    Plain,
+    /// A small file system that can be filled up.
+    Small,
+    /// A file system of its own that can be frozen.
+    Image,
+}
+
+impl Plan {
+    /// A cluster of `program` in `profile`, with the default rule.
+    pub(crate) fn new(program: &Path, profile: Profile) -> Self {
+        Self {
+            program: program.to_owned(),
+            profile,
+            fail_when: None,
+            log_disk: LogDisk::Plain,
+        }
+    }
+
+    /// Time-out of the cluster's checks.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+}
+
+/// A cluster that has been switched on.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    lab: Lab,
+    switch: Arc<Switch>,
+    evenkeel: Evenkeel,
+    servers: Vec<Place>,
+    witness: Place,
+    /// Those that have power.
+    hosts: BTreeMap<String, Host>,
+    client: Host,
+    /// Disks that were put in, to be taken out.
+    disks: Vec<PathBuf>,
+    /// Who answers for the group's addresses.
+    pub(crate) observer: Observer,
+}
+
+impl Cluster {
+    /// Switches a new cluster on: fresh disks, nothing assigned yet.
+    pub(crate) fn start(lab: &Lab, switch: &Arc<Switch>, plan: &Plan) -> Result<Self> {
+        let servers = vec![Place::new("ams1", 11), Place::new("fra1", 12)];
+        let witness = Place::new(WITNESS, 13);
+        let place = lab.directory().join("cluster");
+        let _ = fs::remove_dir_all(&place);
+        for host in servers.iter().chain([&witness]) {
+            let _ = fs::remove_dir_all(lab.directory().join(&host.name));
+        }
+        fs::create_dir_all(&place).context("making the cluster's directory")?;
+        let evenkeel = Evenkeel {
+            program: plan.program.clone(),
+            config: place.join("evenkeel.toml"),
+            authority: place.join("authority"),
+        };
+        let wishes = Wishes {
+            profile: plan.profile.name(),
+            fail_when: plan.fail_when.clone(),
+            timeout: plan.timeout(),
+            interval: Duration::from_millis(50),
+        };
+        let addresses = [(SERVICE, 24), (SERVICE6, 64)];
+        let text = config_text::text(&wishes, &servers, &witness, &addresses);
+        fs::write(&evenkeel.config, text).context("writing the configuration")?;
+        evenkeel.make_authority()?;
+        let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
+        let client = Host::boot(lab, switch, &Place::new("client", 50))?;
+        let mut cluster = Self {
+            lab: lab.clone(),
+            switch: Arc::clone(switch),
+            evenkeel,
+            servers,
+            witness,
+            hosts: BTreeMap::new(),
+            client,
+            disks: Vec::new(),
+            observer,
+        };
+        for name in cluster.names() {
+            cluster.put_in_disk(&name, plan.log_disk)?;
+            cluster.boot(&name)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Puts the disk of a node's logs in, before its first boot.
+    fn put_in_disk(&mut self, name: &str, kind: LogDisk) -> Result<()> {
+        let state = self.lab.directory().join(name).join(daemon::STATE);
+        match kind {
+            LogDisk::Plain => return Ok(()),
+            LogDisk::Small => disk::mount_small(&state)?,
+            LogDisk::Image => disk::mount_image(&state.with_file_name("state.ext4"), &state)?,
+        }
+        self.disks.push(state);
+        Ok(())
+    }
+
+    /// All nodes, with power or without.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.servers
+            .iter()
+            .chain([&self.witness])
+            .map(|place| place.name.clone())
+            .collect()
+    }
+
+    /// The nodes that may hold the group.
+    pub(crate) fn server_names(&self) -> Vec<String> {
+        self.servers
+            .iter()
+            .map(|place| place.name.clone())
+            .collect()
+    }
+
+    /// The server that is not `name`.
+    pub(crate) fn other(&self, name: &str) -> Result<String> {
+        self.server_names()
+            .into_iter()
+            .find(|server| server != name)
+            .context("a cluster of one server")
+    }
+
+    /// A node that has power.
+    pub(crate) fn host(&self, name: &str) -> Result<&Host> {
+        self.hosts
+            .get(name)
+            .with_context(|| format!("{name} has no power"))
+    }
+
+    /// A node that has power.
+    pub(crate) fn host_mut(&mut self, name: &str) -> Result<&mut Host> {
+        self.hosts
+            .get_mut(name)
+            .with_context(|| format!("{name} has no power"))
+    }
+
+    /// The daemon's program and files.
+    pub(crate) fn evenkeel(&self) -> &Evenkeel {
+        &self.evenkeel
+    }
+
+    /// The switch.
+    pub(crate) fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// The lab.
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// A client that begins to ask for the group's page.
+    pub(crate) fn client(&self) -> Result<Client> {
+        Client::start(&self.client, apache::page(SERVICE), PACE)
+    }
+
+    /// Switches a node on, with all that runs on it.
+    pub(crate) fn boot(&mut self, name: &str) -> Result<()> {
+        let place = self
+            .servers
+            .iter()
+            .chain([&self.witness])
+            .find(|place| place.name == name)
+            .with_context(|| format!("no node {name}"))?
+            .clone();
+        let mut host = Host::boot(&self.lab, &self.switch, &place)?;
+        if name != self.witness.name {
+            apache::start(&mut host)?;
+        }
+        self.evenkeel.start(&mut host)?;
+        self.hosts.insert(name.to_owned(), host);
+        Ok(())
+    }
+
+    /// Starts the daemon of a node that has power.
+    pub(crate) fn start_daemon(&mut self, name: &str) -> Result<()> {
+        let evenkeel = self.evenkeel.clone();
+        evenkeel.start(self.host_mut(name)?)
+    }
+
+    /// Cuts the power of a node.
+    pub(crate) fn power_cut(&mut self, name: &str) -> Result<()> {
+        self.hosts
+            .remove(name)
+            .with_context(|| format!("{name} has no power"))?
+            .power_cut()
+    }
+
+    /// What a node says of the cluster; `None` if it says nothing.
+    pub(crate) fn status(&self, name: &str) -> Result<Option<Status>> {
+        match self.hosts.get(name) {
+            Some(host) => self.evenkeel.status(host),
+            None => Ok(None),
+        }
+    }
+
+    /// What is wrong with the cluster; `Ok` with the group's status if nothing is: every
+    /// node says that the same holder serves and both servers could.
+    fn whole(&self) -> Result<std::result::Result<GroupStatus, String>> {
+        let mut group: Option<GroupStatus> = None;
+        for name in self.names() {
+            let Some(status) = self.status(&name)? else {
+                return Ok(Err(format!("{name} says nothing")));
+            };
+            let Some(told) = status.groups.first() else {
+                return Ok(Err(format!("{name} knows no group")));
+            };
+            if !status.quorum || status.leader.is_none() {
+                return Ok(Err(format!("{name} sees no majority")));
+            }
+            if let Some(gone) = status.nodes.iter().find(|node| !node.alive) {
+                return Ok(Err(format!("{name} does not hear {}", gone.name)));
+            }
+            if told.state != "serving" || told.holder.is_none() {
+                return Ok(Err(format!("{name}: {} is {}", GROUP, told.state)));
+            }
+            if let Some(unfit) = told.nodes.iter().find(|node| !node.ready) {
+                let reason = unfit.reason.clone().unwrap_or_default();
+                return Ok(Err(format!(
+                    "{name}: {} is not ready: {reason}",
+                    unfit.name
+                )));
+            }
+            if group
+                .as_ref()
+                .is_some_and(|other| other.holder != told.holder)
+            {
+                return Ok(Err("the nodes name different holders".into()));
+            }
+            group = Some(told.clone());
+        }
+        group.map(Ok).context("a cluster without nodes")
+    }
+
+    /// Waits until nothing is wrong with the cluster and returns who holds the group.
+    pub(crate) fn wait_whole(&self) -> Result<String> {
+        let mut last = String::new();
+        let done = wait::until("the cluster is whole", WHOLE_LIMIT, || {
+            Ok(match self.whole()? {
+                Ok(group) => group.holder,
+                Err(lacking) => {
+                    last = lacking;
+                    None
+                }
+            })
+        });
+        done.with_context(|| format!("last: {last}; logs in {}", self.lab.directory().display()))
+    }
+
+    /// Puts everything right that a fault has broken and waits until the cluster is
+    /// whole; returns who holds the group.
+    pub(crate) fn heal(&mut self) -> Result<String> {
+        for name in self.names() {
+            self.heal_node(&name)
+                .with_context(|| format!("healing {name}"))?;
+        }
+        self.wait_whole()
+    }
+
+    fn heal_node(&mut self, name: &str) -> Result<()> {
+        let Some(host) = self.hosts.get_mut(name) else {
+            return self.boot(name);
+        };
+        self.switch.set_filter(name, &[])?;
+        self.switch.set_cable(name, Cable::WHOLE)?;
+        process::thaw_all(&host.mark(daemon::PROGRAM))?;
+        if self.servers.iter().any(|place| place.name == name) {
+            apache::heal(host)?;
+        }
+        if daemon::processes(host)?.is_empty() {
+            self.start_daemon(name)?;
+        }
+        Ok(())
+    }
+
+    /// The last lines of a node's log, for a person to whom something went wrong.
+    pub(crate) fn log_tail(&self, name: &str, lines: usize) -> String {
+        let path = self.lab.directory().join(name).join("evenkeel.log");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Orders a planned switchover to `to` at the daemon of `at` and waits for its end.
+    pub(crate) fn switch_over(&self, at: &str, to: &str) -> Result<()> {
+        let host = self.host(at)?;
+        self.evenkeel
+            .order(host, &["switch", GROUP, "--to", to])
+            .map(drop)
+    }
+
+    /// Sends a signal to all processes of a node's daemon.
+    pub(crate) fn signal_daemon(&self, name: &str, signal: Signal) -> Result<()> {
+        process::signal(&self.host(name)?.mark(daemon::PROGRAM), signal)
+    }
+
+    /// A fresh start if healing did not help: everything off and on again, new disks.
+    pub(crate) fn restart(self, plan: &Plan) -> Result<Self> {
+        let (lab, switch) = (self.lab.clone(), Arc::clone(&self.switch));
+        drop(self);
+        Self::start(&lab, &switch, plan)
+    }
+
+    /// Waits until `name` holds the group and serves, as a live node tells it.
+    pub(crate) fn wait_holder(&self, name: &str, limit: Duration) -> Result<()> {
+        wait::until(&format!("{name} holds the group"), limit, || {
+            Ok((self.serving()?.as_deref() == Some(name)).then_some(()))
+        })
+    }
+
+    /// Who serves, as far as any live node knows.
+    pub(crate) fn serving(&self) -> Result<Option<String>> {
+        for name in self.names() {
+            if let Some(status) = self.status(&name)?
+                && status.quorum
+                && let Some(group) = status.groups.first()
+                && group.state == "serving"
+            {
+                return Ok(group.holder.clone());
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.hosts.clear();
+        for state in &self.disks {
+            // The last one on a disk may still be on its way out.
+            let _ = rustix::mount::unmount(state, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// The epoch that `name` tells, for scenarios that compare.
+pub(crate) fn epoch(cluster: &Cluster, name: &str) -> Result<u64> {
+    let Some(status) = cluster.status(name)? else {
+        bail!("{name} says nothing")
+    };
+    Ok(status.groups.first().map_or(0, |group| group.epoch))
+}

@@ -1,0 +1,222 @@
+//! The real daemon on a host, by its command line only: what an administrator has.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Pid;
+use serde::Deserialize;
+
+use crate::host::Host;
+use crate::process;
+
+/// The mark of the daemon's processes.
+pub(crate) const PROGRAM: &str = "evenkeel";
+
+/// `status --json`, as far as the lab needs it (DESIGN 5).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    /// Who leads.
+    pub(crate) leader: Option<String>,
+    /// A majority of voters can be reached.
+    pub(crate) quorum: bool,
+    /// The groups.
+    pub(crate) groups: Vec<GroupStatus>,
+    /// The nodes.
+    pub(crate) nodes: Vec<NodeStatus>,
+}
+
+/// One group in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct GroupStatus {
+    /// To whom it is assigned.
+    pub(crate) holder: Option<String>,
+    /// The number of the assignment.
+    pub(crate) epoch: u64,
+    /// `serving`, `moving`, `closed` or `muted`.
+    pub(crate) state: String,
+    /// `full` or `reduced`.
+    pub(crate) guard: String,
+    /// Who would be next.
+    pub(crate) next: Option<String>,
+    /// Its nodes.
+    pub(crate) nodes: Vec<Candidate>,
+}
+
+/// A node in a group.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Candidate {
+    /// Which.
+    pub(crate) name: String,
+    /// It could serve.
+    pub(crate) ready: bool,
+    /// Why not.
+    pub(crate) reason: Option<String>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    /// Which.
+    pub(crate) name: String,
+    /// It is heard.
+    pub(crate) alive: bool,
+}
+
+/// The daemon's program and files, for all hosts of a lab.
+#[derive(Clone, Debug)]
+pub(crate) struct Evenkeel {
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// The configuration file.
+    pub(crate) config: PathBuf,
+    /// The directory of the cluster authority.
+    pub(crate) authority: PathBuf,
+}
+
+/// The control socket of the daemon on `host`. It is on the host's disk to be seen
+/// from the lab; the host's boot removes it as a boot clears /run.
+fn socket(host: &Host) -> PathBuf {
+    host.disk().join("evenkeel.sock")
+}
+
+/// The name of the state directory on a host's disk.
+pub(crate) const STATE: &str = "state";
+
+/// The state directory of the daemon on `host`.
+pub(crate) fn state(host: &Host) -> PathBuf {
+    host.disk().join(STATE)
+}
+
+fn checked(output: Output, what: &str) -> Result<String> {
+    if !output.status.success() {
+        bail!(
+            "evenkeel {what}: {}: {}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim(),
+            String::from_utf8_lossy(&output.stdout).trim(),
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl Evenkeel {
+    fn command(&self, arguments: &[&str], paths: &[(&str, &Path)]) -> Result<Output> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments);
+        for (option, path) in paths {
+            command.arg(option).arg(path);
+        }
+        command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {}", self.program.display()))
+    }
+
+    /// Makes the cluster authority.
+    pub(crate) fn make_authority(&self) -> Result<()> {
+        let output = self.command(
+            &["pki", "init", "--cluster", "lab"],
+            &[("--dir", &self.authority)],
+        )?;
+        checked(output, "pki init").map(drop)
+    }
+
+    /// Issues the certificate of a node into `into`.
+    pub(crate) fn issue(&self, node: &str, into: &Path) -> Result<()> {
+        fs::create_dir_all(into).context("making a directory for certificates")?;
+        let output = self.command(
+            &["pki", "issue", "--node", node],
+            &[("--dir", &self.authority), ("--out", into)],
+        )?;
+        checked(output, "pki issue").map(drop)
+    }
+
+    /// Starts the daemon of node `node` on `host`, with `state` as its state directory
+    /// and under the mark of `mark`.
+    pub(crate) fn run_as(
+        &self,
+        host: &mut Host,
+        node: &str,
+        state: &Path,
+        socket: &Path,
+        mark: &str,
+    ) -> Result<u32> {
+        let pki = host.disk().join("pki");
+        self.issue(node, &pki)?;
+        fs::create_dir_all(state).context("making a state directory")?;
+        let mut argv = vec![self.program.clone().into_os_string(), "run".into()];
+        let options: [(&str, OsString); 5] = [
+            ("--config", self.config.clone().into()),
+            ("--node", node.into()),
+            ("--state", state.into()),
+            ("--pki", pki.into()),
+            ("--socket", socket.into()),
+        ];
+        for (option, value) in options {
+            argv.extend([option.into(), value]);
+        }
+        host.start(mark, &argv)
+    }
+
+    /// Starts the daemon on `host`, of the node of that name.
+    pub(crate) fn start(&self, host: &mut Host) -> Result<()> {
+        let socket = socket(host);
+        // Gone after a power cut, as all of /run is.
+        let _ = fs::remove_file(&socket);
+        let (node, state) = (host.name().to_owned(), state(host));
+        self.run_as(host, &node, &state, &socket, PROGRAM).map(drop)
+    }
+
+    /// Runs a client command at the daemon of `host`; its whole output, good or bad.
+    pub(crate) fn ask(&self, host: &Host, arguments: &[&str]) -> Result<Output> {
+        self.command(arguments, &[("--socket", &socket(host))])
+    }
+
+    /// Runs a client command at the daemon of `host` to its good end.
+    pub(crate) fn order(&self, host: &Host, arguments: &[&str]) -> Result<String> {
+        checked(self.ask(host, arguments)?, &arguments.join(" "))
+    }
+
+    /// What the daemon of `host` says of the cluster; `None` if it says nothing.
+    pub(crate) fn status(&self, host: &Host) -> Result<Option<Status>> {
+        // The client would wait for a daemon that is starting; asking again is ours.
+        if !socket(host).exists() {
+            return Ok(None);
+        }
+        let output = self.ask(host, &["status", "--json"])?;
+        if !output.status.success() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&output.stdout)
+            .map(Some)
+            .context("understanding status --json")
+    }
+}
+
+/// The daemon's processes on `host`: the parent first, then the worker, then others.
+pub(crate) fn processes(host: &Host) -> Result<Vec<Pid>> {
+    Ok(process::with_mark(&host.mark(PROGRAM))?
+        .iter()
+        .map(|process| process.pid)
+        .collect())
+}
+
+/// The worker: the child of the daemon's parent process.
+pub(crate) fn worker(host: &Host) -> Result<Pid> {
+    let all = process::with_mark(&host.mark(PROGRAM))?;
+    let numbers: Vec<u32> = all
+        .iter()
+        .map(|process| process.pid.as_raw_nonzero().get().unsigned_abs())
+        .collect();
+    all.iter()
+        .find(|process| numbers.contains(&process.parent))
+        .map(|process| process.pid)
+        .with_context(|| format!("no worker of the daemon on {}", host.name()))
+}

@@ -1,0 +1,53 @@
+//! Faults, from outside: nothing in the daemon helps with them.
+
+pub(crate) mod clock;
+pub(crate) mod disk;
+pub(crate) mod load;
+
+use anyhow::{Context, Result};
+use rustix::process::{Signal, kill_process};
+
+use crate::bridge::Cable;
+use crate::cluster::Cluster;
+use crate::{apache, daemon, process};
+
+/// What can befall a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No power: nothing runs, nothing is sent.
+    PowerCut,
+    /// Every process of Apache killed.
+    ServiceKilled,
+    /// Every process of Apache stopped: connections are accepted and never answered.
+    ServiceHung,
+    /// Every process of the daemon stopped.
+    DaemonFrozen,
+    /// Every process of the daemon killed; Apache and the kernel go on.
+    DaemonKilled,
+    /// The daemon's worker killed; its parent goes on.
+    WorkerKilled,
+    /// The cable cut in both directions, the carrier up.
+    CutBoth,
+    /// Nobody hears the node; it hears all.
+    CutFromHost,
+    /// The node hears nobody; all hear it.
+    CutToHost,
+}
+
+/// Does it to node `name`.
+pub(crate) fn inject(cluster: &mut Cluster, fault: Fault, name: &str) -> Result<()> {
+    let mark = cluster.host(name)?.mark(daemon::PROGRAM);
+    let cable = |cable| cluster.switch().set_cable(name, cable);
+    match fault {
+        Fault::PowerCut => cluster.power_cut(name),
+        Fault::ServiceKilled => apache::kill(cluster.host(name)?),
+        Fault::ServiceHung => apache::hang(cluster.host(name)?),
+        Fault::DaemonFrozen => process::freeze_all(&mark),
+        Fault::DaemonKilled => process::kill_all(&mark),
+        Fault::WorkerKilled => kill_process(daemon::worker(cluster.host(name)?)?, Signal::KILL)
+            .context("killing the worker"),
+        Fault::CutBoth => cable(Cable::CUT),
+        Fault::CutFromHost => cable(Cable::MUTE),
+        Fault::CutToHost => cable(Cable::DEAF),
+    }
+}

@@ -1,0 +1,308 @@
+//! The observer on the switch: who answers for an address.
+//!
+//! It sees every frame as it leaves a host, before the faults of the cable: a frame
+//! that a cut-off host sends is one that its guard let through. A host answers for an
+//! address when it sends a packet from it, an ARP message with it as the sender
+//! (gratuitous ones too), or a neighbour advertisement with it as the target.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use evenkeel_core::Moment;
+use evenkeel_host::clock::now;
+use evenkeel_host::sys::tap::Tap;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::bridge::{Ports, Switch};
+
+/// Bytes of a frame that matter: an Ethernet and an IPv6 header and a neighbour
+/// advertisement without options.
+const FRAME_HEAD: usize = 14 + 40 + 24;
+
+/// How often the observer looks whether it is to end.
+const LOOK_UP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// How a host answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A packet from the address.
+    Packet,
+    /// An ARP message with the address as the sender.
+    Arp,
+    /// A neighbour advertisement with the address as the target.
+    Advertisement,
+}
+
+/// Frames of one host in a row, with no other host's between them.
+#[derive(Clone, Debug)]
+pub(crate) struct Stretch {
+    /// Who sent them.
+    pub(crate) host: String,
+    /// The first one.
+    pub(crate) first: Moment,
+    /// The last one.
+    pub(crate) last: Moment,
+    /// How many of each kind.
+    pub(crate) kinds: BTreeMap<Kind, u64>,
+}
+
+/// What was seen since a mark.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    /// Per address, who answered, in order.
+    pub(crate) stretches: BTreeMap<IpAddr, Vec<Stretch>>,
+    /// Each case of two hosts answering, in words.
+    pub(crate) violations: Vec<String>,
+    /// Frames that the observer missed: a report with any is no proof.
+    pub(crate) missed: u64,
+}
+
+impl Report {
+    /// Whether no address was answered by two hosts, and no frame was missed.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.violations.is_empty() && self.missed == 0
+    }
+
+    /// The last frame of `host` for any address.
+    pub(crate) fn last_of(&self, host: &str) -> Option<Moment> {
+        let all = self.stretches.values().flatten();
+        all.filter(|stretch| stretch.host == host)
+            .map(|stretch| stretch.last)
+            .max()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stretches: Mutex<BTreeMap<IpAddr, Vec<Stretch>>>,
+    missed: Mutex<u64>,
+    stopping: AtomicBool,
+}
+
+/// An observer at work.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Observer {
+    /// Watches `addresses` on all ports of `switch`.
+    pub(crate) fn start(switch: &Switch, addresses: &[IpAddr]) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        for address in addresses {
+            lock(&shared.stretches).insert(*address, Vec::new());
+        }
+        let tap = Tap::open().context("watching the switch")?;
+        let (theirs, ports) = (Arc::clone(&shared), switch.ports());
+        let thread = std::thread::Builder::new()
+            .name("observer".into())
+            .spawn(move || watch(&tap, &ports, &theirs))
+            .context("starting the observer")?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Forgets what was seen: from here on the next move is awaited. Within what a
+    /// report covers an address may go from host to host, but to none it has left.
+    pub(crate) fn mark(&self) {
+        for stretches in lock(&self.shared.stretches).values_mut() {
+            stretches.clear();
+        }
+        *lock(&self.shared.missed) = 0;
+    }
+
+    /// What was seen since the last mark.
+    pub(crate) fn report(&self) -> Report {
+        let stretches = lock(&self.shared.stretches).clone();
+        let violations = stretches
+            .iter()
+            .flat_map(|(address, row)| violations(*address, row))
+            .collect();
+        Report {
+            stretches,
+            violations,
+            missed: *lock(&self.shared.missed),
+        }
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        if let Some(Ok(Err(fault))) = self.thread.take().map(JoinHandle::join) {
+            eprintln!("evenkeel lab: the observer failed: {:#}", anyhow!(fault));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every stretch of a host after one of another host after one of its own: it still
+/// answered when the other one had begun.
+fn violations(address: IpAddr, row: &[Stretch]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, stretch) in row.iter().enumerate().skip(2) {
+        let other = &row[at - 1];
+        if row[..at - 1]
+            .iter()
+            .any(|earlier| earlier.host == stretch.host)
+        {
+            found.push(format!(
+                "{address}: {} still answered {:.1} ms after {} began ({:?})",
+                stretch.host,
+                stretch.last.since(other.first).as_secs_f64() * 1e3,
+                other.host,
+                stretch.kinds,
+            ));
+        }
+    }
+    found
+}
+
+/// The address that the sender of a frame answers for, if it answers for any.
+fn answered(frame: &[u8]) -> Option<(IpAddr, Kind)> {
+    let payload = frame.get(14..)?;
+    match frame.get(12..14)? {
+        [0x08, 0x00] => Some((v4(payload.get(12..16)?)?, Kind::Packet)),
+        // RFC 826: the sender's protocol address, of Ethernet and IPv4.
+        [0x08, 0x06] => Some((v4(payload.get(14..18)?)?, Kind::Arp)),
+        [0x86, 0xdd] => {
+            // RFC 4861 4.4: ICMPv6 (58), type 136, the target after four bytes of flags.
+            let advertisement = payload.get(6) == Some(&58) && payload.get(40) == Some(&136);
+            if advertisement {
+                Some((v6(payload.get(48..64)?)?, Kind::Advertisement))
+            } else {
+                Some((v6(payload.get(8..24)?)?, Kind::Packet))
+            }
+        }
+        _ => None,
+    }
+}
+
+fn v4(bytes: &[u8]) -> Option<IpAddr> {
+    Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)))
+}
+
+fn v6(bytes: &[u8]) -> Option<IpAddr> {
+    Some(IpAddr::V6(Ipv6Addr::from(
+        <[u8; 16]>::try_from(bytes).ok()?,
+    )))
+}
+
+/// The moment of a frame that the kernel took in at `calendar`. Wrong by as much as
+/// the calendar clock was stepped since then; the order of frames does not depend on it.
+fn moment(calendar: Duration) -> Moment {
+    let time = clock_gettime(ClockId::Realtime);
+    let today = Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    );
+    now().back(today.saturating_sub(calendar))
+}
+
+fn watch(tap: &Tap, ports: &Ports, shared: &Shared) -> Result<()> {
+    let mut buffer = [0; FRAME_HEAD];
+    while !shared.stopping.load(Ordering::Relaxed) {
+        let mut fds = [PollFd::from_borrowed_fd(tap.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, Some(&LOOK_UP)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(fault) => return Err(fault).context("waiting for frames"),
+        }
+        while let Some(seen) = tap.receive(&mut buffer).context("taking a frame")? {
+            let Some((address, kind)) = answered(&buffer[..seen.length]) else {
+                continue;
+            };
+            let Some(host) = lock(ports).get(&seen.device).cloned() else {
+                continue;
+            };
+            if let Some(row) = lock(&shared.stretches).get_mut(&address) {
+                note(row, host, kind, moment(seen.calendar));
+            }
+        }
+        *lock(&shared.missed) += u64::from(tap.take_lost().context("counting frames")?);
+    }
+    Ok(())
+}
+
+fn note(row: &mut Vec<Stretch>, host: String, kind: Kind, at: Moment) {
+    match row.last_mut() {
+        Some(stretch) if stretch.host == host => {
+            stretch.last = at;
+            *stretch.kinds.entry(kind).or_default() += 1;
+        }
+        _ => row.push(Stretch {
+            host,
+            first: at,
+            last: at,
+            kinds: BTreeMap::from([(kind, 1)]),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_nanos(ms * 1_000_000)
+    }
+
+    fn row(sightings: &[(&str, u64)]) -> Vec<Stretch> {
+        let mut row = Vec::new();
+        for (host, ms) in sightings {
+            note(&mut row, (*host).to_owned(), Kind::Packet, at(*ms));
+        }
+        row
+    }
+
+    #[test]
+    fn a_move_is_no_violation_and_an_answer_from_before_is() {
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
+        assert!(violations(address, &row(&[("a", 1), ("a", 2), ("b", 3), ("b", 9)])).is_empty());
+        assert!(violations(address, &row(&[("a", 1), ("b", 3), ("c", 4)])).is_empty());
+        assert_eq!(
+            violations(address, &row(&[("a", 1), ("b", 3), ("a", 4)])).len(),
+            1
+        );
+        assert_eq!(
+            violations(address, &row(&[("a", 1), ("b", 3), ("c", 4), ("b", 5)])).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn frames_are_read() {
+        let mut arp = vec![0; 14 + 28];
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        arp[28..32].copy_from_slice(&[192, 0, 2, 100]);
+        let service = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 100));
+        assert_eq!(answered(&arp), Some((service, Kind::Arp)));
+
+        let target: Ipv6Addr = "2001:db8::100".parse().expect("an address");
+        let mut advertisement = vec![0; FRAME_HEAD];
+        advertisement[12..14].copy_from_slice(&[0x86, 0xdd]);
+        advertisement[14 + 6] = 58;
+        advertisement[14 + 40] = 136;
+        advertisement[14 + 48..].copy_from_slice(&target.octets());
+        assert_eq!(
+            answered(&advertisement),
+            Some((target.into(), Kind::Advertisement))
+        );
+        assert_eq!(answered(&arp[..20]), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! Issue, "Seen to hold" 6, and the disks and clocks of the lab: trouble that is no
+//! reason to move.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use evenkeel_host::clock::now;
+
+use super::Ending;
+use crate::bench::settled;
+use crate::cluster::{self, Cluster};
+use crate::daemon;
+use crate::fault::clock::Step;
+use crate::fault::disk::{self, Frozen};
+use crate::fault::load;
+use crate::figures;
+
+/// Busy loops per server.
+const LOOPS: usize = 32;
+
+/// How long a cluster with a bad disk or clock is watched.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// A step of the calendar clock.
+const STEP: Duration = Duration::from_secs(3600);
+
+/// Watches for `length` that nothing moves and that no two hosts answer; returns what
+/// the client saw.
+fn nothing_moves(cluster: &Cluster, holder: &str, length: Duration) -> Result<figures::Seen> {
+    let epoch = cluster::epoch(cluster, holder)?;
+    cluster.observer.mark();
+    let client = cluster.client()?;
+    let from = now();
+    std::thread::sleep(length);
+    let to = now();
+    let seen = figures::seen(&settled(&client, from, to), from, to);
+    let report = cluster.observer.report();
+    ensure!(
+        report.is_clean(),
+        "{:?}, missed {}",
+        report.violations,
+        report.missed
+    );
+    let serving = cluster.serving()?;
+    ensure!(
+        serving.as_deref() == Some(holder),
+        "{serving:?} serves, not {holder}"
+    );
+    let later = cluster::epoch(cluster, holder)?;
+    ensure!(
+        later == epoch,
+        "{holder} serves again: epoch {epoch} became {later}"
+    );
+    Ok(seen)
+}
+
+/// Busy loops and a saturated disk on both servers.
+pub(super) fn busy(cluster: &mut Cluster, length: Duration) -> Result<Ending> {
+    let holder = cluster.wait_whole()?;
+    for name in cluster.server_names() {
+        let host = cluster.host_mut(&name)?;
+        load::start_spinning(host, LOOPS)?;
+        load::start_churning(host)?;
+    }
+    let seen = nothing_moves(cluster, &holder, length);
+    for name in cluster.server_names() {
+        load::stop(cluster.host(&name)?)?;
+    }
+    let seen = seen?;
+    Ok(Ending::Held(format!(
+        "no takeover in {} s; client's longest gap {:.0} ms, {} of {} requests failed",
+        length.as_secs(),
+        seen.gap.as_secs_f64() * 1e3,
+        seen.failed,
+        seen.requests
+    )))
+}
+
+/// The disks of the logs of all nodes filled up.
+pub(super) fn disk_full(cluster: &mut Cluster) -> Result<Ending> {
+    let holder = cluster.wait_whole()?;
+    for name in cluster.names() {
+        disk::fill(&daemon::state(cluster.host(&name)?))?;
+    }
+    let seen = nothing_moves(cluster, &holder, WATCH);
+    for name in cluster.names() {
+        disk::empty(&daemon::state(cluster.host(&name)?))?;
+    }
+    let seen = seen?;
+    ensure!(
+        seen.failed == 0,
+        "{} of {} requests failed",
+        seen.failed,
+        seen.requests
+    );
+    cluster.wait_whole()?;
+    Ok(Ending::Held(
+        "the holder kept serving, and the cluster is whole again".into(),
+    ))
+}
+
+/// The disk of the holder's log frozen.
+pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
+    let holder = cluster.wait_whole()?;
+    let state = daemon::state(cluster.host(&holder)?);
+    let frozen = Frozen::freeze(cluster.lab().directory(), &state)?;
+    let seen = nothing_moves(cluster, &holder, WATCH);
+    drop(frozen);
+    let seen = seen?;
+    ensure!(
+        seen.failed == 0,
+        "{} of {} requests failed",
+        seen.failed,
+        seen.requests
+    );
+    cluster.wait_whole()?;
+    Ok(Ending::Held("the holder kept serving".into()))
+}
+
+/// The calendar clock an hour ahead, and back.
+pub(super) fn clock_step(cluster: &mut Cluster) -> Result<Ending> {
+    let holder = cluster.wait_whole()?;
+    let step = Step::ahead(cluster.lab().directory(), STEP)?;
+    let seen = nothing_moves(cluster, &holder, WATCH);
+    drop(step);
+    let seen = seen?;
+    ensure!(
+        seen.failed == 0,
+        "{} of {} requests failed",
+        seen.failed,
+        seen.requests
+    );
+    nothing_moves(cluster, &holder, WATCH)?;
+    Ok(Ending::Held(
+        "an hour ahead and back: nothing happened".into(),
+    ))
+}

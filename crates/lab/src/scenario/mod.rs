@@ -1,0 +1,171 @@
+//! Scenarios: stories with a condition that must hold at their end.
+
+mod freeze;
+mod identity;
+mod load;
+mod majority;
+mod rest;
+mod rule;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::bench::keep_logs;
+use crate::bridge::Switch;
+use crate::cli::ScenarioOptions;
+use crate::cluster::{Cluster, Plan};
+use crate::inside::Lab;
+
+/// The scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// A daemon frozen and thawed: mute within the lease, and ever after.
+    Freeze,
+    /// The rule "ping and apache": neither alone moves the group, both do.
+    RuleAnd,
+    /// The default rule: either moves it.
+    RuleAny,
+    /// No majority: mute; `recover` serves again; afterwards one holder.
+    Majority,
+    /// Busy loops and a saturated disk: no takeover.
+    Load,
+    /// A cloned state directory: never two holders.
+    Clone,
+    /// A second process of one node: never two holders.
+    Double,
+    /// A voter restarted in the middle of a takeover: never two holders.
+    Restart,
+    /// A full disk of the log: the holder keeps serving.
+    DiskFull,
+    /// A frozen disk of the log: the holder keeps serving. Root only.
+    DiskFrozen,
+    /// A step of the calendar clock of this machine: nothing happens. Root only, and
+    /// only if asked for by name.
+    ClockStep,
+    /// At rest: processor and memory per node.
+    Rest,
+}
+
+const USUAL: [Scenario; 11] = [
+    Scenario::Freeze,
+    Scenario::RuleAnd,
+    Scenario::RuleAny,
+    Scenario::Majority,
+    Scenario::Load,
+    Scenario::Clone,
+    Scenario::Double,
+    Scenario::Restart,
+    Scenario::DiskFull,
+    Scenario::DiskFrozen,
+    Scenario::Rest,
+];
+
+/// How a scenario ended, if it did not fail.
+pub(crate) enum Ending {
+    /// It held; with its figures.
+    Held(String),
+    /// It cannot be played here; why.
+    Impossible(String),
+}
+
+impl Scenario {
+    fn plan(self, program: &Path, options: &ScenarioOptions) -> Plan {
+        let mut plan = Plan::new(program, options.profile);
+        match self {
+            Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
+            Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
+            Self::DiskFrozen => plan.log_disk = crate::cluster::LogDisk::Image,
+            _ => {}
+        }
+        plan
+    }
+
+    fn play(self, cluster: &mut Cluster, plan: &Plan, options: &ScenarioOptions) -> Result<Ending> {
+        match self {
+            Self::Freeze => freeze::play(cluster, plan),
+            Self::RuleAnd => rule::and(cluster),
+            Self::RuleAny => rule::any(cluster),
+            Self::Majority => majority::play(cluster),
+            Self::Load => load::busy(cluster, options.length()),
+            Self::Clone => identity::cloned(cluster),
+            Self::Double => identity::double(cluster),
+            Self::Restart => identity::restarted(cluster),
+            Self::DiskFull => load::disk_full(cluster),
+            Self::DiskFrozen => load::disk_frozen(cluster),
+            Self::ClockStep => load::clock_step(cluster),
+            Self::Rest => rest::play(cluster, options.length()),
+        }
+    }
+
+    /// Why it cannot be played here.
+    fn hindrance(self) -> Option<String> {
+        let root = crate::apache::can_change_user();
+        (!root && matches!(self, Self::DiskFrozen | Self::ClockStep))
+            .then(|| "needs real root".to_owned())
+    }
+}
+
+/// Plays one scenario on a cluster of its own.
+fn play_one(
+    lab: &Lab,
+    switch: &Arc<Switch>,
+    program: &Path,
+    scenario: Scenario,
+    options: &ScenarioOptions,
+) -> Result<Ending> {
+    if let Some(why) = scenario.hindrance() {
+        return Ok(Ending::Impossible(why));
+    }
+    let plan = scenario.plan(program, options);
+    let mut cluster = Cluster::start(lab, switch, &plan)?;
+    cluster.wait_whole()?;
+    let ending = scenario.play(&mut cluster, &plan, options);
+    if ending.is_err() {
+        keep_logs(
+            &cluster,
+            options.keep_logs.as_deref(),
+            &format!("{scenario:?}"),
+        );
+    }
+    ending
+}
+
+/// Plays the scenarios and prints how each ended.
+pub(crate) fn run(
+    lab: &Lab,
+    switch: &Arc<Switch>,
+    program: &Path,
+    options: &ScenarioOptions,
+) -> Result<ExitCode> {
+    let chosen = if options.scenarios.is_empty() {
+        USUAL.to_vec()
+    } else {
+        options.scenarios.clone()
+    };
+    let (mut held, mut failed, mut skipped) = (0, 0, 0);
+    for scenario in chosen {
+        match play_one(lab, switch, program, scenario, options) {
+            Ok(Ending::Held(figures)) => {
+                held += 1;
+                println!("held     {scenario:?}: {figures}");
+            }
+            Ok(Ending::Impossible(why)) => {
+                skipped += 1;
+                println!("SKIPPED  {scenario:?}: {why}");
+            }
+            Err(fault) => {
+                failed += 1;
+                println!("FAILED   {scenario:?}: {fault:#}");
+            }
+        }
+    }
+    println!("{held} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
