@@ -42,6 +42,7 @@ pub struct Campaign {
     again: Option<Why>,
     sent: usize,
     dropped: usize,
+    told: bool,
 }
 
 /// What a round came to.
@@ -65,7 +66,14 @@ impl Campaign {
             again: None,
             sent: 0,
             dropped: 0,
+            told: false,
         }
+    }
+
+    fn round_at(&self, round: usize) -> Option<Moment> {
+        SCHEDULE_MS
+            .get(round)
+            .map(|offset| self.started + Duration::from_millis(*offset))
     }
 
     /// When it was started.
@@ -75,8 +83,7 @@ impl Campaign {
 
     /// When there is something to do next; earlier calls are harmless.
     pub fn due(&self) -> Option<Moment> {
-        let round = SCHEDULE_MS.get(self.round);
-        let round = round.map(|offset| self.started + Duration::from_millis(*offset));
+        let round = self.round_at(self.round);
         let again = self.again.map(|_| self.started + DOUBT_SPACING);
         round.into_iter().chain(again).min()
     }
@@ -98,8 +105,13 @@ impl Campaign {
         {
             *self = Self::new(now, self.epoch, why);
         }
-        let offset = SCHEDULE_MS.get(self.round);
-        if offset.is_none_or(|offset| now < self.started + Duration::from_millis(*offset)) {
+        if self.cursor == 0 {
+            // Rounds that were missed are not made up for: the latest one stands for all.
+            while self.round_at(self.round + 1).is_some_and(|at| at <= now) {
+                self.round += 1;
+            }
+        }
+        if self.round_at(self.round).is_none_or(|at| now < at) {
             return 0..0;
         }
         let start = self.cursor.min(count);
@@ -110,7 +122,7 @@ impl Campaign {
 
     /// Counts what became of the addresses of the last [`Campaign::next`]; says what the
     /// round came to if it ended the first round.
-    pub fn done(&mut self, now: Moment, count: usize, part: Round) -> Option<Round> {
+    pub fn done(&mut self, count: usize, part: Round) -> Option<Round> {
         self.sent += part.sent;
         self.dropped += part.dropped;
         if self.cursor < count {
@@ -120,18 +132,12 @@ impl Campaign {
             sent: self.sent,
             dropped: self.dropped,
         };
-        let first = self.round == 0;
         self.cursor = 0;
         self.sent = 0;
         self.dropped = 0;
         self.round += 1;
-        // A round that took longer than the pause after it is not made up for.
-        while SCHEDULE_MS
-            .get(self.round + 1)
-            .is_some_and(|offset| now >= self.started + Duration::from_millis(*offset))
-        {
-            self.round += 1;
-        }
+        let first = !self.told;
+        self.told = true;
         first.then_some(round)
     }
 }
@@ -162,7 +168,7 @@ mod tests {
                 sent: range.len(),
                 dropped: 0,
             };
-            campaign.done(at(now), count, part);
+            campaign.done(count, part);
             now += step_ms;
             assert!(now < 100_000, "it ends");
         }
@@ -176,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_slow_round_is_finished_before_the_next() {
-        // 10 steps of 20 ms each: the rounds at 50 and 200 ms run into one another.
+        // 10 steps of 20 ms each: the round at 50 ms falls into the first one.
         let begun = rounds(100, 10, 20);
         assert_eq!(begun[..4], [0, 200, 500, 1_000]);
         assert_eq!(begun.last(), Some(&60_000));
@@ -188,7 +194,6 @@ mod tests {
         assert_eq!(campaign.next(at(0), 3, 2), 0..2);
         assert_eq!(
             campaign.done(
-                at(0),
                 3,
                 Round {
                     sent: 2,
@@ -199,7 +204,6 @@ mod tests {
         );
         assert_eq!(campaign.next(at(1), 3, 2), 2..3);
         let whole = campaign.done(
-            at(1),
             3,
             Round {
                 sent: 0,
@@ -217,7 +221,6 @@ mod tests {
         assert_eq!(campaign.next(at(50), 3, 5), 0..3);
         assert_eq!(
             campaign.done(
-                at(50),
                 3,
                 Round {
                     sent: 3,
@@ -233,7 +236,6 @@ mod tests {
         let mut campaign = Campaign::new(at(0), EPOCH, Why::Opened);
         campaign.next(at(0), 1, 1);
         campaign.done(
-            at(0),
             1,
             Round {
                 sent: 1,
@@ -244,7 +246,6 @@ mod tests {
         assert_eq!((campaign.started(), campaign.why), (at(30_500), Why::Link));
         assert_eq!(campaign.next(at(30_500), 1, 1), 0..1);
         campaign.done(
-            at(30_500),
             1,
             Round {
                 sent: 1,

@@ -1053,7 +1053,7 @@ impl Machine {
         let Some(campaign) = &mut group.campaign else {
             return;
         };
-        let Some(round) = campaign.done(now, group.sites.len(), part) else {
+        let Some(round) = campaign.done(group.sites.len(), part) else {
             return;
         };
         let since = match campaign.why {

@@ -1,1 +1,698 @@
-//! The machine, walked.
+//! The machine's table, walked with a kernel made of two maps.
+
+use evenkeel_host::address::Lifetime;
+
+use super::*;
+use crate::campaign::{DOUBT_SPACING, SCHEDULE_MS};
+
+const WWW: GroupId = GroupId(1);
+const DB: GroupId = GroupId(2);
+const EPOCH: Epoch = Epoch { term: 1, index: 7 };
+const OPEN: Want = Want::Open { epoch: EPOCH };
+const ETH0: u32 = 2;
+const ETH1: u32 = 3;
+/// Nothing announced.
+const QUIET: [IpAddr; 0] = [];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn site(text: &str, device: &str) -> Site {
+    Site {
+        ip: ip(text),
+        device: device.to_owned(),
+    }
+}
+
+fn link(index: u32, name: &str) -> Link {
+    let mac = Some([2, 0, 0, 0, 0, index as u8]);
+    Link {
+        index,
+        name: name.to_owned(),
+        mac,
+        up: true,
+        carrier: true,
+        kind: String::new(),
+    }
+}
+
+fn address(device: u32, text: &str, prefix: u8, owner: Owner) -> Address {
+    let ip = ip(text);
+    Address {
+        device,
+        ip,
+        network: ip,
+        prefix,
+        owner,
+        lifetime: Lifetime::Seconds(30),
+    }
+}
+
+/// A machine and its kernel: effects are carried out at once, and told as changes.
+struct World {
+    machine: Machine,
+    now: Moment,
+    addresses: BTreeMap<(u32, IpAddr), Owner>,
+    /// Adding fails, as if the right were missing.
+    refuses: bool,
+    /// Ended sockets are not told.
+    ender_hangs: bool,
+    log: Vec<Effect>,
+}
+
+impl World {
+    fn new(sites: &[(GroupId, Vec<Site>)]) -> Self {
+        let mut world = Self {
+            machine: Machine::new(Some(Duration::from_secs(10))),
+            now: Moment::from_nanos(1_000_000_000),
+            addresses: BTreeMap::new(),
+            refuses: false,
+            ender_hangs: false,
+            log: Vec::new(),
+        };
+        for (group, sites) in sites {
+            world.step(Event::Assign(*group, sites.clone()));
+        }
+        world.step(Event::Change(Change::Link(link(ETH0, "eth0"))));
+        world.step(Event::Change(Change::Link(link(ETH1, "eth1"))));
+        world
+    }
+
+    /// One group, `www`, with an address of each family on eth0.
+    fn www() -> Self {
+        Self::new(&[(
+            WWW,
+            vec![site("192.0.2.1", "eth0"), site("2001:db8::1", "eth0")],
+        )])
+    }
+
+    fn step(&mut self, event: Event) {
+        self.machine.step(self.now, event);
+    }
+
+    fn want(&mut self, group: GroupId, want: Want) -> Vec<Effect> {
+        self.step(Event::Want(group, want));
+        self.settle()
+    }
+
+    fn wait(&mut self, span: Duration) -> Vec<Effect> {
+        self.now += span;
+        self.settle()
+    }
+
+    /// Somebody else configures an address.
+    fn appears(&mut self, device: u32, text: &str, owner: Owner) {
+        self.addresses.insert((device, ip(text)), owner);
+        let prefix = if owner == Owner::Evenkeel {
+            single(ip(text))
+        } else {
+            24
+        };
+        let address = address(device, text, prefix, owner);
+        self.step(Event::Change(Change::Address(address)));
+    }
+
+    /// Somebody else deletes one.
+    fn vanishes(&mut self, device: u32, text: &str) {
+        let owner = self
+            .addresses
+            .remove(&(device, ip(text)))
+            .expect("it was there");
+        let prefix = if owner == Owner::Evenkeel {
+            single(ip(text))
+        } else {
+            24
+        };
+        let address = address(device, text, prefix, owner);
+        self.step(Event::Change(Change::AddressGone(address)));
+    }
+
+    fn place(&mut self, group: GroupId, places: &[Placement]) {
+        if self.refuses {
+            self.step(Event::Refused(
+                group,
+                Attempt::Place,
+                "place it: no".to_owned(),
+            ));
+            return;
+        }
+        for place in places {
+            self.appears(place.device, &place.ip.to_string(), Owner::Evenkeel);
+        }
+    }
+
+    /// Plans and carries out until nothing is planned; gives what was carried out.
+    fn settle(&mut self) -> Vec<Effect> {
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            let effects = self.machine.plan(self.now);
+            if effects.is_empty() {
+                self.log.extend(all.iter().cloned());
+                return all;
+            }
+            for effect in &effects {
+                match effect {
+                    Effect::Add(group, places) => self.place(*group, places),
+                    Effect::Remove(_, places) => {
+                        for place in places {
+                            self.vanishes(place.device, &place.ip.to_string());
+                        }
+                    }
+                    Effect::RestoreRoutes(_, places) => {
+                        for place in places {
+                            self.step(Event::Change(Change::Route(*place)));
+                        }
+                    }
+                    Effect::EndSockets(ticket, _) if !self.ender_hangs => {
+                        self.step(Event::SocketsEnded(*ticket, Ok(3)));
+                    }
+                    Effect::EndSockets(..) | Effect::Refresh(_) | Effect::Report(_) => {}
+                }
+            }
+            all.extend(effects);
+        }
+        panic!("it does not settle: {all:?}");
+    }
+
+    /// Announces all that is due now; gives the addresses.
+    fn announce(&mut self) -> Vec<IpAddr> {
+        let mut announced = Vec::new();
+        while let Some(volley) = self.machine.volley(self.now, 100) {
+            announced.extend(volley.shots.iter().map(|(place, _)| place.ip));
+            let round = Round {
+                sent: volley.shots.len(),
+                dropped: 0,
+            };
+            self.step(Event::Sent(volley.group, round));
+        }
+        announced
+    }
+
+    fn ours(&self) -> Vec<(u32, IpAddr)> {
+        let ours = self
+            .addresses
+            .iter()
+            .filter(|(_, owner)| **owner == Owner::Evenkeel);
+        ours.map(|(key, _)| *key).collect()
+    }
+}
+
+fn reports(effects: &[Effect]) -> Vec<&Report> {
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::Report(report) = effect {
+            found.push(report);
+        }
+    }
+    found
+}
+
+fn count(effects: &[Effect], is: impl Fn(&Effect) -> bool) -> usize {
+    effects.iter().filter(|effect| is(effect)).count()
+}
+
+fn adds(effects: &[Effect]) -> usize {
+    count(effects, |effect| matches!(effect, Effect::Add(..)))
+}
+
+#[test]
+fn nothing_happens_before_anything_is_wanted() {
+    let mut world = World::www();
+    world.appears(ETH0, "192.0.2.1", Owner::Evenkeel);
+    assert_eq!(world.settle(), []);
+    assert_eq!(world.wait(Duration::from_secs(60)), []);
+    assert_eq!(world.ours().len(), 1, "an earlier life's address stays");
+    assert_eq!(
+        world.machine.deadline(),
+        Moment::MAX,
+        "and nothing is waited for"
+    );
+}
+
+#[test]
+fn closed_places_all_in_one_batch_and_announces_nothing() {
+    let mut world = World::www();
+    let effects = world.want(WWW, Want::Closed);
+    let batch = effects.iter().find_map(|effect| match effect {
+        Effect::Add(WWW, places) => Some(places.len()),
+        _ => None,
+    });
+    assert_eq!((adds(&effects), batch), (1, Some(2)));
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Placed {
+            group: WWW,
+            addresses: 2,
+            adopted: 0,
+            ..
+        }]
+    ));
+    assert_eq!(world.announce(), QUIET);
+    assert_eq!(world.machine.status()[&WWW].placed, 2);
+}
+
+#[test]
+fn open_announces_and_repeats_for_a_minute() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    world.wait(Duration::from_millis(40));
+    let effects = world.want(WWW, OPEN);
+    assert_eq!(effects, [], "all is placed already");
+    let start = world.now;
+    let all = [ip("192.0.2.1"), ip("2001:db8::1")];
+    for offset in SCHEDULE_MS {
+        world.now = start + Duration::from_millis(offset);
+        assert_eq!(world.announce(), all, "at {offset} ms");
+        assert_eq!(world.announce(), QUIET, "once at {offset} ms");
+        world.settle();
+    }
+    world.now = start + Duration::from_secs(600);
+    assert_eq!(world.announce(), QUIET);
+    let announced: Vec<_> = reports(&world.log)
+        .into_iter()
+        .filter(|report| matches!(report, Report::Announced { .. }))
+        .collect();
+    assert!(
+        matches!(
+            announced[..],
+            [Report::Announced {
+                epoch: EPOCH,
+                addresses: 2,
+                dropped: 0,
+                why: Why::Opened,
+                ..
+            }]
+        ),
+        "told once: {announced:?}"
+    );
+}
+
+#[test]
+fn a_newer_epoch_is_announced_anew_and_the_same_word_changes_nothing() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    assert_eq!(world.announce().len(), 2);
+    world.settle();
+    world.now += Duration::from_millis(1);
+    assert_eq!(world.want(WWW, OPEN), []);
+    assert_eq!(world.announce(), QUIET);
+    world.want(
+        WWW,
+        Want::Open {
+            epoch: Epoch { term: 2, index: 9 },
+        },
+    );
+    assert_eq!(world.announce().len(), 2);
+}
+
+#[test]
+fn an_address_deleted_by_somebody_is_back_at_once() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.wait(Duration::from_secs(5));
+    world.announce();
+    world.vanishes(ETH0, "192.0.2.1");
+    let effects = world.settle();
+    assert_eq!(adds(&effects), 1);
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Repaired {
+            what: Repair::Address,
+            count: 1,
+            ..
+        }]
+    ));
+    assert_eq!(world.ours().len(), 2);
+    assert_eq!(world.announce().len(), 2, "and announced anew");
+}
+
+#[test]
+fn a_quarrel_about_an_address_costs_a_try_every_ten_milliseconds() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    let mut tries = 0;
+    for _ in 0..1_000 {
+        if world.addresses.contains_key(&(ETH0, ip("192.0.2.1"))) {
+            world.vanishes(ETH0, "192.0.2.1");
+        }
+        tries += adds(&world.wait(Duration::from_millis(1)));
+    }
+    assert!((50..=100).contains(&tries), "{tries} tries in a second");
+}
+
+#[test]
+fn what_the_kernel_refuses_is_told_once_and_tried_ever_more_seldom() {
+    let mut world = World::www();
+    world.refuses = true;
+    let mut effects = world.want(WWW, Want::Closed);
+    for _ in 0..10_000 {
+        effects.extend(world.wait(Duration::from_millis(1)));
+    }
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Failed {
+            what: Attempt::Place,
+            ..
+        }]
+    ));
+    let tries = adds(&effects);
+    assert!((14..=18).contains(&tries), "{tries} tries in ten seconds");
+    world.refuses = false;
+    let effects = world.wait(TRY_SPACING_MAX);
+    assert!(
+        matches!(reports(&effects)[..], [Report::Placed { .. }]),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn absent_ends_sockets_then_removes_then_tells() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.settle();
+    let effects = world.want(WWW, Want::Absent);
+    let kinds: Vec<_> = effects
+        .iter()
+        .map(|effect| match effect {
+            Effect::EndSockets(_, ips) => format!("end {}", ips.len()),
+            Effect::Report(Report::Reset { sockets, .. }) => format!("reset {sockets}"),
+            Effect::Remove(Some(WWW), places) => format!("remove {}", places.len()),
+            Effect::Report(Report::Gone { .. }) => "gone".to_owned(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["end 2", "reset 3", "remove 2", "gone"]);
+    assert_eq!(world.ours(), []);
+    assert_eq!(world.wait(Duration::from_secs(60)), []);
+    assert_eq!(world.announce(), QUIET, "the campaign is over");
+    assert_eq!(world.want(WWW, Want::Absent), [], "said again");
+}
+
+#[test]
+fn sockets_are_ended_even_where_no_address_is_left() {
+    let mut world = World::www();
+    let effects = world.want(WWW, Want::Absent);
+    assert!(matches!(effects[0], Effect::EndSockets(..)), "{effects:?}");
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Reset { .. }, Report::Gone { .. }]
+    ));
+}
+
+#[test]
+fn addresses_go_even_if_their_sockets_do_not_end() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    world.ender_hangs = true;
+    assert_eq!(reports(&world.want(WWW, Want::Absent)).len(), 0);
+    assert_eq!(world.wait(END_SOCKETS_MAX / 2), []);
+    assert_eq!(world.machine.deadline(), world.now + END_SOCKETS_MAX / 2);
+    let effects = world.wait(END_SOCKETS_MAX / 2);
+    assert!(matches!(
+        reports(&effects)[..],
+        [
+            Report::Failed {
+                what: Attempt::EndSockets,
+                ..
+            },
+            Report::Gone { .. }
+        ]
+    ));
+}
+
+#[test]
+fn the_newest_word_counts() {
+    let mut world = World::www();
+    world.ender_hangs = true;
+    world.want(WWW, Want::Closed);
+    world.want(WWW, Want::Absent);
+    world.want(WWW, OPEN);
+    assert_eq!(
+        world.wait(END_SOCKETS_MAX * 2).len(),
+        0,
+        "the removal is forgotten"
+    );
+    assert_eq!(world.ours().len(), 2);
+}
+
+#[test]
+fn leftovers_are_adopted_and_their_lifetimes_renewed_at_once() {
+    let mut world = World::www();
+    world.wait(Duration::from_secs(1));
+    world.appears(ETH0, "192.0.2.1", Owner::Evenkeel);
+    world.appears(ETH0, "2001:db8::1", Owner::Evenkeel);
+    let effects = world.want(WWW, OPEN);
+    assert_eq!(adds(&effects), 0);
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Placed { adopted: 2, .. }]
+    ));
+    assert_eq!(
+        count(&effects, |effect| matches!(effect, Effect::Refresh(_))),
+        1
+    );
+    assert_eq!(world.announce().len(), 2);
+}
+
+#[test]
+fn lifetimes_are_renewed_in_time() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    let mut renewed = 0;
+    for _ in 0..100 {
+        let effects = world.wait(Duration::from_secs(1));
+        renewed += count(
+            &effects,
+            |effect| matches!(effect, Effect::Refresh(places) if places.len() == 2),
+        );
+    }
+    assert_eq!(renewed, 10);
+}
+
+#[test]
+fn a_leftover_on_another_interface_goes_before_the_address_is_placed() {
+    let mut world = World::www();
+    world.appears(ETH1, "192.0.2.1", Owner::Evenkeel);
+    let effects = world.want(WWW, Want::Closed);
+    assert!(matches!(effects[0], Effect::Remove(..)) && matches!(effects[1], Effect::Add(..)));
+    assert_eq!(
+        world.ours(),
+        [(ETH0, ip("192.0.2.1")), (ETH0, ip("2001:db8::1"))]
+    );
+}
+
+#[test]
+fn an_interface_that_was_down_gets_its_addresses_back() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.wait(Duration::from_secs(5));
+    world.announce();
+    world.step(Event::Change(Change::Link(Link {
+        up: false,
+        carrier: false,
+        ..link(ETH0, "eth0")
+    })));
+    world.vanishes(ETH0, "2001:db8::1");
+    let effects = world.settle();
+    assert_eq!(adds(&effects), 0, "not while it is down");
+    let Report::Failed { error, .. } = reports(&effects)[0] else {
+        panic!("{effects:?}")
+    };
+    assert!(error.contains("ip link set eth0 up"), "{error}");
+    assert_eq!(
+        reports(&world.wait(Duration::from_secs(30))).len(),
+        0,
+        "told once"
+    );
+    assert_eq!(world.announce(), QUIET, "no frame into a dead interface");
+    world.step(Event::Change(Change::Link(link(ETH0, "eth0"))));
+    let effects = world.settle();
+    assert_eq!(adds(&effects), 1);
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Repaired {
+            what: Repair::Interface,
+            ..
+        }]
+    ));
+    assert_eq!(world.announce().len(), 2);
+}
+
+#[test]
+fn a_device_made_again_gets_its_addresses_under_its_new_number() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.wait(Duration::from_secs(5));
+    world.announce();
+    world.step(Event::Change(Change::LinkGone(ETH0)));
+    world.addresses.clear();
+    let effects = world.settle();
+    let Report::Failed { error, .. } = reports(&effects)[0] else {
+        panic!("{effects:?}")
+    };
+    assert!(error.contains("eth0 is gone"), "{error}");
+    world.step(Event::Change(Change::Link(link(9, "eth0"))));
+    world.settle();
+    assert_eq!(world.ours(), [(9, ip("192.0.2.1")), (9, ip("2001:db8::1"))]);
+    assert_eq!(world.announce().len(), 2);
+}
+
+#[test]
+fn a_carrier_that_returns_and_a_new_hardware_address_are_announced() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.wait(Duration::from_secs(15));
+    world.announce();
+    world.step(Event::Change(Change::Link(Link {
+        carrier: false,
+        ..link(ETH0, "eth0")
+    })));
+    world.wait(Duration::from_secs(2));
+    assert_eq!(world.announce(), QUIET);
+    world.step(Event::Change(Change::Link(link(ETH0, "eth0"))));
+    assert_eq!(world.announce().len(), 2);
+    world.wait(Duration::from_secs(3));
+    world.announce();
+    let other = Link {
+        mac: Some([2, 0, 0, 0, 0, 99]),
+        ..link(ETH0, "eth0")
+    };
+    world.step(Event::Change(Change::Link(other)));
+    let volley = world.machine.volley(world.now, 100).expect("due at once");
+    assert_eq!(volley.shots[0].1, [2, 0, 0, 0, 0, 99]);
+}
+
+#[test]
+fn doubt_announces_anew_but_not_faster_than_every_second() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.wait(Duration::from_secs(30));
+    world.announce();
+    let mut announced = 0;
+    for _ in 0..100 {
+        world.step(Event::Doubt(WWW));
+        world.wait(Duration::from_millis(10));
+        announced += world.announce().len();
+    }
+    // Rounds at 0, 50, 200, 500 ms and perhaps the restart at 1 s.
+    assert!((8..=12).contains(&announced), "{announced}");
+    world.wait(DOUBT_SPACING);
+    assert_eq!(world.announce().len(), 2, "the last doubt is not lost");
+}
+
+#[test]
+fn a_deleted_local_route_is_put_back() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    world.wait(Duration::from_secs(1));
+    let place = Placement {
+        device: ETH0,
+        ip: ip("192.0.2.1"),
+    };
+    world.step(Event::Change(Change::RouteGone(place)));
+    let effects = world.settle();
+    assert_eq!(effects[0], Effect::RestoreRoutes(WWW, vec![place]));
+    assert!(matches!(
+        reports(&effects)[..],
+        [Report::Repaired {
+            what: Repair::Route,
+            ..
+        }]
+    ));
+}
+
+#[test]
+fn what_somebody_else_configures_is_told_and_left_alone() {
+    let mut world = World::www();
+    world.appears(ETH1, "192.0.2.1", Owner::Others);
+    let told = world.settle();
+    assert!(matches!(
+        reports(&told)[..],
+        [Report::Foreign { group: WWW, device, .. }] if device == "eth1"
+    ));
+    world.want(WWW, Want::Closed);
+    world.want(WWW, Want::Absent);
+    assert_eq!(world.addresses.len(), 1, "still theirs");
+}
+
+#[test]
+fn changes_that_were_missed_are_made_up_for() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    world.wait(Duration::from_secs(1));
+    world.addresses.remove(&(ETH0, ip("192.0.2.1")));
+    let there: Vec<_> = world
+        .ours()
+        .iter()
+        .map(|(device, ip)| address(*device, &ip.to_string(), 128, Owner::Evenkeel))
+        .collect();
+    world.step(Event::Resync(vec![link(ETH0, "eth0")], there));
+    let effects = world.settle();
+    assert_eq!(adds(&effects), 1);
+    assert_eq!(world.ours().len(), 2);
+}
+
+#[test]
+fn an_address_that_leaves_its_group_is_taken_away() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.wait(Duration::from_secs(1));
+    world.step(Event::Assign(
+        WWW,
+        vec![site("192.0.2.1", "eth0"), site("192.0.2.9", "eth0")],
+    ));
+    world.settle();
+    assert_eq!(
+        world.ours(),
+        [(ETH0, ip("192.0.2.1")), (ETH0, ip("192.0.2.9"))]
+    );
+    assert_eq!(world.announce(), [ip("192.0.2.1"), ip("192.0.2.9")]);
+}
+
+#[test]
+fn an_address_that_moves_to_another_group_here_stays() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    world.wait(Duration::from_secs(1));
+    world.step(Event::Assign(WWW, vec![site("192.0.2.1", "eth0")]));
+    world.step(Event::Assign(DB, vec![site("2001:db8::1", "eth0")]));
+    let effects = world.want(DB, Want::Closed);
+    assert_eq!(
+        count(&effects, |effect| matches!(effect, Effect::Remove(..))),
+        0,
+        "{effects:?}"
+    );
+    assert_eq!(world.ours().len(), 2);
+}
+
+#[test]
+fn groups_take_turns_at_announcing() {
+    let many = |prefix: &str| {
+        (1..=100)
+            .map(|at| site(&format!("{prefix}.{at}"), "eth0"))
+            .collect()
+    };
+    let mut world = World::new(&[(WWW, many("192.0.2")), (DB, many("198.51.100"))]);
+    world.want(WWW, OPEN);
+    world.want(DB, OPEN);
+    let mut turns = Vec::new();
+    while let Some(volley) = world.machine.volley(world.now, 1_000) {
+        assert!(volley.shots.len() <= TURN);
+        turns.push(volley.group);
+        world.step(Event::Sent(
+            volley.group,
+            Round {
+                sent: volley.shots.len(),
+                dropped: 0,
+            },
+        ));
+    }
+    assert_eq!(turns, [WWW, DB, WWW, DB, WWW, DB, WWW, DB]);
+}

@@ -1,0 +1,106 @@
+//! A neighbour follows the address from one host to the other.
+
+use crate::net::{Lan, OPEN, WWW, wait_for};
+use evenkeel_traffic::Want;
+
+fn a_neighbour_follows(address: &str) {
+    let Some(lan) = Lan::new(3) else { return };
+    let (one, two, client) = (lan.host(1), lan.host(2), lan.host(3));
+    let ip = address.split('/').next().expect("an address");
+    let mut old = one.mover(&[address]);
+    old.mover.want(WWW, OPEN);
+    assert_eq!(old.announced(), 1);
+    client.learn(ip);
+    assert!(
+        client.neighbour(ip).contains(&one.mac()),
+        "{}",
+        client.neighbour(ip)
+    );
+
+    // The old holder's guard is not part of this test: its address goes first.
+    old.mover.want(WWW, Want::Absent);
+    old.gone();
+    let mut new = two.mover(&[address]);
+    new.mover.want(WWW, Want::Closed);
+    assert_eq!(new.placed(), 0);
+    assert!(
+        client.neighbour(ip).contains(&one.mac()),
+        "closed means not announced"
+    );
+    new.mover.want(WWW, OPEN);
+    assert_eq!(new.announced(), 1);
+    wait_for("the neighbour knows the new holder", || {
+        client.neighbour(ip).contains(&two.mac())
+    });
+    client.learn(ip);
+}
+
+#[test]
+fn a_neighbour_follows_an_ipv4_address() {
+    a_neighbour_follows("192.0.2.100/24");
+}
+
+#[test]
+fn a_neighbour_follows_an_ipv6_address() {
+    a_neighbour_follows("2001:db8::100/64");
+}
+
+/// The address is configured alone, tagged, deprecated if IPv6, and expires by itself;
+/// no other route than the local one comes with it.
+#[test]
+fn an_address_is_configured_as_promised() {
+    let Some(lan) = Lan::new(1) else { return };
+    let one = lan.host(1);
+    let before = one.ip("route show");
+    let mut mover = one.mover(&["192.0.2.100/24", "2001:db8::100/64@eth0"]);
+    mover.mover.want(WWW, Want::Closed);
+    mover.placed();
+    let ipv4 = one.ip("-d -4 -o address show dev eth0 to 192.0.2.100");
+    let ipv6 = one.ip("-d -6 -o address show dev eth0 to 2001:db8::100");
+    for (text, prefix) in [(&ipv4, "192.0.2.100/32"), (&ipv6, "2001:db8::100/128")] {
+        assert!(
+            text.contains(prefix) && text.contains("noprefixroute"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("tentative") && !text.contains("forever"),
+            "{text}"
+        );
+        assert!(!text.contains("secondary"), "{text}");
+    }
+    assert!(
+        ipv6.contains("deprecated") && ipv6.contains("nodad"),
+        "{ipv6}"
+    );
+    assert_eq!(one.ip("route show"), before);
+    let ours: Vec<_> = one
+        .addresses()
+        .into_iter()
+        .filter(|address| address.owner == evenkeel_host::address::Owner::Evenkeel)
+        .collect();
+    assert_eq!(ours.len(), 2);
+}
+
+/// `promote_secondaries` is off here: an address in the subnet of the system's own
+/// would go with it.
+#[test]
+fn an_address_outlives_the_systems_own_in_its_subnet() {
+    let Some(lan) = Lan::new(1) else { return };
+    let one = lan.host(1);
+    let mut mover = one.mover(&["192.0.2.100/24", "192.0.2.101/24"]);
+    mover.mover.want(WWW, Want::Closed);
+    mover.placed();
+    one.ip("address add 192.0.2.9/24 dev eth0");
+    one.ip("address delete 192.0.2.1/24 dev eth0");
+    assert!(!one.has("192.0.2.1"));
+    assert!(one.has("192.0.2.100") && one.has("192.0.2.101"));
+    mover.mover.want(WWW, Want::Absent);
+    mover.gone();
+    assert!(!one.has("192.0.2.100") && !one.has("192.0.2.101"));
+    let status = mover.mover.status()[&WWW];
+    assert_eq!(
+        (status.repairs, status.placed),
+        (0, 0),
+        "nothing had to be put right"
+    );
+}
