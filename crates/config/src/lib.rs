@@ -1,1 +1,44 @@
 //! The configuration file: one module per element, diagnostics with line and column.
+//!
+//! One file, the same on every node (DESIGN 5). It is read as a whole: every fault is
+//! found in one run, with its place, the reason and the remedy ([`Faults`]); only a file
+//! without any becomes a [`Config`]. The TOML is walked by hand, because a deserialiser
+//! stops at the first fault and knows no places inside strings.
+//!
+//! What is not here: anything that depends on the machine (interfaces, ports, rights).
+//! [`interface_for`] and [`Config::fault_at_address`] let the daemon say such things with
+//! the same places.
+
+mod address;
+mod check;
+mod config;
+mod duration;
+mod effective;
+mod fault;
+mod group;
+mod http;
+mod interface;
+mod load;
+mod name;
+mod node;
+mod revoked;
+mod section;
+mod source;
+mod status;
+mod syntax;
+mod target;
+mod timing;
+
+pub use check::{CheckSpec, Question};
+pub use config::Config;
+pub use fault::{FAULTS_MAX, Fault, Faults, Severity};
+pub use group::{ADDRESSES_MAX, ADDRESSES_PER_GROUP_MAX, CHECKS_MAX, GROUPS_MAX};
+pub use http::{Http, Method, Trust};
+pub use interface::{Interface, NoInterface, interface_for};
+pub use load::{FILE_SIZE_MAX, load, parse};
+pub use node::NODES_MAX;
+pub use revoked::{Fingerprint, REVOKED_MAX};
+pub use source::Place;
+pub use status::StatusSet;
+pub use target::{Target, Template};
+pub use timing::{HEARTBEATS_PER_LEASE, profile};

@@ -155,10 +155,6 @@ impl Rule {
 
 impl Truth {
     /// The opposite; unknown stays unknown.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "`!truth` would read as if it had two values"
-    )]
     pub const fn not(self) -> Self {
         match self {
             Self::Yes => Self::No,

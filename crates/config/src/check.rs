@@ -1,0 +1,275 @@
+//! `[group.G.check.NAME]`: one question about health.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use evenkeel_core::names::CheckName;
+use evenkeel_core::rule::{RULE_WORDS, nearest};
+use evenkeel_core::topology::CheckPolicy;
+
+use crate::duration;
+use crate::fault::{Report, shown};
+use crate::http::{self, Http};
+use crate::name;
+use crate::section::{Keys, Section, Text};
+use crate::source::Span;
+use crate::target::{NODE, Target, read_target};
+
+/// How often a check may ask: not so often that asking is a load of its own, not so
+/// seldom that the answer says nothing.
+const INTERVAL_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(3_600);
+
+/// How long an answer may take: a round trip at least.
+const TIMEOUT_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_millis(5)..=Duration::from_secs(300);
+
+/// Failures in a row, and good answers in a row.
+const COUNT_BOUNDS: RangeInclusive<u32> = 1..=1_000;
+
+const INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
+const FALL_DEFAULT: u32 = 2;
+const RISE_DEFAULT: u32 = 3;
+
+const LATER_HELP: &str = "ask with ping or http, or remove this check";
+
+/// The keys of every check, the kinds among them.
+const KEYS: Keys = Keys {
+    known: &[
+        "ping", "http", "interval", "timeout", "from", "fall", "rise",
+    ],
+    later: &[
+        ("tcp", LATER_HELP),
+        ("exec", LATER_HELP),
+        ("nagios", LATER_HELP),
+        ("process", LATER_HELP),
+        ("unit", LATER_HELP),
+        ("mysql", LATER_HELP),
+        ("postgres", LATER_HELP),
+        ("dns", LATER_HELP),
+        ("smtp", LATER_HELP),
+    ],
+};
+
+/// The same, with what refines `http`.
+const HTTP_KEYS: Keys = Keys {
+    known: &[
+        "http", "interval", "timeout", "from", "fall", "rise", "status", "body", "method", "host",
+        "tls", "ping",
+    ],
+    later: KEYS.later,
+};
+
+/// The keys that only `http` has.
+const HTTP_ONLY: [&str; 5] = ["status", "body", "method", "host", "tls"];
+
+/// One check of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckSpec {
+    /// What decisions need to know of it.
+    pub policy: CheckPolicy,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Does it answer an ICMP echo request?
+    Ping {
+        /// Whom to ask.
+        target: Target,
+    },
+    /// Does its web server answer well?
+    Http(Http),
+}
+
+impl Question {
+    /// Whom it asks.
+    pub const fn target(&self) -> Target {
+        match self {
+            Self::Ping { target } => *target,
+            Self::Http(http) => http.target,
+        }
+    }
+}
+
+/// Reads the name of a check. The words of the rule are taken.
+pub(crate) fn read_name(key: &Text<'_>, report: &mut Report) -> Option<CheckName> {
+    if RULE_WORDS.contains(&key.value) {
+        let what = format!("{:?} is a word of fail_when", key.value);
+        report.refuse(&key.span, what, "choose another name for the check");
+        return None;
+    }
+    name::read("check", key, CheckName::new, report)
+}
+
+/// Reads a check.
+pub(crate) fn read(
+    name: CheckName,
+    section: &Section<'_>,
+    report: &mut Report,
+) -> Option<CheckSpec> {
+    let question = read_question(section, report);
+    let interval = read_time(
+        section,
+        "interval",
+        INTERVAL_BOUNDS,
+        INTERVAL_DEFAULT,
+        report,
+    );
+    let timeout = read_time(section, "timeout", TIMEOUT_BOUNDS, TIMEOUT_DEFAULT, report);
+    let fall = section
+        .number("fall", COUNT_BOUNDS, report)
+        .unwrap_or(FALL_DEFAULT);
+    let rise = section
+        .number("rise", COUNT_BOUNDS, report)
+        .unwrap_or(RISE_DEFAULT);
+    let from = read_from(section, report);
+    let question = question?;
+    let from = from.unwrap_or(match question {
+        // A node that pings itself learns nothing.
+        Question::Ping { .. } => From {
+            node: false,
+            peers: true,
+            span: section.span.clone(),
+        },
+        Question::Http(_) => From {
+            node: true,
+            peers: true,
+            span: section.span.clone(),
+        },
+    });
+    judge_target(&question, &from, report);
+    let policy = CheckPolicy {
+        name,
+        interval,
+        timeout,
+        fall,
+        rise,
+        from_node: from.node,
+        from_peers: from.peers,
+    };
+    Some(CheckSpec { policy, question })
+}
+
+fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question> {
+    match (section.has("ping"), section.has("http")) {
+        (true, true) => {
+            section.only(&HTTP_KEYS, report);
+            let place = section.key_span("http");
+            let what = "a check asks one question, not ping and http";
+            report
+                .refuse(&place, what, "make two checks of it")
+                .also(&section.key_span("ping"), "the other question");
+            None
+        }
+        (true, false) => {
+            refuse_http_keys(section, report);
+            let help = format!("write for example ping = \"{NODE}\"");
+            let text = section.text_with("ping", &help, report)?;
+            match read_target(text.value) {
+                Ok(target) => Some(Question::Ping { target }),
+                Err((what, help)) => {
+                    report.refuse(&text.span, what, help);
+                    None
+                }
+            }
+        }
+        (false, true) => {
+            section.only(&HTTP_KEYS, report);
+            Some(Question::Http(http::read(section, report)?))
+        }
+        (false, false) => {
+            section.only(&HTTP_KEYS, report);
+            // A kind of a later version has been refused already.
+            if !KEYS.later.iter().any(|(kind, _)| section.has(kind)) {
+                let what = format!("[{}] asks nothing", section.path);
+                let help =
+                    format!("add for example ping = \"{NODE}\" or http = \"http://{NODE}/\"");
+                report.refuse(&section.span, what, help);
+            }
+            None
+        }
+    }
+}
+
+/// Refuses what does not belong to a ping; names what belongs to http.
+fn refuse_http_keys(section: &Section<'_>, report: &mut Report) {
+    for key in HTTP_ONLY.iter().filter(|key| section.has(key)) {
+        let what = format!("{key:?} belongs to http checks");
+        report.refuse(&section.key_span(key), what, "remove it, or ask with http");
+    }
+    section.only_but(&KEYS, &HTTP_ONLY, report);
+}
+
+fn read_time(
+    section: &Section<'_>,
+    key: &str,
+    bounds: RangeInclusive<Duration>,
+    otherwise: Duration,
+    report: &mut Report,
+) -> Duration {
+    duration::read(section, key, bounds, report).map_or(otherwise, |(time, _)| time)
+}
+
+/// Who asks.
+struct From {
+    node: bool,
+    peers: bool,
+    span: Span,
+}
+
+fn read_from(section: &Section<'_>, report: &mut Report) -> Option<From> {
+    const EXAMPLE: &str = "from = [\"node\", \"peers\"]";
+    let members = section.texts("from", EXAMPLE, report)?;
+    let span = section
+        .value("from")
+        .map_or(section.span.clone(), |value| value.span());
+    if members.is_empty() {
+        let what = "nobody asks";
+        report.refuse(
+            &span,
+            what,
+            format!("write for example {EXAMPLE}, or remove it"),
+        );
+        return None;
+    }
+    let mut from = From {
+        node: false,
+        peers: false,
+        span,
+    };
+    for member in &members {
+        match member.value {
+            "node" => from.node = true,
+            "peers" => from.peers = true,
+            other => {
+                let what = format!("{} cannot ask", shown(other));
+                let help = match nearest(other, ["node", "peers"]) {
+                    Some(meant) => format!("did you mean {meant:?}?"),
+                    None => "\"node\" is the judged node itself, \"peers\" are the others".into(),
+                };
+                report.refuse(&member.span, what, help);
+            }
+        }
+    }
+    Some(from)
+}
+
+/// Questions whose answer does not depend on the node that is judged.
+fn judge_target(question: &Question, from: &From, report: &mut Report) {
+    match (question, question.target()) {
+        (_, Target::Ip(ip)) if from.peers => {
+            let what = format!("peers that ask {ip} learn nothing about the node that is judged");
+            let help = format!("ask {NODE}, or write from = [\"node\"]");
+            report.warn(&from.span, what, help);
+        }
+        (Question::Ping { .. }, Target::Node) if from.node && !from.peers => {
+            let what = "a node that pings itself always answers";
+            report.warn(&from.span, what, "write from = [\"peers\"]");
+        }
+        (Question::Ping { .. } | Question::Http(_), Target::Node | Target::Ip(_)) => {}
+    }
+}

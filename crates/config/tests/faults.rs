@@ -1,0 +1,988 @@
+//! Bad files: each fault is found at its line and column, with the reason and the remedy.
+
+use evenkeel_config::{Faults, parse};
+
+/// A file without fault; each case changes one thing of it.
+const GOOD: &str = r#"cluster = "shop"
+profile = "balanced"
+
+[node.ams1]
+address = "192.0.2.11:7946"
+[node.fra1]
+address = "192.0.2.12:7946"
+[node.tie]
+address = "192.0.2.13:7946"
+witness = true
+
+[group.www]
+nodes = ["ams1", "fra1"]
+addresses = ["192.0.2.100/24", "2001:db8::100/64@eth0"]
+fail_when = "ping and apache"
+failback = "manual"
+drain = "2s"
+[group.www.check.ping]
+ping = "{node}"
+[group.www.check.apache]
+http = "http://{node}/"
+interval = "50ms"
+from = ["node", "peers"]
+fall = 2
+"#;
+
+fn shown(faults: &Faults) -> Vec<String> {
+    faults
+        .iter()
+        .map(|fault| format!("{fault} | {}", fault.help))
+        .collect()
+}
+
+/// `GOOD` with `old` replaced by `new` is refused with exactly these faults.
+fn refused(old: &str, new: &str, expected: &[&str]) {
+    assert_eq!(
+        GOOD.matches(old).count(),
+        1,
+        "{old:?} must stand once in the good file"
+    );
+    refused_text(&GOOD.replace(old, new), expected);
+}
+
+fn refused_text(text: &str, expected: &[&str]) {
+    let faults = parse(text, "f")
+        .err()
+        .map(|faults| shown(&faults))
+        .unwrap_or_default();
+    assert_eq!(faults, expected, "{text}");
+    assert!(!faults.is_empty(), "{text}");
+}
+
+/// `GOOD` with `old` replaced by `new` is used, with exactly these warnings.
+fn warned(old: &str, new: &str, expected: &[&str]) {
+    assert_eq!(
+        GOOD.matches(old).count(),
+        1,
+        "{old:?} must stand once in the good file"
+    );
+    let config = parse(&GOOD.replace(old, new), "f").unwrap_or_else(|faults| panic!("{faults}"));
+    let warnings = shown(&config.warnings);
+    assert_eq!(warnings, expected, "{new}");
+}
+
+#[test]
+fn the_good_file_is_good() {
+    let config = parse(GOOD, "f").unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+}
+
+#[test]
+fn unknown_keys_are_told_what_was_meant() {
+    refused(
+        "profile =",
+        "profil =",
+        &["f:2:1: unknown key \"profil\" at the top of the file | did you mean \"profile\"?"],
+    );
+    refused(
+        "cluster =",
+        "lease = \"1s\"\ncluster =",
+        &["f:1:1: unknown key \"lease\" at the top of the file | it belongs in [timing]"],
+    );
+    refused(
+        "cluster =",
+        "colour = 1\ncluster =",
+        &[
+            "f:1:1: unknown key \"colour\" at the top of the file | known here: cluster, profile, timing, node, group, revoked",
+        ],
+    );
+    refused(
+        "[node.ams1]",
+        "[nodes.ams1]",
+        &[
+            "f:4:2: unknown key \"nodes\" at the top of the file | did you mean \"node\"?",
+            "f:13:10: there is no node \"ams1\" | the nodes that host are fra1",
+        ],
+    );
+    refused(
+        "witness = true",
+        "wittness = true",
+        &["f:10:1: unknown key \"wittness\" in [node.tie] | did you mean \"witness\"?"],
+    );
+    refused(
+        "drain =",
+        "revoked = []\ndrain =",
+        &[
+            "f:17:1: unknown key \"revoked\" in [group.www] | it belongs at the top of the file, before the first [section]",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "fail = 2",
+        &["f:24:1: unknown key \"fail\" in [group.www.check.apache] | did you mean \"fall\"?"],
+    );
+    refused(
+        "fall = 2",
+        "xyzzy = 2",
+        &[
+            "f:24:1: unknown key \"xyzzy\" in [group.www.check.apache] | known here: http, interval, timeout, from, fall, rise, status, body, method, host, tls, ping",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "ping = \"{node}\"\nstatus = 200",
+        &["f:20:1: \"status\" belongs to http checks | remove it, or ask with http"],
+    );
+    refused(
+        "drain =",
+        "interval = \"1s\"\ndrain =",
+        &[
+            "f:17:1: unknown key \"interval\" in [group.www] | it belongs in [group.NAME.check.NAME]",
+        ],
+    );
+    refused(
+        "[group.www.check.ping]",
+        "[group.www.service.apache]\nunit = \"x\"\n[group.www.hook]\nbefore_open=\"/x\"\n[group.www.check.ping]",
+        &[
+            "f:18:12: \"service\" is not built yet in this version | remove it; start the service with the machine, and watch it by a check",
+            "f:20:12: \"hook\" is not built yet in this version | remove it",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "tcp = \"{node}:80\"",
+        &[
+            "f:19:1: \"tcp\" is not built yet in this version | ask with ping or http, or remove this check",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "exec = [\"x\"]\nfall = 1",
+        &[
+            "f:19:1: \"exec\" is not built yet in this version | ask with ping or http, or remove this check",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nleese = \"1s\"\n[group.www]",
+        &["f:13:1: unknown key \"leese\" in [timing] | did you mean \"lease\"?"],
+    );
+}
+
+#[test]
+fn cluster_and_timing() {
+    refused(
+        "cluster = \"shop\"\n",
+        "",
+        &[
+            "f:1:1: \"cluster\" is missing at the top of the file | add for example cluster = \"shop\"",
+        ],
+    );
+    refused(
+        "cluster = \"shop\"",
+        "cluster = \"my shop\"",
+        &[
+            "f:1:11: \"my shop\" is not a name: ' ' cannot stand there (letters, digits, '.', '_' and '-', a letter or digit first) | choose another name for the cluster",
+        ],
+    );
+    refused(
+        "cluster = \"shop\"",
+        "cluster = 5",
+        &[
+            "f:1:11: cluster must be a string in quotes, not a whole number | write for example cluster = \"shop\"",
+        ],
+    );
+    refused(
+        "\"balanced\"",
+        "\"blanced\"",
+        &[
+            "f:2:11: there is no profile \"blanced\" | did you mean \"balanced\"? the profiles are fast, balanced, wan",
+        ],
+    );
+    refused(
+        "\"balanced\"",
+        "\"slow\"",
+        &["f:2:11: there is no profile \"slow\" | the profiles are fast, balanced, wan"],
+    );
+    refused(
+        "\"balanced\"",
+        "1",
+        &[
+            "f:2:11: profile must be a string in quotes, not a whole number | the profiles are fast, balanced, wan",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nlease = \"50ms\"\nheartbeat = \"20ms\"\n[group.www]",
+        &[
+            "f:13:9: lease = 50ms is too short for heartbeat = 20ms | a lease is at least 3 heartbeats: write lease = \"60ms\" or heartbeat = \"16ms\"",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nlease = \"50ms\"\n[group.www]",
+        &[
+            "f:13:9: lease = 50ms is too short for heartbeat = 20ms (of profile \"balanced\") | a lease is at least 3 heartbeats: write lease = \"60ms\" or heartbeat = \"16ms\"",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nheartbeat = \"50ms\"\n[group.www]",
+        &[
+            "f:13:13: lease = 120ms (of profile \"balanced\") is too short for heartbeat = 50ms | a lease is at least 3 heartbeats: write lease = \"150ms\" or heartbeat = \"40ms\"",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nlease = \"5ms\"\nheartbeat = \"100us\"\n[group.www]",
+        &[
+            "f:13:9: lease = 5ms is too short | the shortest lease is 20ms",
+            "f:14:13: heartbeat = 100us is too short | the shortest heartbeat is 1ms",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nlease = 120\nheartbeat = \"twenty\"\n[group.www]",
+        &[
+            "f:13:9: lease must be a string in quotes, not a whole number | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+            "f:14:14: \"twenty\" is not a time | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+        ],
+    );
+    refused(
+        "[group.www]",
+        "[timing]\nlease = \"2m\"\n[group.www]",
+        &["f:13:9: lease = 2m is too long | the longest lease is 1m"],
+    );
+    refused(
+        "profile = \"balanced\"",
+        "timing = 5",
+        &[
+            "f:2:1: [timing] must be a section, not a whole number | write [timing] and its keys below it",
+        ],
+    );
+}
+
+#[test]
+fn nodes() {
+    refused(
+        "address = \"192.0.2.11:7946\"\n",
+        "",
+        &[
+            "f:4:1: \"address\" is missing in [node.ams1] | add for example address = \"192.0.2.11:7946\"",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"192.0.2.11\"",
+        &["f:5:11: \"192.0.2.11\" has no port | write for example \"192.0.2.11:7946\""],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"2001:db8::11\"",
+        &["f:5:11: \"2001:db8::11\" has no port | write for example \"[2001:db8::11]:7946\""],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"[2001:db8::11]\"",
+        &["f:5:11: \"[2001:db8::11]\" has no port | write for example \"[2001:db8::11]:7946\""],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"192.0.2.11:http\"",
+        &["f:5:11: \"http\" is no port | a port is a number from 1 to 65535"],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"192.0.2.11:0\"",
+        &["f:5:11: \"192.0.2.11:0\": port 0 is no port | write the port to listen on"],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"ams1.example.com:7946\"",
+        &[
+            "f:5:11: \"ams1.example.com:7946\" is not an address with a port | write for example \"192.0.2.11:7946\" or \"[2001:db8::11]:7946\"; names are not looked up, because nodes must find each other when DNS is down",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"0.0.0.0:7946\"",
+        &[
+            "f:5:11: \"0.0.0.0:7946\": a node's address cannot be unspecified | write the address at which the other nodes reach it",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"[::]:7946\"",
+        &[
+            "f:5:11: \"[::]:7946\": a node's address cannot be unspecified | write the address at which the other nodes reach it",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"239.1.1.1:7946\"",
+        &[
+            "f:5:11: \"239.1.1.1:7946\": a node's address cannot be a multicast or broadcast address | write the address at which the other nodes reach it",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"[fe80::1%2]:7946\"",
+        &[
+            "f:5:11: \"[fe80::1%2]:7946\": a link-local address means another thing on every interface | write a global or unique local address",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"[::ffff:192.0.2.11]:7946\"",
+        &[
+            "f:5:11: \"[::ffff:192.0.2.11]:7946\": this is an IPv4 address written as IPv6 | write it as IPv4",
+        ],
+    );
+    refused(
+        "\"192.0.2.11:7946\"",
+        "\"192.0.2.12:7946\"",
+        &[
+            "f:7:11: 192.0.2.12:7946 is already the address of \"ams1\" | every node has its own address and port",
+        ],
+    );
+    refused(
+        "[node.tie]",
+        "[node.\"tie break\"]",
+        &[
+            "f:8:7: \"tie break\" is not a name: ' ' cannot stand there (letters, digits, '.', '_' and '-', a letter or digit first) | choose another name for the node",
+        ],
+    );
+    refused(
+        "witness = true",
+        "witness = \"yes\"",
+        &[
+            "f:10:11: witness must be true or false, not a string | write true or false, without quotes",
+        ],
+    );
+    refused(
+        "witness = true",
+        "witness = true\nvoter = false",
+        &["f:11:1: a witness that does not vote has no purpose | remove witness or voter"],
+    );
+    refused(
+        "[node.tie]",
+        "[[node.tie]]",
+        &[
+            "f:8:8: [node.tie] is one section, not a list of them | write [node.tie] in single brackets, once",
+        ],
+    );
+    refused(
+        "[node.ams1]",
+        "[node]\nams1 = 5\n[node.ams2]",
+        &[
+            "f:5:1: [node.ams1] must be a section, not a whole number | write [node.NAME] and its keys below it",
+        ],
+    );
+}
+
+#[test]
+fn groups() {
+    refused(
+        "nodes = [\"ams1\", \"fra1\"]\n",
+        "",
+        &[
+            "f:12:1: \"nodes\" is missing in [group.www] | add for example nodes = [\"ams1\", \"fra1\"]",
+        ],
+    );
+    refused(
+        "[\"ams1\", \"fra1\"]",
+        "\"ams1\"",
+        &[
+            "f:13:9: nodes must be a list of strings, not a string | write for example nodes = [\"ams1\", \"fra1\"]",
+        ],
+    );
+    refused(
+        "[\"ams1\", \"fra1\"]",
+        "[]",
+        &["f:13:9: no node may hold this group | write for example nodes = [\"ams1\", \"fra1\"]"],
+    );
+    refused(
+        "[\"ams1\", \"fra1\"]",
+        "[1, \"ams1\", \"ams1\"]",
+        &[
+            "f:13:10: a member of nodes must be a string in quotes, not a whole number | write for example nodes = [\"ams1\", \"fra1\"]",
+            "f:13:21: \"ams1\" is named twice | remove one of them",
+        ],
+    );
+    refused(
+        "[\"ams1\", \"fra1\"]",
+        "[\"ams2\", \"tie\", \"paris\"]",
+        &[
+            "f:13:10: there is no node \"ams2\" | did you mean \"ams1\"?",
+            "f:13:18: \"tie\" is a witness, which hosts nothing | remove it here, or remove witness = true there",
+            "f:13:25: there is no node \"paris\" | the nodes that host are ams1, fra1",
+        ],
+    );
+    refused(
+        "\"manual\"",
+        "\"auto after\"",
+        &[
+            "f:16:12: \"auto after\" is no way to come back | write \"manual\", or for example \"auto after 10m\"",
+        ],
+    );
+    refused(
+        "\"manual\"",
+        "\"auto after 10\"",
+        &[
+            "f:16:24: 10 has no unit | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+        ],
+    );
+    refused(
+        "\"manual\"",
+        "\"auto after 1ms\"",
+        &["f:16:24: failback = 1ms is too short | the shortest failback is 1s"],
+    );
+    refused(
+        "\"manual\"",
+        "\"manul\"",
+        &["f:16:12: \"manul\" is no way to come back | did you mean \"manual\"?"],
+    );
+    refused(
+        "\"manual\"",
+        "\"auto after 40d\"",
+        &["f:16:24: failback = 40d is too long | the longest failback is 30d"],
+    );
+    refused(
+        "\"2s\"",
+        "2",
+        &[
+            "f:17:9: drain must be a string in quotes, not a whole number | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+        ],
+    );
+    refused(
+        "\"2s\"",
+        "\"1h\"",
+        &["f:17:9: drain = 1h is too long | the longest drain is 10m"],
+    );
+    refused(
+        "\"2s\"",
+        "\"-1s\"",
+        &[
+            "f:17:10: \"-1s\" is not a time | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+        ],
+    );
+    refused(
+        "\"2s\"",
+        "\"2 s econds\"",
+        &[
+            "f:17:14: \"2 s econds\" is not a time | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+        ],
+    );
+    refused(
+        "drain =",
+        "without_majority = \"serv\"\ndrain =",
+        &["f:17:20: \"serv\" is neither \"mute\" nor \"serve\" | did you mean \"serve\"?"],
+    );
+    refused(
+        "drain =",
+        "without_majority = \"vote\"\ndrain =",
+        &[
+            "f:17:20: \"vote\" is neither \"mute\" nor \"serve\" | write \"mute\", which is safe, or \"serve\", which is not",
+        ],
+    );
+}
+
+#[test]
+fn addresses() {
+    refused(
+        "\"192.0.2.100/24\"",
+        "\"192.0.2.100\"",
+        &[
+            "f:14:15: \"192.0.2.100\" has no prefix length | write the length of its subnet, for example \"192.0.2.100/24\"",
+        ],
+    );
+    refused(
+        "\"192.0.2.100/24\"",
+        "\"192.0.2.100/33\"",
+        &["f:14:27: \"33\" is no prefix length | for IPv4 it is a number from 1 to 32"],
+    );
+    refused(
+        "\"192.0.2.100/24\"",
+        "\"192.0.2.11/24\"",
+        &[
+            "f:14:14: 192.0.2.11 is the own address of node \"ams1\" | an address that moves is no node's own",
+        ],
+    );
+    refused(
+        "\"192.0.2.100/24\"",
+        "\"2001:DB8:0::100/60@eth1\"",
+        &["f:14:41: 2001:db8::100 stands twice in this group | remove one of them"],
+    );
+    refused(
+        "\"192.0.2.100/24\"",
+        "\"192.0.2.100/32\"",
+        &[
+            "f:14:27: a subnet of /32 has no interface | write the length of the subnet, or name the interface, as in \"192.0.2.100/32@eth0\"",
+        ],
+    );
+    refused(
+        "\"192.0.2.100/24\"",
+        "\"192.0.2.100/24@\"",
+        &["f:14:30: \"\" is no name of an interface | `ip link` lists the interfaces of a machine"],
+    );
+    refused(
+        "fall = 2\n",
+        "fall = 2\n[group.mail]\nnodes = [\"fra1\", \"ams1\"]\naddresses = [\"192.0.2.100/24\"]\n",
+        &["f:27:14: 192.0.2.100 is in group \"www\" already | remove one of them"],
+    );
+}
+
+#[test]
+fn rules_point_into_the_string() {
+    refused(
+        "\"ping and apache\"",
+        "\"ping and apach\"",
+        &["f:15:23: there is no check \"apach\" | did you mean \"apache\"?"],
+    );
+    refused(
+        "\"ping and apache\"",
+        "'ping && apache'",
+        &["f:15:19: `&&` has no meaning in a rule | write `and`"],
+    );
+    refused(
+        "\"ping and apache\"",
+        "\"p\\u0069ng and (apache\"",
+        &["f:15:28: this bracket is never closed | add `)`"],
+    );
+    refused(
+        "\"ping and apache\"",
+        "\"\"\"\nping\nand \\\n   nginx\"\"\"",
+        &["f:18:4: there is no check \"nginx\" | the checks of this group are apache, ping"],
+    );
+    refused(
+        "\"ping and apache\"",
+        "\"\"",
+        &[
+            "f:15:14: the rule is empty | name the checks that must fail, as in \"ping and apache\", or leave fail_when out: then any failing check counts",
+        ],
+    );
+    refused(
+        "\"ping and apache\"",
+        "\"ping or\"",
+        &["f:15:21: the rule ends after `or` | name the check that should follow"],
+    );
+    refused(
+        "\"ping and apache\"",
+        "\"not ping\"",
+        &[
+            "f:15:13: this rule holds when every check is well | a name means that this check fails: remove `not`",
+        ],
+    );
+    refused(
+        "\"ping and apache\"",
+        "[\"ping\"]",
+        &[
+            "f:15:13: fail_when must be a string in quotes, not a list | write names of checks, as in \"ping and apache\"",
+        ],
+    );
+}
+
+#[test]
+fn checks() {
+    refused(
+        "\"50ms\"",
+        "\"50 msec\"",
+        &[
+            "f:22:16: \"msec\" is no unit of time | write a number and a unit, as in \"50ms\", \"1.5s\", \"10m\" or \"1h30m\" (units: us, ms, s, m, h, d)",
+        ],
+    );
+    refused(
+        "\"50ms\"",
+        "\"5ms\"",
+        &["f:22:12: interval = 5ms is too short | the shortest interval is 10ms"],
+    );
+    refused(
+        "fall = 2",
+        "fall = 0",
+        &["f:24:8: fall = 0 is out of bounds | write a whole number from 1 to 1000"],
+    );
+    refused(
+        "fall = 2",
+        "fall = -1",
+        &["f:24:8: fall = -1 is out of bounds | write a whole number from 1 to 1000"],
+    );
+    refused(
+        "fall = 2",
+        "fall = 2.0",
+        &[
+            "f:24:8: fall must be a whole number, not a number with a point | write a whole number from 1 to 1000",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "fall = \"2\"",
+        &[
+            "f:24:8: fall must be a whole number, not a string | write a whole number from 1 to 1000",
+        ],
+    );
+    refused(
+        "[\"node\", \"peers\"]",
+        "[]",
+        &["f:23:8: nobody asks | write for example from = [\"node\", \"peers\"], or remove it"],
+    );
+    refused(
+        "[\"node\", \"peers\"]",
+        "[\"nodes\", \"everyone\"]",
+        &[
+            "f:23:9: \"nodes\" cannot ask | did you mean \"node\"?",
+            "f:23:18: \"everyone\" cannot ask | \"node\" is the judged node itself, \"peers\" are the others",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"\n",
+        "",
+        &[
+            "f:18:1: [group.www.check.ping] asks nothing | add for example ping = \"{node}\" or http = \"http://{node}/\"",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "ping = \"{nod}\"",
+        &[
+            "f:19:8: \"{nod}\" is neither {node} nor an IP address | write {node} or an address: a check must not depend on DNS",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "ping = \"gateway.example.com\"",
+        &[
+            "f:19:8: \"gateway.example.com\" is neither {node} nor an IP address | write {node} or an address: a check must not depend on DNS",
+        ],
+    );
+    refused(
+        "[group.www.check.ping]",
+        "[group.www.check.any]",
+        &[
+            "f:15:14: there is no check \"ping\" | the checks of this group are apache",
+            "f:18:18: \"any\" is a word of fail_when | choose another name for the check",
+        ],
+    );
+    refused(
+        "[group.www.check.ping]",
+        "[group.www.check.\"a b\"]",
+        &[
+            "f:15:14: there is no check \"ping\" | the checks of this group are apache",
+            "f:18:18: \"a b\" is not a name: ' ' cannot stand there (letters, digits, '.', '_' and '-', a letter or digit first) | choose another name for the check",
+        ],
+    );
+}
+
+#[test]
+fn web_checks() {
+    refused(
+        "ping = \"{node}\"",
+        "ping = \"{node}\"\nhttp = \"http://{node}/\"",
+        &["f:20:1: a check asks one question, not ping and http | make two checks of it"],
+    );
+    refused(
+        "\"http://{node}/\"",
+        "\"http://www.example.com/\"",
+        &[
+            "f:21:16: \"www.example.com\" is neither {node} nor an IP address | write {node} or an address: a check must not depend on DNS",
+        ],
+    );
+    refused(
+        "\"http://{node}/\"",
+        "\"http://{node}:0/\"",
+        &["f:21:23: \"0\" is no port | a port is a number from 1 to 65535"],
+    );
+    refused(
+        "\"http://{node}/\"",
+        "\"http://{node}/\\u00fc\"",
+        &["f:21:23: 'ü' cannot stand in a URL | write it as % and two hexadecimal digits per byte"],
+    );
+    refused(
+        "\"http://{node}/\"",
+        "\"{node}\"",
+        &[
+            "f:21:9: \"{node}\" is not a URL | write for example \"http://{node}/\" or \"https://{node}:8443/health\"",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "status = \"200-99\"",
+        &[
+            "f:24:11: \"99\" is no status code | write codes and ranges, as in \"200-399\" or \"200, 204, 301-302\"",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "status = 2000",
+        &[
+            "f:24:10: \"2000\" is no status code | write codes and ranges, as in \"200-399\" or \"200, 204, 301-302\"",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "status = true",
+        &[
+            "f:24:10: status must be a string or a number, not true or false | write codes and ranges, as in \"200-399\" or \"200, 204, 301-302\"",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "method = \"get\"",
+        &["f:24:10: there is no method \"get\" for checks | did you mean \"GET\"?"],
+    );
+    refused(
+        "fall = 2",
+        "method = \"HEAD\"\nbody = \"x\"",
+        &["f:25:1: an answer to HEAD has no body | remove body, or method"],
+    );
+    refused(
+        "fall = 2",
+        "body = \"\"",
+        &["f:24:8: every answer contains an empty text | write a text that a good answer contains"],
+    );
+    refused(
+        "fall = 2",
+        "host = \"http://x\"",
+        &[
+            "f:24:8: \"http://x\" is no host | write the name of the site, as in \"www.example.com\" or \"www.example.com:8080\"",
+        ],
+    );
+    refused(
+        "fall = 2",
+        "tls = { verify = false }",
+        &["f:24:1: tls has no meaning for an http:// URL | write https:// or remove tls"],
+    );
+    refused(
+        "http = \"http://{node}/\"",
+        "http = \"https://{node}/\"\ntls = { ca = \"ca.pem\" }",
+        &["f:22:14: \"ca.pem\" is not an absolute path | write the whole path, from / on"],
+    );
+    refused(
+        "http = \"http://{node}/\"",
+        "http = \"https://{node}/\"\ntls = { ca = \"/ca.pem\", verify = false, cert = 1 }",
+        &[
+            "f:22:25: verify = false ignores the authority in ca | remove one of them",
+            "f:22:41: unknown key \"cert\" in [group.www.check.apache.tls] | known here: ca, verify",
+        ],
+    );
+    refused(
+        "http = \"http://{node}/\"",
+        "http = \"https://{node}/\"\ntls = true",
+        &[
+            "f:22:1: [group.www.check.apache.tls] must be a section, not true or false | write tls = { ca = \"/path/of/ca.pem\" } or tls = { verify = false }",
+        ],
+    );
+}
+
+#[test]
+fn revoked_certificates() {
+    refused(
+        "profile =",
+        "revoked = [\"12:34\"]\nprofile =",
+        &[
+            "f:2:12: \"12:34\" is no SHA-256 fingerprint | write for example revoked = [\"AB:CD:...\"] with the 64 hexadecimal digits that `openssl x509 -noout -fingerprint -sha256 -in NAME.pem` prints",
+        ],
+    );
+    refused(
+        "profile =",
+        "revoked = \"x\"\nprofile =",
+        &[
+            "f:2:11: revoked must be a list of strings, not a string | write for example revoked = [\"AB:CD:...\"] with the 64 hexadecimal digits that `openssl x509 -noout -fingerprint -sha256 -in NAME.pem` prints",
+        ],
+    );
+}
+
+#[test]
+fn text_that_is_no_toml() {
+    refused_text(
+        "drain = 2s",
+        &["f:1:9: this is not TOML: string values must be quoted | write \"2s\""],
+    );
+    refused_text(
+        "lease = 120ms\n",
+        &["f:1:9: this is not TOML: string values must be quoted | write \"120ms\""],
+    );
+    refused_text(
+        "address = 192.0.2.11:7946",
+        &[
+            "f:1:16: this is not TOML: invalid float | a text stands in quotes, as in drain = \"2s\"",
+        ],
+    );
+    refused_text(
+        "from = [node]",
+        &["f:1:9: this is not TOML: invalid float | a text stands in quotes, as in drain = \"2s\""],
+    );
+    refused_text(
+        "addresses = [192.0.2.1/24]",
+        &[
+            "f:1:19: this is not TOML: invalid float | a text stands in quotes, as in drain = \"2s\"",
+        ],
+    );
+    refused_text(
+        "witness = yes",
+        &["f:1:11: this is not TOML: string values must be quoted | write \"yes\""],
+    );
+    refused_text(
+        "x = 1.2.3",
+        &[
+            "f:1:8: this is not TOML: invalid float | https://toml.io/en/v1.1.0 describes the format",
+        ],
+    );
+    refused_text(
+        "x = 2020-01-99",
+        &["f:1:5: this is not TOML: invalid date | expected here: day between 01 and 31"],
+    );
+    refused_text(
+        "x = 07",
+        &[
+            "f:1:5: this is not TOML: unexpected leading zero | https://toml.io/en/v1.1.0 describes the format",
+        ],
+    );
+    refused_text(
+        "",
+        &[
+            "f:1:1: \"cluster\" is missing at the top of the file | add for example cluster = \"shop\"",
+            "f:1:1: the file has no nodes | add for example [node.ams1] with address = \"192.0.2.11:7946\"",
+        ],
+    );
+    refused_text(
+        "\n\n",
+        &[
+            "f:1:1: \"cluster\" is missing at the top of the file | add for example cluster = \"shop\"",
+            "f:1:1: the file has no nodes | add for example [node.ams1] with address = \"192.0.2.11:7946\"",
+        ],
+    );
+    refused_text(
+        "cluster = shop\nprofile = fast\n",
+        &[
+            "f:1:11: this is not TOML: string values must be quoted | write \"shop\"",
+            "f:2:11: this is not TOML: invalid boolean | a text stands in quotes, as in drain = \"2s\"",
+        ],
+    );
+    refused_text(
+        "a = 1\na = 2\n[b\n[c]\n",
+        &[
+            "f:2:1: this is not TOML: duplicate key | \"a\" stands here a second time: remove one of them",
+            "f:3:3: this is not TOML: unclosed table | expected here: `]`",
+        ],
+    );
+    refused_text(
+        "[node.a]\naddress = \"x\n[node.b]\naddress = 'y\n",
+        &[
+            "f:2:13: this is not TOML: invalid basic string | expected here: `\"`",
+            "f:4:13: this is not TOML: invalid literal string | expected here: `'`",
+        ],
+    );
+    refused_text(
+        "x = [1, 2\ny = 3\n[z]\n",
+        &["f:2:1: this is not TOML: missing comma between array elements | expected here: `,`"],
+    );
+    refused_text(
+        "cluster = \"x\\q\"",
+        &[
+            "f:1:14: this is not TOML: missing escaped value | expected here: `b`, `e`, `f`, `n`, `r`, `\\`, `\"`, `x`, `u`, `U`",
+        ],
+    );
+    refused_text(
+        "\u{feff}cluster = 5",
+        &[
+            "f:1:1: the file has no nodes | add for example [node.ams1] with address = \"192.0.2.11:7946\"",
+            "f:1:11: cluster must be a string in quotes, not a whole number | write for example cluster = \"shop\"",
+        ],
+    );
+    refused_text(
+        "= 5",
+        &[
+            "f:1:1: this is not TOML: unquoted keys cannot be empty | expected here: letters, numbers, `-`, `_`",
+        ],
+    );
+    refused_text(
+        "cluster",
+        &["f:1:8: this is not TOML: key with no value | expected here: `=`"],
+    );
+    refused_text(
+        "\0",
+        &[
+            "f:1:1: this is not TOML: invalid unquoted key | expected here: letters, numbers, `-`, `_`",
+        ],
+    );
+    refused_text(
+        "a.b = 1\na = 2\n",
+        &[
+            "f:2:1: this is not TOML: duplicate key | \"a\" stands here a second time: remove one of them",
+        ],
+    );
+    refused_text(
+        "[node.a]\naddress = { a = 1\n",
+        &[
+            "f:2:18: this is not TOML: unclosed inline table | a text stands in quotes, as in drain = \"2s\"",
+        ],
+    );
+}
+
+#[test]
+fn what_is_used_but_doubtful() {
+    warned(
+        "witness = true\n",
+        "voter = false\n",
+        &[
+            "f:4:7: warning: there are 2 voters: when either fails, everything is mute | add a third vote: a small machine anywhere, with witness = true",
+        ],
+    );
+    warned(
+        "[node.tie]",
+        "[node.four]\naddress = \"192.0.2.14:7946\"\n[node.tie]",
+        &[
+            "f:4:7: warning: 4 voters outlive no more failures than 3 | add a witness, or take one vote away with voter = false",
+        ],
+    );
+    warned(
+        "\"192.0.2.13:7946\"",
+        "\"192.0.2.12:7947\"",
+        &[
+            "f:9:11: warning: \"fra1\" and \"tie\" are on one machine | they fail together, so two such votes count as one; give each a machine of its own",
+        ],
+    );
+    warned(
+        "[\"ams1\", \"fra1\"]",
+        "[\"ams1\"]",
+        &[
+            "f:13:9: warning: only one node may hold this group: it cannot move | name a second node",
+        ],
+    );
+    warned(
+        "[\"192.0.2.100/24\", \"2001:db8::100/64@eth0\"]",
+        "[]",
+        &[
+            "f:12:1: warning: [group.www] has no addresses, so nothing moves | add for example addresses = [\"192.0.2.100/24\"]",
+        ],
+    );
+    warned(
+        "\"ping and apache\"",
+        "\"ping\"",
+        &[
+            "f:20:18: warning: fail_when does not name the check \"apache\" | it is shown, but never moves the group; name it, or remove it",
+        ],
+    );
+    warned(
+        "drain =",
+        "without_majority = \"serve\"\ndrain =",
+        &[
+            "f:17:20: warning: without a majority two nodes may answer for one address | this is what \"serve\" risks; \"mute\" does not",
+        ],
+    );
+    warned(
+        "ping = \"{node}\"",
+        "ping = \"192.0.2.1\"",
+        &[
+            "f:18:1: warning: peers that ask 192.0.2.1 learn nothing about the node that is judged | ask {node}, or write from = [\"node\"]",
+        ],
+    );
+    warned(
+        "ping = \"{node}\"",
+        "ping = \"{node}\"\nfrom = [\"node\"]",
+        &["f:20:8: warning: a node that pings itself always answers | write from = [\"peers\"]"],
+    );
+    warned(
+        "http://",
+        "https://",
+        &[
+            "f:21:8: warning: the server's certificate must carry the address itself | add host = \"www.example.com\" with the name in the certificate, or tls = { verify = false }",
+        ],
+    );
+}
