@@ -184,7 +184,7 @@ pub(crate) struct Millis(pub(crate) Duration);
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_secs_f64() * 1000.0;
-        if millis < 10.0 && self.0.subsec_micros() % 1000 != 0 {
+        if millis < 10.0 && !self.0.subsec_micros().is_multiple_of(1000) {
             write!(f, "{millis:.1}")
         } else {
             write!(f, "{millis:.0}")

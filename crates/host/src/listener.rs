@@ -246,7 +246,13 @@ impl Look {
                     self.say_nobody();
                     self.poll_pause().await;
                 }
-                Ok(Some(_)) => self.attend().await,
+                Ok(Some(_)) => {
+                    // Its end must be told even if it comes before the holders are found.
+                    if matches!(self.seen, Seen::Never) {
+                        self.seen = Seen::Hidden;
+                    }
+                    self.attend().await;
+                }
             }
         }
     }
@@ -275,7 +281,6 @@ impl Look {
 
     /// The holders cannot be seen: asks steadily, and searches again after a while.
     async fn attend_hidden(&mut self) {
-        self.seen = Seen::Hidden;
         self.say(Presence::Listening {
             by: None,
             processes: 0,

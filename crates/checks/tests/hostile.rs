@@ -1,0 +1,355 @@
+//! Servers that do everything wrong: each is judged, in time, with a reason to read.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use evenkeel_checks::{Asker, BODY_LENGTH_MAX, Probe, State, Verdict};
+use evenkeel_core::{CheckName, NodeId};
+use support::{SOON, Told, page, page_with};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// A server that treats every connection the same way.
+struct Server {
+    at: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    async fn start<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let at = listener.local_addr().expect("bound");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepts");
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(treat(stream));
+            }
+        });
+        Self { at, accepted, task }
+    }
+
+    /// Reads the request, says `text`, then closes.
+    async fn saying(text: &'static str) -> Self {
+        Self::start(move |mut stream| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(text.as_bytes()).await;
+        })
+        .await
+    }
+
+    /// Reads the request, says `text`, then `more` until nobody listens any more.
+    async fn saying_for_ever(text: &'static str, more: &'static str) -> Self {
+        Self::start(move |mut stream| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(text.as_bytes()).await;
+            while stream.write_all(more.as_bytes()).await.is_ok() {}
+        })
+        .await
+    }
+}
+
+async fn read_request(stream: &mut TcpStream) {
+    let mut request = [0; 1024];
+    let _ = stream.read(&mut request).await;
+}
+
+async fn hold(stream: TcpStream) {
+    let _stream = stream;
+    std::future::pending().await
+}
+
+/// Fails and recovers at once.
+fn quick(mut probe: Probe) -> Probe {
+    (probe.fall, probe.rise) = (1, 1);
+    probe
+}
+
+async fn verdict_on(probe: Probe) -> Verdict {
+    Told::start(vec![quick(probe)])
+        .wait_for(|verdict| verdict.state != State::Unknown)
+        .await
+}
+
+async fn check(server: Server, state: State, detail: &str) {
+    let verdict = verdict_on(page(server.at)).await;
+    assert_eq!(verdict.state, state, "{}", verdict.detail);
+    assert!(
+        verdict.detail.starts_with(detail),
+        "{:?} for {detail:?}",
+        verdict.detail
+    );
+}
+
+#[tokio::test]
+async fn half_answers_and_lies_are_failures() {
+    let cut = "connection closed before the answer was whole";
+    check(
+        Server::start(|stream| async { drop(stream) }).await,
+        State::Failing,
+        "",
+    )
+    .await;
+    check(Server::saying("").await, State::Failing, cut).await;
+    check(
+        Server::saying("HTTP/1.1 200 OK\r\nContent-Le").await,
+        State::Failing,
+        cut,
+    )
+    .await;
+    let lie = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort").await;
+    check(lie, State::Failing, "HTTP 200, but ").await;
+    let lie = Server::saying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel").await;
+    check(lie, State::Failing, "HTTP 200, but ").await;
+    let lie = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: lots\r\n\r\n").await;
+    check(lie, State::Failing, "the answer is not HTTP: ").await;
+    let more = Server::saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nwell and more").await;
+    check(more, State::Ok, "HTTP 200 in ").await;
+    let old = Server::saying("HTTP/1.0 200 OK\r\n\r\nuntil the end").await;
+    check(old, State::Ok, "HTTP 200 in ").await;
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_a_failure() {
+    check(
+        Server::saying("220 mail ready\r\n").await,
+        State::Failing,
+        "the answer is not HTTP: ",
+    )
+    .await;
+    check(
+        Server::saying("\0\u{1b}[2J\u{7f}").await,
+        State::Failing,
+        "",
+    )
+    .await;
+    let endless = Server::saying_for_ever("HTTP/1.1 200 OK\r\n", "X-More: and more\r\n").await;
+    check(endless, State::Failing, "the answer is not HTTP: ").await;
+    let long = Server::saying_for_ever("HTTP/1.1 200 OK\r\nX-Long: ", "longer and longer").await;
+    check(long, State::Failing, "the answer is not HTTP: ").await;
+    // Interim answers without end are legal, and never an answer.
+    let never = Server::saying_for_ever("", "HTTP/1.1 100 Continue\r\n\r\n").await;
+    check(never, State::Failing, "no answer within 200 ms").await;
+}
+
+#[tokio::test]
+async fn slow_and_endless_bodies_are_bounded() {
+    let slow = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes()).await;
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    check(
+        slow,
+        State::Failing,
+        "HTTP 200, but no whole body within 200 ms (connect ",
+    )
+    .await;
+    let film = || Server::saying_for_ever("HTTP/1.1 200 OK\r\n\r\n", "frame after frame");
+    check(film().await, State::Ok, "HTTP 200 in ").await;
+    let film = film().await;
+    let probe = page_with(film.at, |http| http.body = Some("the end".to_owned()));
+    let verdict = verdict_on(probe).await;
+    let expected = format!("HTTP 200 without \"the end\" in {BODY_LENGTH_MAX} bytes, ");
+    assert!(verdict.detail.starts_with(&expected), "{}", verdict.detail);
+}
+
+#[tokio::test]
+async fn a_text_is_found_across_the_pieces_of_a_body() {
+    let server = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for piece in [
+            head,
+            "4\r\nall ",
+            "\r\n6\r\nhands ",
+            "\r\n4\r\nwell\r\n0\r\n\r\n",
+        ] {
+            let _ = stream.write_all(piece.as_bytes()).await;
+            let _ = stream.flush().await;
+        }
+    })
+    .await;
+    let probe = page_with(server.at, |http| http.body = Some("hands well".to_owned()));
+    let verdict = verdict_on(probe).await;
+    assert_eq!(verdict.state, State::Ok, "{}", verdict.detail);
+}
+
+#[tokio::test]
+async fn a_server_without_tls_fails_a_question_with_it() {
+    let server = Server::saying("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let probe = page_with(server.at, |http| {
+        let trust = evenkeel_checks::Trust::Anybody;
+        http.tls = Some(evenkeel_checks::TlsExpect {
+            trust,
+            name: "localhost".to_owned(),
+        });
+    });
+    let verdict = verdict_on(probe).await;
+    assert_eq!(verdict.state, State::Failing);
+    assert!(verdict.detail.starts_with("TLS "), "{}", verdict.detail);
+    let silent = Server::start(hold).await;
+    let probe = page_with(silent.at, |http| {
+        let trust = evenkeel_checks::Trust::Anybody;
+        http.tls = Some(evenkeel_checks::TlsExpect {
+            trust,
+            name: "localhost".to_owned(),
+        });
+    });
+    let verdict = verdict_on(probe).await;
+    assert!(
+        verdict.detail.starts_with("no TLS handshake within 200 ms"),
+        "{}",
+        verdict.detail
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_fails_at_once_only_where_the_kernel_can_be_asked() {
+    let closed = SocketAddr::from(([127, 0, 0, 1], support::apache::free_port()));
+    let mut probe = page(closed);
+    (probe.fall, probe.interval) = (1000, Duration::from_secs(3600));
+    let mut told = Told::start(vec![probe]);
+    let verdict = told.wait_for_state(State::Failing).await;
+    assert_eq!(
+        verdict.detail,
+        format!("connection refused, nobody listens on {closed}")
+    );
+
+    let mut probe = page(closed);
+    (probe.fall, probe.role) = (3, Asker::Peer);
+    let mut told = Told::start(vec![probe]);
+    let unknown = told
+        .wait_for(|verdict| verdict.detail.contains("connection refused"))
+        .await;
+    assert_eq!(unknown.state, State::Failing);
+    assert_eq!(unknown.detail, "connection refused");
+}
+
+#[tokio::test]
+async fn a_prober_that_was_stalled_says_unknown() {
+    let server = Server::start(hold).await;
+    let mut probe = quick(page(server.at));
+    probe.timeout = Duration::from_millis(300);
+    let mut told = Told::start(vec![probe]);
+    while server.accepted.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // The runtime of this test has one thread: nobody runs meanwhile.
+    std::thread::sleep(Duration::from_millis(600));
+    let verdict = told
+        .wait_for(|verdict| verdict.detail.contains("ms late"))
+        .await;
+    assert_eq!(verdict.state, State::Unknown);
+    // Questions that it asks afterwards count again.
+    told.wait_for_state(State::Failing).await;
+}
+
+const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell";
+
+#[tokio::test]
+async fn probes_are_replaced_as_a_set_and_unchanged_ones_go_on() {
+    let (one, two) = (Server::saying(GOOD).await, Server::saying(GOOD).await);
+    let named = |probe: Probe, name: &str| Probe {
+        check: CheckName::new(name).expect("a name"),
+        ..probe
+    };
+    let (first, second) = (named(page(one.at), "one"), named(page(two.at), "two"));
+    let mut told = Told::start(vec![first.clone()]);
+    told.wait_for_state(State::Ok).await;
+
+    told.prober.set_probes(vec![first.clone(), second.clone()]);
+    let seen = told.wait_for(|verdict| verdict.check == first.check || verdict.state == State::Ok);
+    let seen = seen.await;
+    assert_eq!(
+        seen.state,
+        State::Ok,
+        "an unchanged probe starts anew: {seen:?}"
+    );
+    told.wait_for(|verdict| verdict.check == second.check && verdict.state == State::Ok)
+        .await;
+
+    told.prober.set_probes(vec![Probe {
+        idle: true,
+        ..second.clone()
+    }]);
+    let idle = told.wait_for(|verdict| verdict.check == second.check).await;
+    assert_eq!(idle.state, State::Idle);
+    let asked = (
+        one.accepted.load(Ordering::Relaxed),
+        two.accepted.load(Ordering::Relaxed),
+    );
+    told.stays(Duration::from_millis(300), |verdict| {
+        verdict.check == second.check && verdict.state == State::Idle
+    })
+    .await;
+    let now = (
+        one.accepted.load(Ordering::Relaxed),
+        two.accepted.load(Ordering::Relaxed),
+    );
+    // A question may have been under way.
+    assert!(
+        now.0 <= asked.0 + 1 && now.1 <= asked.1 + 1,
+        "{asked:?} {now:?}"
+    );
+
+    told.prober.set_probes(vec![second.clone()]);
+    told.wait_for(|verdict| verdict.check == second.check && verdict.state == State::Ok)
+        .await;
+}
+
+#[tokio::test]
+async fn hundreds_of_hung_checks_do_not_disturb_one_that_is_well() {
+    let (well, hung) = (Server::saying(GOOD).await, Server::start(hold).await);
+    let mut probes: Vec<Probe> = (0..200)
+        .map(|number| Probe {
+            judged: NodeId(1000 + number),
+            ..page(hung.at)
+        })
+        .map(|probe| Probe {
+            watch_listener: false,
+            interval: Duration::from_millis(200),
+            ..probe
+        })
+        .collect();
+    probes.push(page(well.at));
+    let mut told = Told::start(probes);
+    let mut failing = std::collections::BTreeSet::new();
+    let (mut good, mut worst) = (0, None);
+    let watch = async {
+        while failing.len() < 200 || good < 5 {
+            let verdict = told.verdicts.recv().await.expect("the prober lives");
+            match (verdict.judged == support::ME, verdict.state) {
+                (true, State::Ok) => good += 1,
+                (true, _) => worst = Some(verdict),
+                (false, State::Failing) => _ = failing.insert(verdict.judged),
+                (false, _) => {}
+            }
+        }
+    };
+    tokio::time::timeout(SOON, watch)
+        .await
+        .expect("all are judged");
+    assert_eq!(worst, None);
+}

@@ -1,0 +1,118 @@
+//! A prober and what it tells; a real Apache with a directory of its own.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+#![expect(
+    unreachable_pub,
+    reason = "shared by the test programs of this directory"
+)]
+
+pub mod apache;
+pub mod netns;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use evenkeel_checks::{Asker, Http, Probe, Prober, Resolved, State, Verdict};
+use evenkeel_config::{Method, StatusSet};
+use evenkeel_core::{CheckName, GroupId, NodeId};
+use tokio::sync::mpsc;
+
+/// Longer than anything here takes, also on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The node that asks, and is judged unless said otherwise.
+pub const ME: NodeId = NodeId(1);
+
+/// Asks for `/` at `at` every 50 ms, as the judged node itself.
+pub fn page(at: SocketAddr) -> Probe {
+    Probe {
+        group: GroupId(1),
+        check: CheckName::new("web").expect("a name"),
+        judged: ME,
+        role: Asker::Node,
+        question: Resolved::Http(Http {
+            connect: at,
+            method: Method::Get,
+            tls: None,
+            host: at.to_string(),
+            path: "/".to_owned(),
+            statuses: StatusSet::default(),
+            body: None,
+        }),
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(200),
+        fall: 2,
+        rise: 2,
+        watch_listener: true,
+        idle: false,
+    }
+}
+
+/// The same page, changed.
+pub fn page_with(at: SocketAddr, change: impl FnOnce(&mut Http)) -> Probe {
+    let mut probe = page(at);
+    if let Resolved::Http(http) = &mut probe.question {
+        change(http);
+    }
+    probe
+}
+
+/// Asks `target` for an echo every 50 ms, as a peer.
+pub fn ping(target: IpAddr) -> Probe {
+    Probe {
+        check: CheckName::new("ping").expect("a name"),
+        role: Asker::Peer,
+        question: Resolved::Ping {
+            target,
+            source: None,
+        },
+        watch_listener: false,
+        ..page(SocketAddr::new(target, 80))
+    }
+}
+
+/// What a prober tells.
+pub struct Told {
+    pub prober: Prober,
+    pub verdicts: mpsc::Receiver<Verdict>,
+}
+
+impl Told {
+    pub fn start(probes: Vec<Probe>) -> Self {
+        let (send, verdicts) = mpsc::channel(16);
+        Self {
+            prober: Prober::start(probes, send),
+            verdicts,
+        }
+    }
+
+    /// The next verdict that fits.
+    pub async fn wait_for(&mut self, fits: impl Fn(&Verdict) -> bool) -> Verdict {
+        let mut last = None;
+        let search = async {
+            loop {
+                let verdict = self.verdicts.recv().await.expect("the prober lives");
+                if fits(&verdict) {
+                    return verdict;
+                }
+                last = Some(verdict);
+            }
+        };
+        match tokio::time::timeout(SOON, search).await {
+            Ok(verdict) => verdict,
+            Err(_) => panic!("no such verdict; the last was {last:?}"),
+        }
+    }
+
+    pub async fn wait_for_state(&mut self, state: State) -> Verdict {
+        self.wait_for(|verdict| verdict.state == state).await
+    }
+
+    /// Whether no verdict fits for a while.
+    pub async fn stays(&mut self, span: Duration, fits: impl Fn(&Verdict) -> bool) {
+        let other = self.wait_for(|verdict| !fits(verdict));
+        if let Ok(other) = tokio::time::timeout(span, other).await {
+            panic!("it did not stay so: {other:?}");
+        }
+    }
+}
