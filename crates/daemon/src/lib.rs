@@ -1,1 +1,28 @@
-//! Threads, driver and supervision: where rooms meet.
+//! Where the rooms meet: threads, driver, one adapter file per room, supervision.
+
+mod agreement;
+mod decision;
+mod keeper;
+mod lease;
+mod logging;
+mod mirror;
+pub mod options;
+mod parent;
+mod peers;
+mod prepare;
+mod state;
+mod status;
+mod worker;
+
+use std::process::ExitCode;
+
+pub use options::Options;
+
+/// Runs the daemon in the foreground until it is told to stop: as the parent, or, if a
+/// parent says so in the environment, as its worker.
+pub fn run(options: &Options) -> ExitCode {
+    match std::env::var(parent::WORKER) {
+        Ok(inherited) => worker::run(options, &inherited),
+        Err(_) => parent::run(options),
+    }
+}

@@ -1,8 +1,8 @@
 //! Entries of the log.
 
-use evenkeel_core::NodeId;
 use evenkeel_core::command::{Assign, Command, Opened, Phase};
 use evenkeel_core::evidence::{Cause, CheckFact, Considered, Evidence};
+use evenkeel_core::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{AddressForm, EpochForm, IncarnationForm, SpanForm, check_name, group, node};
@@ -284,12 +284,23 @@ pub fn decode(bytes: &[u8]) -> Result<Command, WireError> {
     Ok(form.into())
 }
 
+/// What is kept beside a floor: whose epoch it is.
+pub fn encode_floor(holder: NodeId, incarnation: Incarnation) -> Vec<u8> {
+    crate::encode(&(holder.0, IncarnationForm::from(incarnation)))
+}
+
+/// Reads what is kept beside a floor.
+pub fn decode_floor(bytes: &[u8]) -> Result<(NodeId, Incarnation), WireError> {
+    let (holder, incarnation): (u64, IncarnationForm) = crate::decode("floor", 64, bytes)?;
+    Ok((NodeId(holder), incarnation.into()))
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use core::time::Duration;
     use evenkeel_core::topology::ServiceAddress;
-    use evenkeel_core::{CheckName, Epoch, GroupId, Incarnation};
+    use evenkeel_core::{CheckName, Epoch, GroupId};
 
     /// One entry of each kind, and an assignment for each cause.
     pub(crate) fn samples() -> Vec<Command> {
@@ -391,6 +402,18 @@ pub(super) mod tests {
         };
         assert_eq!(encode(&known), stored);
         assert_eq!(decode(&stored), Ok(known));
+    }
+
+    #[test]
+    fn a_floor_is_read_as_written() {
+        let life = Incarnation {
+            counter: 3,
+            nonce: u64::MAX,
+        };
+        assert_eq!(
+            decode_floor(&encode_floor(NodeId(9), life)),
+            Ok((NodeId(9), life))
+        );
     }
 
     #[test]

@@ -7,15 +7,13 @@ use super::parts::IncarnationForm;
 use crate::WireError;
 
 /// The longest hello.
-pub const HELLO_LENGTH_MAX: usize = 1024;
+pub const HELLO_LENGTH_MAX: usize = 4096;
 
 /// What a node says when a connection comes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Name of its cluster.
     pub cluster: String,
-    /// The cluster's random identity, once the node knows it; zero before.
-    pub cluster_id: u64,
     /// The speaker.
     pub node: NodeId,
     /// Its life.
@@ -26,20 +24,20 @@ pub struct Hello {
     pub membership: u64,
     /// Index of the last entry in its log: zero says that it remembers nothing.
     pub last_log_index: u64,
-    /// The life of the one spoken to, as the speaker's agreed state has it.
-    pub knows_you: Option<Incarnation>,
+    /// The lives of all nodes in the speaker's agreed state: a node that remembers
+    /// nothing learns here whether it is new or has lost its memory.
+    pub knows: Vec<(NodeId, Incarnation)>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct HelloForm {
     cluster: String,
-    cluster_id: u64,
     node: u64,
     incarnation: IncarnationForm,
     version: String,
     membership: u64,
     last_log_index: u64,
-    knows_you: Option<IncarnationForm>,
+    knows: Vec<(u64, IncarnationForm)>,
 }
 
 impl Hello {
@@ -47,13 +45,16 @@ impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         crate::encode(&HelloForm {
             cluster: self.cluster.clone(),
-            cluster_id: self.cluster_id,
             node: self.node.0,
             incarnation: self.incarnation.into(),
             version: self.version.clone(),
             membership: self.membership,
             last_log_index: self.last_log_index,
-            knows_you: self.knows_you.map(Into::into),
+            knows: self
+                .knows
+                .iter()
+                .map(|(node, life)| (node.0, (*life).into()))
+                .collect(),
         })
     }
 
@@ -62,13 +63,16 @@ impl Hello {
         let form: HelloForm = crate::decode("hello", HELLO_LENGTH_MAX, bytes)?;
         Ok(Self {
             cluster: form.cluster,
-            cluster_id: form.cluster_id,
             node: NodeId(form.node),
             incarnation: form.incarnation.into(),
             version: form.version,
             membership: form.membership,
             last_log_index: form.last_log_index,
-            knows_you: form.knows_you.map(Into::into),
+            knows: form
+                .knows
+                .into_iter()
+                .map(|(node, life)| (NodeId(node), life.into()))
+                .collect(),
         })
     }
 }
@@ -81,7 +85,6 @@ mod tests {
     fn what_is_written_is_read() {
         let hello = Hello {
             cluster: "shop".to_owned(),
-            cluster_id: 7,
             node: NodeId(u64::MAX),
             incarnation: Incarnation {
                 counter: 3,
@@ -90,10 +93,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             membership: 9,
             last_log_index: 4,
-            knows_you: Some(Incarnation {
-                counter: 1,
-                nonce: 2,
-            }),
+            knows: vec![(NodeId(1), Incarnation { counter: 1, nonce: 2 })],
         };
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
     }

@@ -1,0 +1,911 @@
+//! The decision thread: feeds the decision machine with what happens and carries out
+//! what it wants. Real-time, one step below the lease thread; no rule of its own.
+//!
+//! ```text
+//!   engine, peers, lease thread, mover, guard, checks, operators
+//!        └──────────────▶ Node::step ──▶ acts ──▶ the same
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use evenkeel_checks::Verdict;
+use evenkeel_consensus::{Engine, Event as Agreed};
+use evenkeel_console::api::v1::{Answer, Request as Asked};
+use evenkeel_core::command::{Assign, Command};
+use evenkeel_core::evidence::Cause;
+use evenkeel_core::health::Standing;
+use evenkeel_core::lease::{Assignment, Event as Leased};
+use evenkeel_core::node::{Act, Event, Node};
+use evenkeel_core::policy::Wish;
+use evenkeel_core::quorum::majority;
+use evenkeel_core::role::Want;
+use evenkeel_core::story::Loudness;
+use evenkeel_core::topology::ServiceAddress;
+use evenkeel_core::{Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
+use evenkeel_guard::GuardState;
+use evenkeel_host::clock;
+use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
+use evenkeel_transport::{Endpoint, Incoming, Message, PeerEvent, RefusedBy, Request, Responder};
+use evenkeel_wire::v1::hello::Hello;
+use evenkeel_wire::v1::{entry, report};
+use ring::rand::SecureRandom;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::agreement::{SharedLedger, assignment_of};
+use crate::keeper::KeeperThread;
+use crate::lease::{LeaseThread, News, Order, event_of};
+use crate::peers::{ASK, Gate, RAFT, REPORT};
+use crate::status::{self, Beside};
+
+/// Real-time priority: below the lease thread.
+pub const PRIORITY: u8 = 20;
+/// How long a closing holder may take to tell its clients before its guard closes.
+const FAREWELL_MAX: Duration = Duration::from_millis(10);
+/// How long a node that was told to stop tries to hand its groups over.
+const HANDOVER_MAX: Duration = Duration::from_secs(5);
+/// How long the last addresses may take to leave when the daemon ends.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// How long a question to the leader may take: longer than its own patience.
+const ASK_PATIENCE: Duration = Duration::from_secs(12);
+/// Operators' questions that may wait.
+pub const QUESTIONS_MAX: usize = 64;
+/// Answers of tasks that may wait.
+const ANSWERS_MAX: usize = 1024;
+
+/// An operator's question and where its answer goes.
+pub type Question = (Asked, oneshot::Sender<Answer>);
+
+/// Where the outcome of a wish goes.
+enum Waiting {
+    Here(oneshot::Sender<Answer>),
+    There(Responder),
+}
+
+/// Where everything comes from.
+pub struct Sources {
+    /// The engine.
+    pub agreed: evenkeel_consensus::Events,
+    /// The peers.
+    pub incoming: Incoming,
+    /// The lease thread.
+    pub news: mpsc::Receiver<News>,
+    /// The mover.
+    pub traffic: mpsc::Receiver<Traffic>,
+    /// The guard's keeper.
+    pub guard: mpsc::UnboundedReceiver<GuardState>,
+    /// The checks.
+    pub verdicts: mpsc::Receiver<Verdict>,
+    /// Operators.
+    pub questions: mpsc::Receiver<Question>,
+    /// Told to stop.
+    pub stop: oneshot::Receiver<()>,
+}
+
+/// Where everything goes.
+pub struct Driver {
+    /// The decision machine.
+    pub node: Node,
+    /// This node.
+    pub me: NodeId,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// Digest of the configuration.
+    pub config_digest: u64,
+    /// The lease thread.
+    pub lease: LeaseThread,
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// The transport.
+    pub endpoint: Endpoint,
+    /// The mover; a witness has none.
+    pub mover: Option<Mover>,
+    /// The guard's keeper; a witness has none.
+    pub keeper: Option<KeeperThread>,
+    /// Who is let in.
+    pub gate: Gate,
+    /// The agreed state as the engine drives it.
+    pub ledger: SharedLedger,
+    /// What this node says of itself, without what it knows of others.
+    pub hello: Hello,
+    /// Which addresses the mover has for each group.
+    pub placed: BTreeMap<GroupId, Vec<ServiceAddress>>,
+    /// What people should know from the start.
+    pub advice: Vec<String>,
+    books: Books,
+}
+
+/// What the driver itself has to remember.
+#[derive(Default)]
+struct Books {
+    waiting: BTreeMap<u64, Waiting>,
+    next_wish: u64,
+    notes: BTreeMap<NodeId, String>,
+    appended: BTreeMap<u64, (GroupId, Epoch)>,
+    farewells: BTreeMap<GroupId, (Assignment, Moment)>,
+    new_here: BTreeSet<NodeId>,
+    voting: bool,
+    stop_by: Option<Moment>,
+    hello_said: Bytes,
+}
+
+/// What a task brings back.
+enum Brought {
+    Proposed { id: u64, failed: Option<String> },
+}
+
+enum Input {
+    Agreed(Agreed),
+    Peer(PeerEvent),
+    Asked(Request),
+    Told(Message),
+    Lease(News),
+    Traffic(Traffic),
+    Guard(GuardState),
+    Verdict(Verdict),
+    Question(Question),
+    Brought(Brought),
+    Stop,
+    Tick,
+    /// A source has ended: this process cannot go on.
+    Ended(&'static str),
+}
+
+/// How the driver ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was told to stop, and has.
+    Stopped,
+    /// A part of the process is gone.
+    Broken(&'static str),
+}
+
+/// The calendar in milliseconds: for people only.
+fn wall_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+impl Driver {
+    /// A driver that remembers nothing yet.
+    #[expect(clippy::too_many_arguments, reason = "each is one of the rooms, named once, here")]
+    pub fn new(
+        node: Node,
+        me: NodeId,
+        incarnation: Incarnation,
+        config_digest: u64,
+        lease: LeaseThread,
+        engine: Arc<Engine>,
+        endpoint: Endpoint,
+        rooms: Rooms,
+    ) -> Self {
+        let Rooms { mover, keeper, gate, ledger, hello, placed, advice, voting } = rooms;
+        let books = Books { voting, ..Books::default() };
+        Self {
+            node,
+            me,
+            incarnation,
+            config_digest,
+            lease,
+            engine,
+            endpoint,
+            mover,
+            keeper,
+            gate,
+            ledger,
+            hello,
+            placed,
+            advice,
+            books,
+        }
+    }
+
+    /// Runs until told to stop.
+    pub async fn run(mut self, mut sources: Sources) -> End {
+        let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
+        let pace = self.node.topology().timing.heartbeat;
+        let pace = pace.clamp(Duration::from_millis(5), Duration::from_millis(50));
+        let mut ticks = tokio::time::interval(pace);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.restore();
+        self.greet();
+        let mut stop_heard = false;
+        loop {
+            let input = next(&mut sources, &mut brought, &mut ticks, stop_heard).await;
+            match input {
+                Input::Ended(what) => return End::Broken(what),
+                Input::Stop => {
+                    stop_heard = true;
+                    self.books.stop_by = Some(clock::now() + HANDOVER_MAX);
+                    tracing::info!("told to stop: handing over");
+                    self.step(Event::Stop, &bring);
+                }
+                Input::Tick => {
+                    self.tick(&bring);
+                    if self.may_end() {
+                        self.leave(&mut sources).await;
+                        return End::Stopped;
+                    }
+                }
+                other => self.take(other, &bring),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, bring: &mpsc::Sender<Brought>) {
+        match input {
+            Input::Agreed(event) => self.agreed(event, bring),
+            Input::Peer(event) => self.peer(event),
+            Input::Asked(request) => self.asked(request, bring),
+            Input::Told(message) => self.told(&message, bring),
+            Input::Lease(news) => self.leased(news, bring),
+            Input::Traffic(report) => self.traffic(report, bring),
+            Input::Guard(state) => self.step(Event::Guard { full: state.is_full() }, bring),
+            Input::Verdict(verdict) => {
+                let Verdict { group, check, judged, state, at, detail, .. } = verdict;
+                self.step(Event::Verdict { group, check, judged, state, at, detail }, bring);
+            }
+            Input::Question((asked, answer)) => self.question(asked, answer, bring),
+            Input::Brought(Brought::Proposed { id, failed }) => {
+                self.step(Event::Proposed { id, failed }, bring);
+            }
+            Input::Stop | Input::Tick | Input::Ended(_) => {}
+        }
+    }
+
+    fn step(&mut self, event: Event, bring: &mpsc::Sender<Brought>) {
+        self.node.step(clock::now(), event, wall_ms());
+        while let Some(act) = self.node.poll() {
+            self.act(act, bring);
+        }
+    }
+
+    fn act(&mut self, act: Act, bring: &mpsc::Sender<Brought>) {
+        match act {
+            Act::Propose { id, command } => self.propose(id, &command, bring),
+            Act::Tell(report) => {
+                let body = Bytes::from(report::encode(&report));
+                let others: Vec<NodeId> = self.endpoint.up();
+                for peer in others {
+                    // Who is not connected will hear the next one.
+                    let _ = self.endpoint.send(peer, REPORT, body.clone());
+                }
+            }
+            Act::Want { group, want } => self.want(group, want),
+            Act::Reply { id, outcome } => self.reply(id, outcome),
+            Act::Transfer { to } => {
+                let engine = Arc::clone(&self.engine);
+                tokio::spawn(async move {
+                    if let Err(error) = engine.transfer(to).await {
+                        tracing::info!(%error, "leadership was not handed over");
+                    }
+                });
+            }
+            Act::Say(said) => {
+                let text = said.text(self.node.topology());
+                match said.loudness() {
+                    Loudness::Info => tracing::info!("{text}"),
+                    Loudness::Warning => tracing::warn!("{text}"),
+                }
+            }
+        }
+    }
+
+    fn propose(&self, id: u64, command: &Command, bring: &mpsc::Sender<Brought>) {
+        let payload = entry::encode(command);
+        let request = (u128::from(self.incarnation.nonce) << 64) | u128::from(id);
+        let engine = Arc::clone(&self.engine);
+        let bring = bring.clone();
+        tokio::spawn(async move {
+            let failed = engine.propose(request, payload).await.err().map(|e| e.to_string());
+            // The driver has ended: nobody asks any more.
+            let _ = bring.send(Brought::Proposed { id, failed }).await;
+        });
+    }
+
+    fn want(&mut self, group: GroupId, want: Want) {
+        let Some(mover) = &self.mover else { return };
+        let (addresses, want) = match want {
+            Want::Absent => (None, OnWire::Absent),
+            Want::Closed { addresses } => (Some(addresses), OnWire::Closed),
+            Want::Open { epoch, addresses } => (Some(addresses), OnWire::Open { epoch }),
+        };
+        if let Some(addresses) = addresses
+            && self.placed.get(&group) != Some(&addresses)
+        {
+            match mover.assign(group, &addresses) {
+                Ok(()) => {
+                    self.placed.insert(group, addresses);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "failed to place the addresses of an assignment");
+                }
+            }
+        }
+        mover.want(group, want);
+    }
+
+    fn reply(&mut self, id: u64, outcome: Result<String, String>) {
+        let answer = match outcome {
+            Ok(text) => Answer::Done(text),
+            Err(reason) => Answer::Refused(reason),
+        };
+        match self.books.waiting.remove(&id) {
+            Some(Waiting::Here(sender)) => {
+                // The operator may have gone.
+                let _ = sender.send(answer);
+            }
+            Some(Waiting::There(responder)) => responder.send(as_json(&answer)),
+            None => {}
+        }
+    }
+
+    fn agreed(&mut self, event: Agreed, bring: &mpsc::Sender<Brought>) {
+        match event {
+            Agreed::Appended { epoch, payload } => {
+                if let Ok(Command::Assign(assign)) = entry::decode(&payload) {
+                    self.appended(epoch, assign, bring);
+                }
+            }
+            Agreed::Committed { epoch, payload } => match entry::decode(&payload) {
+                Ok(command) => self.committed(epoch, command, bring),
+                Err(error) => tracing::error!(%error, "an agreed entry cannot be read"),
+            },
+            Agreed::Truncated { since } => {
+                for (_, (group, epoch)) in self.books.appended.split_off(&since) {
+                    self.lease.order(Order::Truncated(group, epoch));
+                }
+            }
+            Agreed::Leading { .. } => self.step(Event::Leader { leader: Some(self.me) }, bring),
+            Agreed::Following { leader, .. } => {
+                let leader = leader.filter(|leader| *leader != self.me);
+                self.step(Event::Leader { leader }, bring);
+            }
+            Agreed::Restored { .. } | Agreed::Missed { .. } => {
+                self.restore();
+                self.step(Event::Tick, bring);
+            }
+            Agreed::DiskSlow { waiting } => tracing::warn!(
+                ms = waiting.as_millis(),
+                "the log's disk is slow: this node does not lead until it is quick again"
+            ),
+            Agreed::DiskFailed { reason } => {
+                tracing::error!(reason, "the log's disk has failed: this node cannot vote on changes");
+                let unready = Some(format!("its log cannot be written: {reason}"));
+                self.readiness(&unready, bring);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the agreed state over as a whole: at the start, after a snapshot, and when
+    /// events were missed.
+    fn restore(&mut self) {
+        for floor in self.engine.floors() {
+            if let Some(assignment) = assignment_of(&floor) {
+                self.lease.order(Order::FloorRaised(assignment));
+            }
+        }
+        let ledger = self.ledger.copy();
+        for (group, record) in &ledger.groups {
+            if let Some(current) = &record.current {
+                self.guard(*group, current.epoch, &current.assign.addresses);
+                self.lease.order(Order::Committed(*group, current.epoch));
+            }
+        }
+        self.node.step(clock::now(), Event::Restored { ledger }, wall_ms());
+        self.lease.order(Order::Tell);
+    }
+
+    fn guard(&self, group: GroupId, epoch: Epoch, addresses: &[ServiceAddress]) {
+        if let Some(keeper) = &self.keeper {
+            let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+            keeper.guard(group, epoch, ips);
+        }
+    }
+
+    fn appended(&mut self, epoch: Epoch, assign: Assign, bring: &mpsc::Sender<Brought>) {
+        let group = assign.group;
+        let assignment = Assignment {
+            group,
+            epoch,
+            holder: assign.holder,
+            incarnation: assign.incarnation,
+        };
+        self.books.appended.insert(epoch.index, (group, epoch));
+        self.guard(group, epoch, &assign.addresses);
+        let ours = assign.holder == self.me && assign.incarnation == self.incarnation;
+        let open = self.node.role(group).is_some_and(|role| {
+            role.standing() == Standing::Open && role.epoch() < epoch
+        });
+        if open && !ours && is_planned(&assign.evidence.cause) {
+            // The mover ends the connections first, so that clients learn at once: a
+            // closed guard would drop the resets.
+            self.books.farewells.insert(group, (assignment, clock::now() + FAREWELL_MAX));
+        } else {
+            self.lease.order(Order::FloorRaised(assignment));
+        }
+        self.step(Event::Appended { epoch, assign }, bring);
+    }
+
+    fn end_farewell(&mut self, group: GroupId) {
+        if let Some((assignment, _)) = self.books.farewells.remove(&group) {
+            self.lease.order(Order::FloorRaised(assignment));
+        }
+    }
+
+    fn committed(&mut self, epoch: Epoch, command: Command, bring: &mpsc::Sender<Brought>) {
+        match &command {
+            Command::Assign(assign) => {
+                self.guard(assign.group, epoch, &assign.addresses);
+                self.lease.order(Order::Committed(assign.group, epoch));
+                self.books.appended = self.books.appended.split_off(&(epoch.index + 1));
+            }
+            Command::Readmit { node } => {
+                self.gate.forget(*node);
+                self.books.notes.remove(node);
+            }
+            Command::Started { .. } | Command::Opened(_) => {}
+        }
+        self.step(Event::Committed { epoch, command }, bring);
+        self.greet();
+        self.consider_voting();
+    }
+
+    /// What new connections hear of this node.
+    fn greet(&mut self) {
+        let knows = self.ledger.with(|ledger| {
+            let lives = ledger.nodes.iter();
+            lives.filter_map(|(node, record)| Some((*node, record.incarnation?))).collect()
+        });
+        self.hello.knows = knows;
+        self.hello.last_log_index = self.engine.status().last_index.unwrap_or(0);
+        let said = Bytes::from(self.hello.encode());
+        if said != self.books.hello_said {
+            if let Err(error) = self.endpoint.set_hello(said.clone()) {
+                tracing::error!(%error, "failed to say hello");
+            }
+            self.books.hello_said = said;
+        }
+    }
+
+    fn peer(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Up { peer, keys, rtt, hello } => {
+                self.books.notes.remove(&peer);
+                self.lease.order(Order::Keys(keys));
+                tracing::info!(
+                    peer = self.node.topology().node_name(peer),
+                    rtt_ms = rtt.as_secs_f64() * 1e3,
+                    "connected"
+                );
+                if let Ok(hello) = Hello::decode(&hello) {
+                    let knows_another = hello.knows.iter().any(|(node, life)| {
+                        *node == self.me && *life != self.incarnation
+                    });
+                    if knows_another {
+                        self.books.new_here.remove(&peer);
+                    } else {
+                        self.books.new_here.insert(peer);
+                    }
+                }
+                self.consider_voting();
+            }
+            PeerEvent::Down { peer, reason } => tracing::warn!(
+                peer = self.node.topology().node_name(peer),
+                %reason,
+                "connection lost"
+            ),
+            PeerEvent::Refused { peer, remote, by, reason } => {
+                let who = match by {
+                    RefusedBy::Us => "this node refused it",
+                    RefusedBy::Them => "it refused this node",
+                };
+                tracing::warn!(%remote, reason, "{who}");
+                if let Some(peer) = peer {
+                    self.books.notes.insert(peer, format!("{who}: {reason}"));
+                }
+            }
+            PeerEvent::CertificateAlarm { whose, days_left } => {
+                tracing::warn!(?whose, days_left, "a certificate ends soon or has ended; nothing stops because of it");
+            }
+        }
+    }
+
+    /// A voter that remembers nothing may have voted before. It votes only once a
+    /// majority does not know it either, or an operator has readmitted it.
+    fn consider_voting(&mut self) {
+        if self.books.voting {
+            return;
+        }
+        let topology = self.node.topology();
+        let voters = topology.voters().count();
+        let new = self.books.new_here.iter().filter(|peer| {
+            topology.nodes.get(peer).is_some_and(|node| node.voter)
+        });
+        let new_to_majority = new.count() + 1 >= majority(voters);
+        let readmitted = self.ledger.with(|ledger| {
+            ledger.nodes.get(&self.me).is_some_and(|record| record.readmitted.is_some())
+        });
+        if new_to_majority || readmitted {
+            self.books.voting = true;
+            self.engine.set_voting(true);
+        }
+    }
+
+    fn asked(&mut self, request: Request, bring: &mpsc::Sender<Brought>) {
+        let Request { from, class, body, reply } = request;
+        if class == RAFT {
+            let engine = Arc::clone(&self.engine);
+            tokio::spawn(async move {
+                let answer = engine.handle(from, body.into()).await;
+                reply.send(answer.into());
+            });
+        } else if class == ASK {
+            match serde_json::from_slice::<Asked>(&body) {
+                Ok(Asked::Switch { group, to }) => {
+                    self.switch(&group, to.as_deref(), Waiting::There(reply), bring);
+                }
+                Ok(_) | Err(_) => {
+                    let answer = Answer::Refused("the leader does not understand this".to_owned());
+                    reply.send(as_json(&answer));
+                }
+            }
+        }
+    }
+
+    fn told(&mut self, message: &Message, bring: &mpsc::Sender<Brought>) {
+        if message.class != REPORT {
+            return;
+        }
+        match report::decode(&message.body) {
+            Ok(report) => {
+                let from = message.from;
+                self.gate.heard(clock::now(), from, report.incarnation);
+                self.step(Event::Reported { from, report }, bring);
+            }
+            Err(error) => {
+                self.books.notes.insert(message.from, format!("is not understood: {error}"));
+            }
+        }
+    }
+
+    fn leased(&mut self, news: News, bring: &mpsc::Sender<Brought>) {
+        let event = match news {
+            News::Silences(silences) => Some(Event::Silences(silences)),
+            News::State(group, status) => event_of(group, &status),
+            News::GuardLate(_) => None,
+            News::Event(event) => self.lease_event(event),
+        };
+        if let Some(event) = event {
+            self.step(event, bring);
+        }
+    }
+
+    fn lease_event(&self, event: Leased) -> Option<Event> {
+        match event {
+            Leased::Opened { group, epoch, .. } | Leased::Resumed { group, epoch, .. } => {
+                Some(Event::Opened { group, epoch })
+            }
+            Leased::Lapsed { group, epoch, .. } => Some(Event::Lapsed { group, epoch }),
+            Leased::Released { group, epoch } | Leased::Lost { group, epoch, .. } => {
+                Some(Event::Released { group, epoch })
+            }
+            Leased::FloorAbove { group, floor, .. } => Some(Event::FloorAbove { group, floor }),
+            Leased::Refused { group, epoch, voter, refusal } => {
+                tracing::warn!(
+                    group = self.node.topology().group_name(group),
+                    epoch = epoch.number(),
+                    voter = self.node.topology().node_name(voter),
+                    ?refusal,
+                    "a voter does not renew"
+                );
+                None
+            }
+            Leased::NoRoom { group } => {
+                tracing::error!(?group, "too many groups for the lease machine");
+                None
+            }
+            Leased::Opening { .. } | Leased::Abandoned { .. } => None,
+        }
+    }
+
+    fn traffic(&mut self, report: Traffic, bring: &mpsc::Sender<Brought>) {
+        let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        let topology = self.node.topology();
+        match report {
+            Traffic::Placed { group, addresses, .. } => {
+                let what = format!("{addresses} addresses placed, closed");
+                self.step(Event::Phase { group, what, last: false }, bring);
+            }
+            Traffic::Announced { group, addresses, dropped, .. } => {
+                let what = if dropped == 0 {
+                    format!("{addresses} addresses announced")
+                } else {
+                    format!("{addresses} addresses announced, {dropped} frames dropped on the way")
+                };
+                self.step(Event::Phase { group, what, last: true }, bring);
+            }
+            Traffic::Repaired { group, what, count, took } => tracing::warn!(
+                group = topology.group_name(group),
+                ?what,
+                count,
+                ms = ms(took),
+                "somebody changed an address; it was put right"
+            ),
+            Traffic::Reset { group, sockets, took } => {
+                tracing::info!(group = topology.group_name(group), sockets, ms = ms(took), "connections ended");
+                self.end_farewell(group);
+            }
+            Traffic::Gone { group, took } => {
+                tracing::info!(group = topology.group_name(group), ms = ms(took), "addresses removed");
+                self.end_farewell(group);
+            }
+            Traffic::Failed { group, what, error } => tracing::error!(
+                group = group.map(|group| topology.group_name(group)),
+                ?what,
+                error,
+                "the mover does not succeed; it tries again"
+            ),
+            Traffic::Foreign { group, address, device } => tracing::error!(
+                group = topology.group_name(group),
+                %address,
+                device,
+                "the operating system configures an address of the group itself: take it out of its network configuration"
+            ),
+            Traffic::Missed { reports } => tracing::warn!(reports, "reports of the mover were missed"),
+        }
+    }
+
+    fn readiness(&mut self, unready: &Option<String>, bring: &mpsc::Sender<Brought>) {
+        let topology = self.node.topology();
+        let own: Vec<GroupId> = topology
+            .groups
+            .values()
+            .filter(|group| group.nodes.contains(&self.me))
+            .map(|group| group.id)
+            .collect();
+        for group in own {
+            self.step(Event::Readiness { group, unready: unready.clone() }, bring);
+        }
+    }
+
+    fn question(
+        &mut self,
+        asked: Asked,
+        answer: oneshot::Sender<Answer>,
+        bring: &mpsc::Sender<Brought>,
+    ) {
+        // An operator who has gone needs no answer: `send` may fail.
+        match asked {
+            Asked::Status => {
+                let _ = answer.send(Answer::Status(self.status()));
+            }
+            Asked::Why { group } => {
+                let _ = answer.send(self.why(group.as_deref()));
+            }
+            Asked::Switch { group, to } => self.switch_or_forward(group, to, answer, bring),
+            Asked::Readmit { node } => self.readmit(&node, answer),
+            Asked::Recover { .. } => {
+                let _ = answer.send(Answer::Refused(
+                    "a majority can be recovered only while the daemon is stopped".to_owned(),
+                ));
+            }
+        }
+    }
+
+    fn status(&self) -> evenkeel_console::api::v1::Status {
+        let beside = Beside {
+            me: self.me,
+            rtt: &|peer| self.endpoint.rtt(peer),
+            notes: &|peer| self.books.notes.get(&peer).cloned(),
+            config_digest: self.config_digest,
+            advice: self.advice.clone(),
+        };
+        status::status(clock::now(), &self.node, &beside)
+    }
+
+    fn why(&self, group: Option<&str>) -> Answer {
+        let known = |name: &str| {
+            self.node.topology().groups.values().any(|one| one.name.as_str() == name)
+        };
+        match group {
+            Some(name) if !known(name) => {
+                Answer::Refused(format!("the configuration has no group {name}"))
+            }
+            _ => Answer::Why(status::moves(&self.node, group)),
+        }
+    }
+
+    fn switch_or_forward(
+        &mut self,
+        group: String,
+        to: Option<String>,
+        answer: oneshot::Sender<Answer>,
+        bring: &mpsc::Sender<Brought>,
+    ) {
+        match self.node.leader() {
+            Some(leader) if leader != self.me => {
+                let endpoint = self.endpoint.clone();
+                let body = serde_json::to_vec(&Asked::Switch { group, to }).unwrap_or_default();
+                tokio::spawn(async move {
+                    let got = endpoint.request(leader, ASK, body.into(), ASK_PATIENCE).await;
+                    let said = match got {
+                        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                            Answer::Refused(format!("the leader's answer is not understood: {error}"))
+                        }),
+                        Err(error) => {
+                            Answer::Refused(format!("the leader did not answer: {error}; ask again"))
+                        }
+                    };
+                    let _ = answer.send(said);
+                });
+            }
+            Some(_) => self.switch(&group, to.as_deref(), Waiting::Here(answer), bring),
+            None => {
+                let reason = "no leader now: without a majority of voters nothing moves; see \
+                              `evenkeel status`";
+                let _ = answer.send(Answer::Refused(reason.to_owned()));
+            }
+        }
+    }
+
+    fn switch(
+        &mut self,
+        group: &str,
+        to: Option<&str>,
+        waiting: Waiting,
+        bring: &mpsc::Sender<Brought>,
+    ) {
+        self.books.next_wish += 1;
+        let id = self.books.next_wish;
+        self.books.waiting.insert(id, waiting);
+        let named = GroupName::new(group).ok().map(|name| GroupId::of(&name));
+        let to = match to.map(NodeName::new) {
+            None => Ok(None),
+            Some(Ok(name)) => Ok(Some(NodeId::of(&name))),
+            Some(Err(fault)) => Err(fault),
+        };
+        match (named, to) {
+            (Some(group), Ok(to)) => self.step(Event::Wish { id, wish: Wish { group, to } }, bring),
+            (None, _) => self.reply(id, Err(format!("{group} is not the name of a group"))),
+            (_, Err(fault)) => self.reply(id, Err(format!("the node's name is none: {fault}"))),
+        }
+    }
+
+    fn readmit(&self, node: &str, answer: oneshot::Sender<Answer>) {
+        let known = NodeName::new(node).ok().map(|name| NodeId::of(&name));
+        let Some(id) = known.filter(|id| self.node.topology().nodes.contains_key(id)) else {
+            let _ = answer.send(Answer::Refused(format!("the configuration has no node {node}")));
+            return;
+        };
+        let mut drawn = [0; 16];
+        if ring::rand::SystemRandom::new().fill(&mut drawn).is_err() {
+            let _ = answer.send(Answer::Refused("the kernel gives no random numbers".to_owned()));
+            return;
+        }
+        let engine = Arc::clone(&self.engine);
+        let payload = entry::encode(&Command::Readmit { node: id });
+        let node = node.to_owned();
+        tokio::spawn(async move {
+            let said = match engine.propose(u128::from_le_bytes(drawn), payload).await {
+                Ok(_) => Answer::Done(format!(
+                    "{node} is let back in: start its daemon if it does not run"
+                )),
+                Err(error) => Answer::Refused(error.to_string()),
+            };
+            let _ = answer.send(said);
+        });
+    }
+
+    fn tick(&mut self, bring: &mpsc::Sender<Brought>) {
+        let now = clock::now();
+        let due: Vec<GroupId> = self
+            .books
+            .farewells
+            .iter()
+            .filter(|(_, (_, by))| now >= *by)
+            .map(|(group, _)| *group)
+            .collect();
+        for group in due {
+            self.end_farewell(group);
+        }
+        self.step(Event::Tick, bring);
+    }
+
+    fn may_end(&self) -> bool {
+        let Some(by) = self.books.stop_by else { return false };
+        if self.node.may_stop() {
+            return true;
+        }
+        let late = clock::now() >= by;
+        if late {
+            tracing::warn!("nobody took over in time: closing all the same");
+        }
+        late
+    }
+
+    /// Closes what is left, waits for the addresses to go, and says goodbye.
+    async fn leave(&mut self, sources: &mut Sources) {
+        let groups: Vec<GroupId> = self.node.topology().groups.keys().copied().collect();
+        if let Some(mover) = &self.mover {
+            for group in &groups {
+                mover.release(*group);
+            }
+            let mut left: BTreeSet<GroupId> =
+                mover.status().iter().filter(|(_, one)| one.addresses > 0).map(|(id, _)| *id).collect();
+            let until = tokio::time::Instant::now() + LEAVE_MAX;
+            while !left.is_empty() {
+                match tokio::time::timeout_at(until, sources.traffic.recv()).await {
+                    Ok(Some(Traffic::Gone { group, .. })) => {
+                        left.remove(&group);
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => break,
+                }
+            }
+        }
+        for group in groups {
+            self.lease.order(Order::Release(group));
+        }
+        self.lease.order(Order::Stop);
+        self.endpoint.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// What the driver gets beside engine, transport and lease thread.
+pub struct Rooms {
+    /// The mover; a witness has none.
+    pub mover: Option<Mover>,
+    /// The guard's keeper; a witness has none.
+    pub keeper: Option<KeeperThread>,
+    /// Who is let in.
+    pub gate: Gate,
+    /// The agreed state.
+    pub ledger: SharedLedger,
+    /// What this node says of itself.
+    pub hello: Hello,
+    /// Which addresses the mover starts with.
+    pub placed: BTreeMap<GroupId, Vec<ServiceAddress>>,
+    /// What people should know from the start.
+    pub advice: Vec<String>,
+    /// Whether this node votes from the start: its log remembers.
+    pub voting: bool,
+}
+
+fn is_planned(cause: &Cause) -> bool {
+    matches!(cause, Cause::Operator | Cause::HolderStopping | Cause::Failback | Cause::Reconfigured)
+}
+
+fn as_json(answer: &Answer) -> Bytes {
+    serde_json::to_vec(answer).unwrap_or_default().into()
+}
+
+/// The next thing that happened; leases first, ticks last. Every arm is cancel-safe:
+/// they are receivers that lose nothing when they are not chosen.
+async fn next(
+    sources: &mut Sources,
+    brought: &mut mpsc::Receiver<Brought>,
+    ticks: &mut tokio::time::Interval,
+    stop_heard: bool,
+) -> Input {
+    let or = |what: &'static str| move || Input::Ended(what);
+    tokio::select! {
+        biased;
+        news = sources.news.recv() => news.map_or_else(or("lease thread"), Input::Lease),
+        event = sources.agreed.next() => event.map_or_else(or("consensus"), Input::Agreed),
+        event = sources.incoming.events.next() => event.map_or_else(or("transport"), Input::Peer),
+        request = sources.incoming.requests.next() => request.map_or_else(or("transport"), Input::Asked),
+        message = sources.incoming.messages.next() => message.map_or_else(or("transport"), Input::Told),
+        verdict = sources.verdicts.recv() => verdict.map_or_else(or("checks"), Input::Verdict),
+        report = sources.traffic.recv() => report.map_or_else(or("mover"), Input::Traffic),
+        state = sources.guard.recv() => state.map_or_else(or("guard"), Input::Guard),
+        one = brought.recv() => one.map_or_else(or("driver"), Input::Brought),
+        question = sources.questions.recv() => question.map_or_else(or("control socket"), Input::Question),
+        _ = &mut sources.stop, if !stop_heard => Input::Stop,
+        _ = ticks.tick() => Input::Tick,
+    }
+}

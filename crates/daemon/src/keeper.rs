@@ -1,0 +1,148 @@
+//! The guard's cold side on a thread of its own: which addresses it guards, and whether
+//! everything is still where it was put.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use evenkeel_core::{Epoch, GroupId};
+use evenkeel_guard::{BackendState, GuardState, Keeper, VERIFY_INTERVAL};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use std::os::fd::{AsFd, OwnedFd};
+use tokio::sync::mpsc;
+
+/// Orders that may wait: one per assignment.
+const ORDERS_MAX: usize = 512;
+
+enum Order {
+    Guard(GroupId, Epoch, Vec<IpAddr>),
+    Stop,
+}
+
+/// The way to the thread.
+pub struct KeeperThread {
+    orders: SyncSender<Order>,
+    wake: Arc<OwnedFd>,
+    handle: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the thread says: the guard's state when it changes.
+pub type GuardNews = mpsc::UnboundedReceiver<GuardState>;
+
+impl KeeperThread {
+    /// Starts the thread. The state is told once at the start and at each change; it
+    /// changes when a mechanism is lost or comes back, so there is little to queue.
+    pub fn start(keeper: Keeper) -> std::io::Result<(Self, GuardNews)> {
+        let (orders, received) = sync_channel(ORDERS_MAX);
+        let (news, heard) = mpsc::unbounded_channel();
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let own = Arc::clone(&wake);
+        let handle = std::thread::Builder::new()
+            .name("guard".to_owned())
+            .spawn(move || run(keeper, &received, &news, &own))?;
+        Ok((Self { orders, wake, handle: Some(handle) }, heard))
+    }
+
+    /// Says which addresses belong to a group under an assignment.
+    pub fn guard(&self, group: GroupId, assigned: Epoch, addresses: Vec<IpAddr>) {
+        self.order(Order::Guard(group, assigned, addresses));
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.try_send(order).is_err() {
+            // The kernel goes on dropping what it does not know as open.
+            tracing::error!("the guard's thread does not take its orders");
+        }
+        // A full counter wakes as well.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for KeeperThread {
+    fn drop(&mut self) {
+        self.order(Order::Stop);
+        if let Some(handle) = self.handle.take() {
+            // A panic was told by the panic hook.
+            let _ = handle.join();
+        }
+    }
+}
+
+fn run(
+    mut keeper: Keeper,
+    orders: &Receiver<Order>,
+    news: &mpsc::UnboundedSender<GuardState>,
+    wake: &OwnedFd,
+) {
+    let mut told: Option<GuardState> = None;
+    let mut failing = false;
+    loop {
+        let mut drained = [0; 8];
+        // Nothing to drain is nothing to do.
+        let _ = rustix::io::read(wake, &mut drained);
+        while let Ok(order) = orders.try_recv() {
+            match order {
+                Order::Guard(group, assigned, addresses) => {
+                    let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+                    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+                    if let Err(error) = keeper.set_addresses(group, assigned, &addresses) {
+                        tracing::error!(%error, "failed to guard the addresses of a group: they stay closed");
+                    }
+                }
+                Order::Stop => return,
+            }
+        }
+        failing = verify(&mut keeper, failing);
+        let state = keeper.state();
+        if told.as_ref() != Some(&state) {
+            tell(&state);
+            told = Some(state.clone());
+            if news.send(state).is_err() {
+                return;
+            }
+        }
+        let timeout = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(VERIFY_INTERVAL.subsec_nanos()),
+        };
+        let events = keeper.events();
+        let mut fds = [
+            PollFd::from_borrowed_fd(events, PollFlags::IN),
+            PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
+        ];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+}
+
+fn verify(keeper: &mut Keeper, failing: bool) -> bool {
+    match keeper.verify_and_repair() {
+        Ok(repairs) => {
+            if !repairs.is_clean() {
+                tracing::warn!(
+                    links = repairs.links,
+                    pins = repairs.pins,
+                    tables = repairs.tables,
+                    "somebody took a part of the guard away; it was put back"
+                );
+            }
+            false
+        }
+        Err(error) => {
+            if !failing {
+                tracing::error!(%error, "failed to repair the guard; trying again");
+            }
+            true
+        }
+    }
+}
+
+fn tell(state: &GuardState) {
+    for (name, state) in [("eBPF", &state.bpf), ("nftables", &state.nft)] {
+        match state {
+            BackendState::Active => tracing::info!("guard by {name}: active"),
+            BackendState::Absent(reason) => tracing::warn!("guard by {name}: absent: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The lease thread: the lease machine, its socket, the guard and the mirror, and
+//! nothing else. Real-time; no file, log line, lock, name server or handshake.
+//!
+//! ```text
+//!   datagrams ──▶ keyring ──▶ machine ──▶ mirror, guard, datagrams (in that order)
+//!   orders    ──────────────▶    │
+//!                                └──▶ news (bounded; told again if some were lost)
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use evenkeel_core::health::Silence;
+use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
+use evenkeel_core::lease::Life;
+use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
+use evenkeel_guard::Guard;
+use evenkeel_host::clock;
+use evenkeel_host::sys::sched::{self, Share};
+use evenkeel_transport::seal::Mirrored;
+use evenkeel_transport::{Keyring, LeaseKeys};
+use evenkeel_wire::v1::lease as form;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use tokio::sync::mpsc;
+
+use crate::mirror::Memory;
+
+/// Real-time priority: above the decision thread, below the kernel's network threads.
+pub const PRIORITY: u8 = 30;
+/// Orders that may wait. They come one per log entry or connection; a full queue means
+/// that the thread is gone.
+const ORDERS_MAX: usize = 1024;
+/// News that may wait. Lost ones are made good by telling every group's state again.
+const NEWS_MAX: usize = 1024;
+/// Datagrams taken in one go before orders and timers get their turn.
+const DATAGRAMS_PER_TURN: usize = 64;
+/// The longest sleep: orders and datagrams wake the thread, this is for its bookkeeping.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// Larger than any lease datagram.
+const DATAGRAM_MAX: usize = 1500;
+
+/// What the lease thread is told.
+#[derive(Debug)]
+pub enum Order {
+    /// An assignment is durable in this node's log.
+    FloorRaised(Assignment),
+    /// An assignment is agreed.
+    Committed(GroupId, Epoch),
+    /// An assignment's entry was truncated.
+    Truncated(GroupId, Epoch),
+    /// Give a group back.
+    Release(GroupId),
+    /// Keys of a new connection.
+    Keys(LeaseKeys),
+    /// A node's identity is in doubt, or no more.
+    Excluded(NodeId, bool),
+    /// Tell every group's state again.
+    Tell,
+    /// End.
+    Stop,
+}
+
+/// What the lease thread says.
+#[derive(Debug)]
+pub enum News {
+    /// Something happened.
+    Event(Event),
+    /// How a group stands: told for all groups when news were lost.
+    State(GroupId, Status),
+    /// Which holders this voter does not hear; the whole list.
+    Silences(Vec<Silence>),
+    /// The guard could not be told in time, or does not know the group yet.
+    GuardLate(GroupId),
+}
+
+/// The way to the lease thread.
+#[derive(Clone)]
+pub struct LeaseThread {
+    orders: SyncSender<Order>,
+    wake: Arc<OwnedFd>,
+}
+
+impl LeaseThread {
+    /// Tells it something. Never waits.
+    ///
+    /// # Panics
+    /// If the thread does not take its orders: nothing that this process does can be
+    /// relied on then, and the kernel's guard makes ending it safe.
+    pub fn order(&self, order: Order) {
+        match self.orders.try_send(order) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => panic!("the lease thread does not take its orders"),
+            // It was told to stop.
+            Err(TrySendError::Disconnected(_)) => return,
+        }
+        // A full counter wakes as well.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// What the thread is made of.
+pub struct Parts {
+    /// The lease machine's settings.
+    pub settings: Settings,
+    /// Its life.
+    pub life: Life,
+    /// How it starts.
+    pub start: Start,
+    /// Durable floors to be known before anything is answered.
+    pub floors: Vec<Assignment>,
+    /// The socket for lease datagrams.
+    pub socket: UdpSocket,
+    /// Where the peers are.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// Keys from the mirror.
+    pub keys: Vec<Mirrored>,
+    /// The guard; a witness has none.
+    pub guard: Option<Guard>,
+    /// The mirror's memory.
+    pub memory: Memory,
+    /// How long silence is suspicious.
+    pub suspicion: Duration,
+}
+
+/// Starts the thread. Says whether real-time scheduling was refused, for people.
+pub fn start(
+    parts: Parts,
+) -> std::io::Result<(LeaseThread, mpsc::Receiver<News>, std::thread::JoinHandle<()>)> {
+    let (orders, received) = sync_channel(ORDERS_MAX);
+    let (news, heard) = mpsc::channel(NEWS_MAX);
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let own_wake = Arc::clone(&wake);
+    let handle = std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
+        // Refused without the right; the caller has asked before and said so.
+        let _ = sched::realtime(PRIORITY, Share::UntilItWaits);
+        Thread::new(parts, received, news, own_wake).run();
+    })?;
+    Ok((LeaseThread { orders, wake }, heard, handle))
+}
+
+struct Thread {
+    machine: Machine,
+    socket: UdpSocket,
+    peers: BTreeMap<NodeId, SocketAddr>,
+    keyring: Keyring,
+    guard: Option<Guard>,
+    memory: Memory,
+    orders: Receiver<Order>,
+    news: mpsc::Sender<News>,
+    wake: Arc<OwnedFd>,
+    suspicion: Duration,
+    heartbeat: Duration,
+    sealed: Vec<u8>,
+    datagram: Vec<u8>,
+    missed: bool,
+    silent: bool,
+    looked_at: Moment,
+    keys_at: Moment,
+}
+
+/// How often the counters of the keys are mirrored: a replayed datagram of the last
+/// moments before a crash can only repeat what was true then.
+const KEYS_REPEAT: Duration = Duration::from_millis(500);
+
+enum Turn {
+    Again,
+    End,
+}
+
+impl Thread {
+    fn new(
+        parts: Parts,
+        orders: Receiver<Order>,
+        news: mpsc::Sender<News>,
+        wake: Arc<OwnedFd>,
+    ) -> Self {
+        let now = clock::now();
+        let mut keyring = Keyring::new();
+        for key in parts.keys {
+            keyring.restore(now, key);
+        }
+        let heartbeat = parts.settings.heartbeat;
+        let mut machine = Machine::new(now, parts.settings, parts.life, parts.start);
+        for floor in &parts.floors {
+            machine.floor_raised(now, floor);
+        }
+        let mut memory = parts.memory;
+        memory.begin(&machine.mirror());
+        Self {
+            machine,
+            socket: parts.socket,
+            peers: parts.peers,
+            keyring,
+            guard: parts.guard,
+            memory,
+            orders,
+            news,
+            wake,
+            suspicion: parts.suspicion,
+            heartbeat,
+            sealed: Vec::with_capacity(DATAGRAM_MAX),
+            datagram: vec![0; DATAGRAM_MAX],
+            missed: false,
+            silent: false,
+            looked_at: now,
+            keys_at: now,
+        }
+    }
+
+    fn run(mut self) {
+        self.carry_out();
+        loop {
+            self.sleep();
+            self.hear();
+            if let Turn::End = self.obey() {
+                self.carry_out();
+                return;
+            }
+            self.machine.tick(clock::now());
+            self.carry_out();
+            self.look();
+        }
+    }
+
+    /// Waits for a datagram, an order or the machine's deadline.
+    fn sleep(&self) {
+        let now = clock::now();
+        let due = self.machine.next_deadline().unwrap_or(Moment::MAX);
+        let look = self.looked_at + self.heartbeat / 2;
+        let left = now.until(due.min(look)).min(SLEEP_MAX);
+        let timeout = rustix::time::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        let mut fds = [
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+        ];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    fn hear(&mut self) {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Ok((length, _)) = self.socket.recv_from(&mut self.datagram) else { return };
+            // What cannot be opened or read was not sent by a node of this cluster.
+            let Ok((from, message)) = self.keyring.open(&mut self.datagram[..length]) else {
+                continue;
+            };
+            let Ok(message) = form::decode(message) else { continue };
+            self.machine.receive(clock::now(), from, message);
+            self.carry_out();
+        }
+    }
+
+    fn obey(&mut self) -> Turn {
+        let mut drained = [0; 8];
+        // Nothing to drain is nothing to do.
+        let _ = rustix::io::read(&self.wake, &mut drained);
+        while let Ok(order) = self.orders.try_recv() {
+            let now = clock::now();
+            match order {
+                Order::FloorRaised(assignment) => self.machine.floor_raised(now, &assignment),
+                Order::Committed(group, epoch) => self.machine.committed(now, group, epoch),
+                Order::Truncated(group, epoch) => self.machine.truncated(now, group, epoch, None),
+                Order::Release(group) => self.machine.release(now, group),
+                Order::Keys(keys) => {
+                    self.keyring.install(now, keys);
+                    self.memory.write_keys(self.keyring.mirror());
+                }
+                Order::Excluded(node, excluded) => self.machine.set_excluded(node, excluded),
+                Order::Tell => self.missed = true,
+                Order::Stop => return Turn::End,
+            }
+            self.carry_out();
+        }
+        Turn::Again
+    }
+
+    /// Does what the machine wants, in its order: what must be remembered is written
+    /// before what relies on it leaves.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Mirror(group) => {
+                    if let Some(record) = self.machine.record(group) {
+                        self.memory.write(&record);
+                    }
+                }
+                Output::Transmit { to, message } => {
+                    let mut buffer = [0; form::MESSAGE_LENGTH_MAX];
+                    let bytes = form::encode(&message, &mut buffer);
+                    let Some(address) = self.peers.get(&to) else { continue };
+                    if self.keyring.seal(clock::now(), to, bytes, &mut self.sealed).is_ok() {
+                        // A full queue or no route is a lost datagram.
+                        let _ = self.socket.send_to(&self.sealed, address);
+                    }
+                }
+                Output::Extend(lease) => {
+                    let Some(guard) = &mut self.guard else { continue };
+                    match guard.extend(&lease, clock::now) {
+                        evenkeel_guard::Extended::Open => {}
+                        evenkeel_guard::Extended::Late
+                        | evenkeel_guard::Extended::UnknownGroup => {
+                            self.tell(News::GuardLate(lease.group()));
+                        }
+                    }
+                }
+                Output::Close { group, .. } => {
+                    if let Some(guard) = &mut self.guard {
+                        guard.close(group);
+                    }
+                }
+                Output::Event(event) => self.tell(News::Event(event)),
+            }
+        }
+    }
+
+    fn tell(&mut self, news: News) {
+        if self.news.try_send(news).is_err() {
+            self.missed = true;
+        }
+    }
+
+    /// Every half heartbeat: who is silent, and what was missed.
+    fn look(&mut self) {
+        let now = clock::now();
+        if now.since(self.looked_at) < self.heartbeat / 2 {
+            return;
+        }
+        self.looked_at = now;
+        if now.since(self.keys_at) >= KEYS_REPEAT {
+            self.keys_at = now;
+            self.memory.write_keys(self.keyring.mirror());
+        }
+        let bound = self.suspicion;
+        let silences: Vec<Silence> = self
+            .machine
+            .observations(now)
+            .filter(|(_, seen)| seen.renewed >= bound || seen.advanced >= bound)
+            .map(|(group, seen)| Silence {
+                group,
+                epoch: seen.epoch,
+                unheard: seen.renewed,
+                standing: (seen.advanced >= bound).then_some(seen.advanced),
+            })
+            .collect();
+        if self.silent || !silences.is_empty() {
+            self.silent = !silences.is_empty();
+            self.tell(News::Silences(silences));
+        }
+        if self.missed {
+            self.missed = false;
+            for record in self.machine.mirror().records {
+                let status = self.machine.status(record.group);
+                self.tell(News::State(record.group, status));
+            }
+        }
+    }
+}
+
+/// What a group's state amounts to for the decision machine, when events were lost.
+pub fn event_of(group: GroupId, status: &Status) -> Option<evenkeel_core::node::Event> {
+    use evenkeel_core::node::Event as Decision;
+    let epoch = status.floor.map(|floor| floor.epoch)?;
+    match status.phase {
+        Phase::Idle | Phase::Opening => None,
+        Phase::Held => Some(Decision::Opened { group, epoch: status.held.unwrap_or(epoch) }),
+        Phase::Lapsed => Some(Decision::Lapsed { group, epoch: status.held.unwrap_or(epoch) }),
+        Phase::Spent => Some(Decision::Released { group, epoch }),
+    }
+}

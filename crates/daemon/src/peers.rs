@@ -1,0 +1,190 @@
+//! Peers: which messages there are, and who is let in (DESIGN 3.1 rule 8).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use evenkeel_core::{Incarnation, Moment, NodeId};
+use evenkeel_host::clock;
+use evenkeel_transport::{Admission, Class};
+use evenkeel_wire::v1::hello::Hello;
+
+use crate::agreement::SharedLedger;
+
+/// Requests between consensus engines.
+pub const RAFT: Class = Class(1);
+/// Reports, one-way.
+pub const REPORT: Class = Class(2);
+/// What an operator asked of a node that does not lead.
+pub const ASK: Class = Class(3);
+
+/// A node that was heard so lately is running: another process that says it is the same
+/// node is a clone, not a restart.
+const RUNNING: Duration = Duration::from_millis(350);
+
+/// What a node must be to be let in.
+#[derive(Clone)]
+pub struct Gate(Arc<Mutex<Known>>);
+
+struct Known {
+    me: NodeId,
+    cluster: String,
+    membership: u64,
+    ledger: SharedLedger,
+    lives: BTreeMap<NodeId, Life>,
+}
+
+#[derive(Clone, Copy)]
+struct Life {
+    incarnation: Incarnation,
+    heard: Moment,
+}
+
+impl Gate {
+    /// A gate that knows the file and the agreed state.
+    pub fn new(me: NodeId, cluster: String, membership: u64, ledger: SharedLedger) -> Self {
+        Self(Arc::new(Mutex::new(Known { me, cluster, membership, ledger, lives: BTreeMap::new() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something came from a node in this life.
+    pub fn heard(&self, now: Moment, node: NodeId, incarnation: Incarnation) {
+        self.lock().lives.insert(node, Life { incarnation, heard: now });
+    }
+
+    /// A node was readmitted: what was known of its lives is void.
+    pub fn forget(&self, node: NodeId) {
+        self.lock().lives.remove(&node);
+    }
+
+    /// Judges a node that says hello.
+    pub fn admit(&self, now: Moment, from: NodeId, hello: &Hello) -> Result<(), String> {
+        let mut known = self.lock();
+        known.judge(now, from, hello)?;
+        known.lives.insert(from, Life { incarnation: hello.incarnation, heard: now });
+        Ok(())
+    }
+
+    /// The same as the transport wants it.
+    pub fn admission(&self) -> Admission {
+        let gate = self.clone();
+        Arc::new(move |from, bytes| {
+            let hello = Hello::decode(bytes).map_err(|error| error.to_string())?;
+            gate.admit(clock::now(), from, &hello)
+        })
+    }
+}
+
+impl Known {
+    fn judge(&self, now: Moment, from: NodeId, hello: &Hello) -> Result<(), String> {
+        if hello.node != from || from == self.me {
+            return Err("it says that it is another node than its certificate".to_owned());
+        }
+        if hello.cluster != self.cluster {
+            return Err(format!(
+                "its file is for the cluster {}, ours for {}: correct `cluster` in one of them",
+                hello.cluster, self.cluster
+            ));
+        }
+        if hello.membership != self.membership {
+            return Err(
+                "its file names other voters than ours: give all nodes the same file".to_owned()
+            );
+        }
+        if !self.ledger.with(|ledger| ledger.admits(from, hello.incarnation)) {
+            return Err(format!(
+                "its state directory is older than what the cluster remembers of it, or a copy \
+                 (start {} is known; it says {}). If that is on purpose (a new disk, a restored \
+                 backup), run `evenkeel readmit` with its name on another node",
+                self.remembered(from),
+                hello.incarnation.counter
+            ));
+        }
+        match self.lives.get(&from) {
+            Some(life) if life.incarnation == hello.incarnation => Ok(()),
+            Some(life) if life.incarnation.counter >= hello.incarnation.counter => Err(format!(
+                "a newer start of this node is known ({} before, {} now): is its state directory \
+                 a copy?",
+                life.incarnation.counter, hello.incarnation.counter
+            )),
+            Some(life) if now.since(life.heard) < RUNNING => {
+                Err("this node runs already: is this a second process or a copy of it?".to_owned())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn remembered(&self, node: NodeId) -> u64 {
+        self.ledger
+            .with(|ledger| ledger.nodes.get(&node).and_then(|record| record.incarnation))
+            .map_or(0, |life| life.counter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evenkeel_consensus::Machine;
+    use evenkeel_core::Epoch;
+    use evenkeel_core::command::Command;
+
+    const PEER: NodeId = NodeId(2);
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_nanos(ms * 1_000_000)
+    }
+
+    fn hello(counter: u64, nonce: u64) -> Hello {
+        Hello {
+            cluster: "shop".to_owned(),
+            node: PEER,
+            incarnation: Incarnation { counter, nonce },
+            version: "test".to_owned(),
+            membership: 7,
+            last_log_index: 0,
+            knows: Vec::new(),
+        }
+    }
+
+    fn gate() -> (Gate, SharedLedger) {
+        let ledger = SharedLedger::default();
+        (Gate::new(NodeId(1), "shop".to_owned(), 7, ledger.clone()), ledger)
+    }
+
+    #[test]
+    fn a_restart_is_let_in_once_the_old_process_is_silent() {
+        let (gate, _) = gate();
+        assert_eq!(gate.admit(at(0), PEER, &hello(1, 5)), Ok(()));
+        gate.heard(at(100), PEER, Incarnation { counter: 1, nonce: 5 });
+        assert!(gate.admit(at(200), PEER, &hello(2, 6)).is_err(), "it runs");
+        assert_eq!(gate.admit(at(600), PEER, &hello(2, 6)), Ok(()));
+        let error = gate.admit(at(2000), PEER, &hello(1, 5)).expect_err("older");
+        assert!(error.contains("newer start"), "{error}");
+    }
+
+    #[test]
+    fn a_clone_is_refused_while_the_original_runs_and_by_the_agreed_state() {
+        let (gate, mut ledger) = gate();
+        assert_eq!(gate.admit(at(0), PEER, &hello(3, 5)), Ok(()));
+        assert!(gate.admit(at(9000), PEER, &hello(3, 6)).is_err(), "the same number");
+        let started =
+            Command::Started { node: PEER, incarnation: Incarnation { counter: 9, nonce: 1 } };
+        ledger.apply(Epoch { term: 1, index: 1 }, &evenkeel_wire::v1::entry::encode(&started));
+        let error = gate.admit(at(9000), PEER, &hello(8, 6)).expect_err("older");
+        assert!(error.contains("readmit"), "{error}");
+    }
+
+    #[test]
+    fn another_cluster_other_voters_or_another_name_are_refused() {
+        let (gate, _) = gate();
+        let other = Hello { cluster: "other".to_owned(), ..hello(1, 1) };
+        assert!(gate.admit(at(0), PEER, &other).expect_err("refused").contains("cluster"));
+        let other = Hello { membership: 8, ..hello(1, 1) };
+        assert!(gate.admit(at(0), PEER, &other).expect_err("refused").contains("voters"));
+        let error = gate.admit(at(0), NodeId(3), &hello(1, 1)).expect_err("refused");
+        assert!(error.contains("certificate"), "{error}");
+    }
+}

@@ -1,0 +1,117 @@
+//! Everything that can be refused before anything runs: the file, the node's name, the
+//! certificates.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use evenkeel_config::Config;
+use evenkeel_core::NodeId;
+use evenkeel_core::lease;
+use evenkeel_core::topology::{Node, Topology};
+use evenkeel_transport::{Fingerprint, Identity, pki};
+
+use crate::options::Options;
+use crate::state::Whose;
+
+/// What both parent and worker start from.
+pub struct Prepared {
+    /// The file.
+    pub config: Config,
+    /// This node's certificate and key.
+    pub identity: Identity,
+    /// Fingerprint of the cluster's authority: names the cluster.
+    pub authority: String,
+    /// This node.
+    pub node: Node,
+    /// What people should know, though nothing is refused for it.
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing runs.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{}", .0.render(std::io::IsTerminal::is_terminal(&std::io::stderr())))]
+    File(evenkeel_config::Faults),
+    #[error(
+        "the file {file} has no node {node}; it has {known}. Correct --node, or add [node.{node}]"
+    )]
+    NoSuchNode { file: String, node: String, known: String },
+    #[error(
+        "[node.{0}] has voter = false, which this version cannot do yet: take it out, every node votes"
+    )]
+    NoVote(String),
+}
+
+impl Prepared {
+    /// Reads and checks everything.
+    pub fn load(options: &Options) -> anyhow::Result<Self> {
+        let config = evenkeel_config::load(&options.config).map_err(Refused::File)?;
+        let topology = &config.topology;
+        let node = topology.nodes.get(&NodeId::of(&options.node)).cloned().ok_or_else(|| {
+            let known: Vec<&str> =
+                topology.nodes.values().map(|node| node.name.as_str()).collect();
+            Refused::NoSuchNode {
+                file: options.config.display().to_string(),
+                node: options.node.to_string(),
+                known: known.join(", "),
+            }
+        })?;
+        let revoked = fingerprints(&config);
+        let identity = pki::load(&options.pki, &topology.cluster, &options.node, &revoked)?;
+        let authority = identity.authority_fingerprint().to_string();
+        if let Some(silent) = topology.nodes.values().find(|node| !node.voter) {
+            return Err(Refused::NoVote(silent.name.to_string()).into());
+        }
+        let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        if let Some(days) = identity.validity().alarm(SystemTime::now()) {
+            warnings.push(format!(
+                "the certificate of {} {}: issue a new one with `evenkeel pki issue`; nothing \
+                 stops because of it",
+                options.node,
+                if days < 0 { "has ended".to_owned() } else { format!("ends in {days} days") }
+            ));
+        }
+        Ok(Self { config, identity, authority, node, warnings })
+    }
+
+    /// Whose the state directory must be.
+    pub fn whose(&self) -> Whose<'_> {
+        Whose {
+            cluster: &self.config.topology.cluster,
+            authority: &self.authority,
+            node: &self.node.name,
+            lease: self.config.topology.timing.lease,
+        }
+    }
+
+    /// The topology.
+    pub fn topology(&self) -> &Topology {
+        &self.config.topology
+    }
+
+    /// The other nodes and where they are.
+    pub fn peers(&self) -> BTreeMap<NodeId, SocketAddr> {
+        let others = self.topology().nodes.values().filter(|node| node.id != self.node.id);
+        others.map(|node| (node.id, node.address)).collect()
+    }
+
+    /// Settings of the lease machine.
+    pub fn lease_settings(&self) -> lease::Settings {
+        let topology = self.topology();
+        lease::Settings {
+            me: self.node.id,
+            voters: topology.voters().map(|node| node.id).collect(),
+            membership: topology.membership(),
+            lease: topology.timing.lease,
+            heartbeat: topology.timing.heartbeat,
+            lease_max: topology.timing.lease,
+            faults: lease::Faults::default(),
+        }
+    }
+}
+
+/// The certificates that do not count any more.
+pub fn fingerprints(config: &Config) -> Vec<Fingerprint> {
+    config.revoked.iter().map(|bytes| Fingerprint::from_bytes(*bytes)).collect()
+}

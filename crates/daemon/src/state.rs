@@ -1,0 +1,354 @@
+//! The state directory: one node's durable identity, used by one daemon at a time
+//! (DESIGN 3.1 rule 8).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evenkeel_core::NodeName;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// Name of the lock's file within the directory.
+const LOCK: &str = "lock";
+/// Name of the identity's file.
+const IDENTITY: &str = "identity.json";
+/// Name of the log's file.
+const LOG: &str = "log.redb";
+/// An identity is a few lines; more is not ours.
+const IDENTITY_LENGTH_MAX: u64 = 4096;
+
+/// Why a state directory cannot be used. The text follows "refused: ".
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another daemon uses it.
+    #[error(
+        "the state directory {} is in use by another evenkeel: stop that one first, or give this \
+         one a directory of its own with --state",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// It belongs to another cluster.
+    #[error(
+        "the state directory {} belongs to another cluster ({found}, not {wanted}): name the right \
+         one with --state, or move it away if that cluster is gone",
+        path.display()
+    )]
+    OtherCluster {
+        /// Where.
+        path: PathBuf,
+        /// What it belongs to.
+        found: String,
+        /// What it should belong to.
+        wanted: String,
+    },
+    /// It belongs to another node.
+    #[error(
+        "the state directory {} belongs to the node {found}, not {wanted}: state is never copied \
+         from node to node; give this node an empty directory with --state",
+        path.display()
+    )]
+    OtherNode {
+        /// Where.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        wanted: String,
+    },
+    /// The identity cannot be understood.
+    #[error(
+        "{} is damaged ({why}): restore the file system, or move the whole directory away, start \
+         again and let the node back in with `evenkeel readmit` on another one",
+        path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// No space.
+    #[error("cannot {attempt} {}: no space is left there; free some", path.display())]
+    Full {
+        /// What was tried.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// Read-only.
+    #[error("cannot {attempt} {}: it is mounted read-only; remount it writable", path.display())]
+    ReadOnly {
+        /// What was tried.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("cannot {attempt} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn fault(attempt: &'static str, path: &Path, source: io::Error) -> StateError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StateError::Full { attempt, path }
+        }
+        io::ErrorKind::ReadOnlyFilesystem => StateError::ReadOnly { attempt, path },
+        _ => StateError::Io { attempt, path, source },
+    }
+}
+
+/// What is kept of a node's identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    version: u32,
+    cluster: String,
+    authority: String,
+    node: String,
+    counter: u64,
+    lease_max_ns: u64,
+}
+
+/// What this node is and how often it has been started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Fingerprint of the cluster's authority.
+    pub authority: &'a str,
+    /// The node.
+    pub node: &'a NodeName,
+    /// The longest lease that the configuration allows now.
+    pub lease: Duration,
+}
+
+/// A state directory, locked for as long as this lives.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    lock: File,
+    counter: u64,
+    lease_max: Duration,
+}
+
+impl StateDir {
+    /// Makes the directory if there is none, locks it and checks whose it is. Nothing
+    /// in it is changed by a refusal.
+    pub fn open(path: &Path, whose: &Whose<'_>) -> Result<Self, StateError> {
+        make_private(path)?;
+        let lock_path = path.join(LOCK);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|source| fault("open the lock", &lock_path, source))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => StateError::InUse(path.to_owned()),
+            other => fault("lock", &lock_path, other.into()),
+        })?;
+        let known = read_identity(path)?;
+        if let Some(known) = &known {
+            known.belongs_to(path, whose)?;
+        }
+        let (counter, lease_max) = match &known {
+            None => (0, Duration::ZERO),
+            Some(known) => (known.counter, Duration::from_nanos(known.lease_max_ns)),
+        };
+        Ok(Self { path: path.to_owned(), lock, counter, lease_max })
+    }
+
+    /// Begins a new life: raises the counter, durably, before anybody can hear of it.
+    pub fn begin_life(&mut self, whose: &Whose<'_>) -> Result<u64, StateError> {
+        let counter = self.counter + 1;
+        // Promises of the last life may have been as long as its longest lease; from
+        // now on they may also be as long as the new one.
+        let lease_max = self.lease_max.max(whose.lease);
+        let identity = Identity {
+            version: 1,
+            cluster: whose.cluster.to_owned(),
+            authority: whose.authority.to_owned(),
+            node: whose.node.to_string(),
+            counter,
+            lease_max_ns: u64::try_from(lease_max.as_nanos()).unwrap_or(u64::MAX),
+        };
+        write_identity(&self.path, &identity)?;
+        self.counter = counter;
+        self.lease_max = lease_max;
+        Ok(counter)
+    }
+
+    /// How often this node has been started.
+    pub fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    /// The longest lease ever allowed here: a voter without memory is silent so long.
+    pub fn lease_max(&self) -> Duration {
+        self.lease_max
+    }
+
+    /// Where the log is.
+    pub fn log(&self) -> PathBuf {
+        log_path(&self.path)
+    }
+
+    /// The lock, to be handed to the worker: it is free when both have ended.
+    pub fn lock(&self) -> &File {
+        &self.lock
+    }
+}
+
+/// Where the log of a state directory is.
+pub fn log_path(state: &Path) -> PathBuf {
+    state.join(LOG)
+}
+
+/// The longest lease ever allowed by a state directory that the parent has locked; none
+/// if that cannot be read.
+pub fn lease_max(state: &Path) -> Option<Duration> {
+    let identity = read_identity(state).ok()??;
+    Some(Duration::from_nanos(identity.lease_max_ns))
+}
+
+fn make_private(path: &Path) -> Result<(), StateError> {
+    use std::os::unix::fs::DirBuilderExt;
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => {
+            let source = io::Error::other("something that is no directory is there");
+            return Err(fault("use as state directory", path, source));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(fault("look at", path, source)),
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| fault("make the state directory", path, source))
+}
+
+impl Identity {
+    fn belongs_to(&self, path: &Path, whose: &Whose<'_>) -> Result<(), StateError> {
+        if self.cluster != whose.cluster || self.authority != whose.authority {
+            let tell = |cluster: &str, authority: &str| {
+                format!("{cluster} with the authority {}", &authority[..authority.len().min(16)])
+            };
+            return Err(StateError::OtherCluster {
+                path: path.to_owned(),
+                found: tell(&self.cluster, &self.authority),
+                wanted: tell(whose.cluster, whose.authority),
+            });
+        }
+        if self.node != whose.node.as_str() {
+            return Err(StateError::OtherNode {
+                path: path.to_owned(),
+                found: self.node.clone(),
+                wanted: whose.node.to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {
+    let path = dir.join(IDENTITY);
+    let damaged = |why: String| StateError::Damaged { path: path.clone(), why };
+    match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(fault("look at", &path, source)),
+        Ok(found) if found.len() > IDENTITY_LENGTH_MAX => {
+            return Err(damaged("it is too long".to_owned()));
+        }
+        Ok(_) => {}
+    }
+    let bytes = fs::read(&path).map_err(|source| fault("read", &path, source))?;
+    let identity: Identity =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if identity.version != 1 {
+        return Err(damaged(format!("its version {} is not known here", identity.version)));
+    }
+    Ok(Some(identity))
+}
+
+/// Writes beside, syncs, renames, syncs the directory: after a power cut there is the
+/// old identity or the new one, never half of either.
+fn write_identity(dir: &Path, identity: &Identity) -> Result<(), StateError> {
+    let path = dir.join(IDENTITY);
+    let beside = dir.join("identity.json.new");
+    let mut bytes = serde_json::to_vec_pretty(identity)
+        .map_err(|error| fault("write", &path, io::Error::other(error)))?;
+    bytes.push(b'\n');
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&beside)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| fault("write", &path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whose<'a>(cluster: &'a str, node: &'a NodeName, lease_ms: u64) -> Whose<'a> {
+        Whose { cluster, authority: "aa", node, lease: Duration::from_millis(lease_ms) }
+    }
+
+    #[test]
+    fn each_life_has_a_higher_number_and_the_longest_lease_is_remembered() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let node = NodeName::new("ams1").expect("a name");
+        for (life, lease, longest) in [(1, 120, 120), (2, 1500, 1500), (3, 40, 1500)] {
+            let whose = whose("shop", &node, lease);
+            let mut state = StateDir::open(&path, &whose).expect("opened");
+            assert_eq!(state.begin_life(&whose).expect("begun"), life);
+            assert_eq!(state.lease_max(), Duration::from_millis(longest));
+        }
+    }
+
+    #[test]
+    fn it_is_used_by_one_daemon_at_a_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = NodeName::new("ams1").expect("a name");
+        let whose = whose("shop", &node, 120);
+        let first = StateDir::open(dir.path(), &whose).expect("opened");
+        let error = StateDir::open(dir.path(), &whose).expect_err("in use");
+        assert!(matches!(error, StateError::InUse(_)), "{error}");
+        drop(first);
+        StateDir::open(dir.path(), &whose).expect("free again");
+    }
+
+    #[test]
+    fn another_cluster_node_or_a_damaged_file_is_refused_and_nothing_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ams1, fra1) =
+            (NodeName::new("ams1").expect("a name"), NodeName::new("fra1").expect("a name"));
+        let own = whose("shop", &ams1, 120);
+        StateDir::open(dir.path(), &own).expect("opened").begin_life(&own).expect("begun");
+        let before = fs::read(dir.path().join(IDENTITY)).expect("there");
+        let error = StateDir::open(dir.path(), &whose("other", &ams1, 120)).expect_err("refused");
+        assert!(matches!(error, StateError::OtherCluster { .. }), "{error}");
+        let error = StateDir::open(dir.path(), &whose("shop", &fra1, 120)).expect_err("refused");
+        assert!(matches!(error, StateError::OtherNode { .. }), "{error}");
+        assert_eq!(fs::read(dir.path().join(IDENTITY)).expect("there"), before);
+        fs::write(dir.path().join(IDENTITY), b"{").expect("written");
+        let error = StateDir::open(dir.path(), &own).expect_err("refused");
+        assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+    }
+}

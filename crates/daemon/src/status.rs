@@ -1,0 +1,259 @@
+//! The status document and the story of moves, from what the decision machine knows.
+
+use std::time::Duration;
+
+use evenkeel_console::api::v1 as api;
+use evenkeel_core::health::{CheckState, Standing};
+use evenkeel_core::ledger::{Assigned, Move};
+use evenkeel_core::node::Node;
+use evenkeel_core::quorum::majority;
+use evenkeel_core::standby::{self, Candidate, Fitness};
+use evenkeel_core::topology::Group;
+use evenkeel_core::{Moment, NodeId};
+
+/// What the decision machine does not know.
+pub struct Beside<'a> {
+    /// This node.
+    pub me: NodeId,
+    /// Round trips.
+    pub rtt: &'a dyn Fn(NodeId) -> Option<Duration>,
+    /// Why nodes were refused, for people.
+    pub notes: &'a dyn Fn(NodeId) -> Option<String>,
+    /// Digest of the own configuration.
+    pub config_digest: u64,
+    /// What else people should know.
+    pub advice: Vec<String>,
+}
+
+/// The calendar as RFC 3339, with milliseconds.
+pub fn rfc3339(wall_ms: u64) -> String {
+    let ms = i64::try_from(wall_ms).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms)
+        .map_or_else(|_| "unknown".to_owned(), |at| format!("{at:.3}"))
+}
+
+/// The status document.
+pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
+    let topology = node.topology();
+    let alive = |id: NodeId| id == beside.me || node.view().alive(now, id);
+    let voters = topology.voters().count();
+    let quorum = topology.voters().filter(|one| alive(one.id)).count() >= majority(voters);
+    let groups: Vec<api::Group> =
+        topology.groups.values().map(|one| group(now, node, one, quorum)).collect();
+    let nodes = topology
+        .nodes
+        .values()
+        .map(|one| api::Node {
+            name: one.name.to_string(),
+            alive: alive(one.id),
+            witness: one.witness,
+            rtt_ms: (beside.rtt)(one.id).map(|rtt| rtt.as_secs_f64() * 1e3),
+            note: note(now, node, beside, one.id),
+        })
+        .collect();
+    let mut advice = advice(now, node, beside, quorum);
+    advice.extend(beside.advice.iter().cloned());
+    api::Status {
+        cluster: topology.cluster.clone(),
+        node: topology.node_name(beside.me),
+        leader: node.leader().filter(|_| quorum).map(|id| topology.node_name(id)),
+        quorum,
+        groups,
+        nodes,
+        advice,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn note(now: Moment, node: &Node, beside: &Beside<'_>, id: NodeId) -> Option<String> {
+    if let Some(note) = (beside.notes)(id) {
+        return Some(note);
+    }
+    let heard = node.view().fresh(now, id)?;
+    if heard.report.config_digest != beside.config_digest {
+        return Some("has another configuration file".to_owned());
+    }
+    heard.report.stopping.then(|| "is stopping".to_owned())
+}
+
+fn advice(now: Moment, node: &Node, beside: &Beside<'_>, quorum: bool) -> Vec<String> {
+    let topology = node.topology();
+    let silent: Vec<String> = topology
+        .voters()
+        .filter(|one| one.id != beside.me && !node.view().alive(now, one.id))
+        .map(|one| one.name.to_string())
+        .collect();
+    let mut advice = Vec::new();
+    if !quorum {
+        advice.push(format!(
+            "no majority of voters can be reached (not heard: {}), so nothing may serve: two sides \
+             could otherwise answer at once. Bring one of them back or mend the network. If they \
+             are gone for good and certainly stopped: evenkeel recover --alone --i-have-stopped {}",
+            silent.join(", "),
+            silent.join(" ")
+        ));
+    } else if node.leader().is_none() {
+        advice.push("no leader yet: the voters are agreeing on one (under a second)".to_owned());
+    }
+    let differing = topology.nodes.keys().any(|id| {
+        node.view()
+            .fresh(now, *id)
+            .is_some_and(|heard| heard.report.config_digest != beside.config_digest)
+    });
+    if differing {
+        advice.push("the nodes have different configuration files: make them equal".to_owned());
+    }
+    advice
+}
+
+fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
+    let topology = node.topology();
+    let current = node.ledger().current(group.id);
+    let holder = current.map(|current| current.assign.holder);
+    let ranked =
+        standby::rank(now, topology, node.ledger(), node.view(), node.wellness(), group);
+    let next = ranked
+        .iter()
+        .find(|one| Some(one.node) != holder && one.fitness <= Fitness::HeldDown)
+        .filter(|_| quorum);
+    let spare_vote = spare_vote(now, node, holder);
+    let full = holder
+        .and_then(|holder| node.view().fresh(now, holder))
+        .is_some_and(|heard| heard.report.guard_full);
+    api::Group {
+        name: group.name.to_string(),
+        holder: holder.map(|id| topology.node_name(id)),
+        epoch: current.map_or(0, |current| current.epoch.number()),
+        state: state(now, node, group, current, quorum),
+        since: current.map_or_else(
+            || "never".to_owned(),
+            |current| rfc3339(current.assign.evidence.wall_ms),
+        ),
+        addresses: current.map_or_else(
+            || group.addresses.iter().map(ToString::to_string).collect(),
+            |current| current.assign.addresses.iter().map(ToString::to_string).collect(),
+        ),
+        guard: if full { "full" } else { "reduced" }.to_owned(),
+        protected: next.is_some() && spare_vote,
+        next: next.map(|one| topology.node_name(one.node)),
+        nodes: group.nodes.iter().map(|id| group_node(now, node, group, *id, &ranked)).collect(),
+    }
+}
+
+/// Whether a majority would be left without the holder.
+fn spare_vote(now: Moment, node: &Node, holder: Option<NodeId>) -> bool {
+    let topology = node.topology();
+    let left = topology
+        .voters()
+        .filter(|one| Some(one.id) != holder && node.view().alive(now, one.id))
+        .count();
+    left >= majority(topology.voters().count())
+}
+
+fn state(
+    now: Moment,
+    node: &Node,
+    group: &Group,
+    current: Option<&Assigned>,
+    quorum: bool,
+) -> api::State {
+    let Some(current) = current else { return api::State::Closed };
+    let said = node.view().standing(now, current.assign.holder, group.id);
+    match said.filter(|said| said.epoch == current.epoch).map(|said| said.standing) {
+        Some(Standing::Open) => api::State::Serving,
+        Some(Standing::Lapsed) => api::State::Muted,
+        Some(Standing::Opening | Standing::Off | Standing::Released) | None => {
+            if quorum { api::State::Moving } else { api::State::Muted }
+        }
+    }
+}
+
+fn group_node(
+    now: Moment,
+    node: &Node,
+    group: &Group,
+    id: NodeId,
+    ranked: &[Candidate],
+) -> api::GroupNode {
+    let topology = node.topology();
+    let judged = ranked.iter().find(|one| one.node == id);
+    let checks = group
+        .checks
+        .iter()
+        .map(|policy| {
+            let merged = node.view().check(now, topology, id, group.id, policy);
+            api::Check {
+                name: policy.name.to_string(),
+                state: match merged.state {
+                    CheckState::Ok => "ok",
+                    CheckState::Failing => "failing",
+                    CheckState::Unknown => "unknown",
+                    CheckState::Idle => "idle",
+                }
+                .to_owned(),
+                age_ms: u64::try_from(merged.age.as_millis()).unwrap_or(u64::MAX),
+                detail: merged.detail,
+            }
+        })
+        .collect();
+    api::GroupNode {
+        name: topology.node_name(id),
+        ready: judged.is_some_and(|one| one.fitness <= Fitness::HeldDown),
+        reason: judged.map_or_else(String::new, |one| one.why.clone()),
+        checks,
+    }
+}
+
+/// The moves of a group, or of all, oldest first.
+pub fn moves(node: &Node, only: Option<&str>) -> Vec<api::Move> {
+    let topology = node.topology();
+    let mut all: Vec<(&Move, api::Move)> = node
+        .ledger()
+        .groups
+        .iter()
+        .filter(|(id, _)| only.is_none_or(|name| topology.group_name(**id) == name))
+        .flat_map(|(_, record)| &record.moves)
+        .map(|one| (one, story(node, one)))
+        .collect();
+    all.sort_by_key(|(one, _)| one.assigned.epoch);
+    all.into_iter().map(|(_, story)| story).collect()
+}
+
+fn story(node: &Node, one: &Move) -> api::Move {
+    let topology = node.topology();
+    let name = |id: NodeId| topology.node_name(id);
+    let assign = &one.assigned.assign;
+    let evidence = &assign.evidence;
+    api::Move {
+        group: topology.group_name(assign.group),
+        epoch: one.assigned.epoch.number(),
+        at: rfc3339(evidence.wall_ms),
+        from: evidence.from.map(name),
+        to: name(assign.holder),
+        cause: evidence.cause.word().to_owned(),
+        because: evidence.cause.to_string(),
+        decided_by: name(evidence.decided_by),
+        known_for_ms: evidence.known_for.as_secs_f64() * 1e3,
+        evidence: evidence
+            .checks
+            .iter()
+            .map(|fact| format!("{} ({} says): {}", fact.check, name(fact.said_by), fact.detail))
+            .collect(),
+        considered: evidence
+            .considered
+            .iter()
+            .map(|one| format!("{}: {}", name(one.node), one.why))
+            .collect(),
+        phases: one.opened.as_ref().map_or_else(Vec::new, |opened| {
+            opened
+                .phases
+                .iter()
+                .map(|phase| api::Phase {
+                    what: phase.what.clone(),
+                    after_ms: phase.after.as_secs_f64() * 1e3,
+                })
+                .collect()
+        }),
+        completed: one.opened.is_some(),
+    }
+}

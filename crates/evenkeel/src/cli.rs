@@ -1,0 +1,154 @@
+//! What can be said on the command line (DESIGN 5).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use evenkeel_daemon::options::SOCKET;
+
+/// Failover hosting: addresses, services and data move to the next server within a
+/// fraction of a second, and two servers never answer at once.
+#[derive(Parser)]
+#[command(name = "evenkeel", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Certificates: the cluster's own authority and its nodes.
+    #[command(subcommand)]
+    Pki(Pki),
+    /// Run the daemon in the foreground.
+    ///
+    /// SIGTERM hands over and stops. Exit code 1: refused, with the reason.
+    Run(Run),
+    /// The configuration file.
+    #[command(subcommand)]
+    Config(Config),
+    /// Who serves what, who would be next, and what is wrong.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Again and again, until interrupted.
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Move a group to another node on purpose; returns when it serves there.
+    Switch {
+        /// The group.
+        group: String,
+        /// The node; the best standby unless given.
+        #[arg(long)]
+        to: Option<String>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// The last moves: evidence, decision, phases with times.
+    Why {
+        /// The group; all unless given.
+        group: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Let a node back in whose identity was refused (new disk, restored backup).
+    Readmit {
+        /// The node.
+        node: String,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Serve again without a majority, when the other voters are stopped for certain.
+    Recover(Recover),
+    /// Watch a three-node cluster on this machine lose its active server.
+    Demo {
+        /// No colours, even on a terminal.
+        #[arg(long)]
+        plain: bool,
+    },
+    /// Faults and figures on real hosts in namespaces.
+    #[command(hide = true)]
+    Lab {
+        /// What the lab is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Args)]
+pub struct Client {
+    /// The daemon's control socket.
+    #[arg(long, default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum Pki {
+    /// Make a cluster's authority: ca.pem and ca.key.
+    Init {
+        /// Where to.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Name of the cluster.
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+    /// Make NAME.pem and NAME.key for a node, with a copy of ca.pem.
+    Issue {
+        /// Where the authority is.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Name of the node, as in the configuration file.
+        #[arg(long)]
+        node: String,
+        /// Where to; beside the authority unless given.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+pub struct Run {
+    /// The configuration file, the same on every node.
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Which of its nodes this is.
+    #[arg(long)]
+    pub node: String,
+    /// Where this node keeps its state.
+    #[arg(long)]
+    pub state: PathBuf,
+    /// Where its certificate and key are.
+    #[arg(long)]
+    pub pki: PathBuf,
+    /// The control socket.
+    #[arg(long, default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum Config {
+    /// Tell every fault of a file at its line and column.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub struct Recover {
+    /// This node alone is to decide from now on.
+    #[arg(long, required = true)]
+    pub alone: bool,
+    /// The other voters, which are stopped for certain.
+    #[arg(long, value_name = "NODE", num_args = 1.., required = true)]
+    pub i_have_stopped: Vec<String>,
+    #[command(flatten)]
+    pub client: Client,
+}
