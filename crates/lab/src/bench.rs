@@ -36,6 +36,9 @@ const LOST: Duration = Duration::from_secs(10);
 /// Lines of a log shown when a run went wrong.
 const LOG_LINES: usize = 15;
 
+/// Violations shown per row; all of them are in the JSON.
+const VIOLATIONS_SHOWN: usize = 5;
+
 /// One row of the table: something that is done to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -250,7 +253,7 @@ fn print_line(line: &Line) {
         line.runs_wrong,
         if line.reached { "reached" } else { "SHORT" },
     );
-    for violation in &line.violations {
+    for violation in line.violations.iter().take(VIOLATIONS_SHOWN) {
         println!("    TWO ANSWERED: {violation}");
     }
     if line.frames_missed > 0 {

@@ -97,7 +97,7 @@ struct DemoLine {
 
 /// The daemon's program: as given, or this one; from the lab's own binary the
 /// `evenkeel` beside it.
-fn program(given: Option<&Path>) -> Result<PathBuf> {
+fn program(lab: &Lab, given: Option<&Path>) -> Result<PathBuf> {
     let path = match given {
         Some(path) => path.to_owned(),
         None => {
@@ -109,8 +109,7 @@ fn program(given: Option<&Path>) -> Result<PathBuf> {
             }
         }
     };
-    path.canonicalize()
-        .with_context(|| format!("no program {}", path.display()))
+    lab.within_reach(&path)
 }
 
 fn parse(arguments: &[OsString]) -> std::result::Result<Line, clap::Error> {
@@ -152,19 +151,19 @@ pub(crate) fn main_inside(arguments: &[OsString]) -> Result<ExitCode> {
         What::Bench(options) => bench::run(
             &lab,
             &switch,
-            &program(options.evenkeel.as_deref())?,
+            &program(&lab, options.evenkeel.as_deref())?,
             &options,
         ),
         What::Scenario(options) => scenario::run(
             &lab,
             &switch,
-            &program(options.evenkeel.as_deref())?,
+            &program(&lab, options.evenkeel.as_deref())?,
             &options,
         ),
         What::Demo(options) => demo::show(
             &lab,
             &switch,
-            &program(options.evenkeel.as_deref())?,
+            &program(&lab, options.evenkeel.as_deref())?,
             options.plain,
         ),
     }

@@ -316,7 +316,7 @@ fn conclude(paper: &Paper, summary: &Summary) -> ExitCode {
     println!("  two servers answering at once: {twice}");
     println!(
         "\n  All of it ran on this machine in namespaces of its own; the machines, the switch\n  \
-         and their files are gone now. To run it on real servers: `evenkeel --help`."
+         and their files are removed. To run it on real servers: `evenkeel --help`."
     );
     if summary.violations.is_empty() {
         ExitCode::SUCCESS

@@ -49,11 +49,14 @@ fn say(answer: &Answer) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Where a host has an empty directory of its own.
+pub(crate) const OWN_PLACES: [&str; 4] = ["/run", "/tmp", "/dev/shm", "/var/log/apache2"];
+
 /// Mounts what a machine has for itself. The host's /proc comes last: until then /proc
 /// is the lab's and tells this process's number there.
 fn make_mounts() -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    for place in ["/run", "/tmp", "/dev/shm", "/var/log/apache2"] {
+    for place in OWN_PLACES {
         if Path::new(place).is_dir() {
             mount("tmpfs", place, "tmpfs", flags, Some(c"mode=1777"))
                 .with_context(|| format!("mounting {place}"))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::launch;
+use crate::{init, launch};
 
 /// The lab from the inside: its directory and this program.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ impl Lab {
             .map(PathBuf::from)
             .context("this is not the inside of a lab")?;
         let program = std::env::current_exe().context("finding this program")?;
+        let program = within_reach(&directory, &program)?;
         std::thread::Builder::new()
             .name("leash".into())
             .spawn(end_with_the_outside)
@@ -38,6 +39,26 @@ impl Lab {
     pub(crate) fn program(&self) -> &Path {
         &self.program
     }
+
+    /// A path at which the hosts find `program`.
+    pub(crate) fn within_reach(&self, program: &Path) -> Result<PathBuf> {
+        within_reach(&self.directory, program)
+    }
+}
+
+/// A path at which the hosts find `program`: its own, or that of a copy if a host has
+/// something else in its place.
+fn within_reach(directory: &Path, program: &Path) -> Result<PathBuf> {
+    let path = program
+        .canonicalize()
+        .with_context(|| format!("no program {}", program.display()))?;
+    if !init::OWN_PLACES.iter().any(|place| path.starts_with(place)) {
+        return Ok(path);
+    }
+    let name = path.file_name().context("a program without a name")?;
+    let copy = directory.join(name);
+    std::fs::copy(&path, &copy).with_context(|| format!("copying {}", path.display()))?;
+    Ok(copy)
 }
 
 /// Ends the lab when the process outside is gone: its parent's death does so too, but
