@@ -1,0 +1,132 @@
+//! The hot handle: what the lease thread does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_core::lease::Lease;
+use evenkeel_core::{GroupId, Moment};
+
+use crate::nft::{Hold, Ownership};
+use crate::slots::{Slot, Slots};
+use crate::{GuardError, Keeper, Settings};
+
+/// What became of an extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extended {
+    /// The kernel lets the group act until the lease ends.
+    Open,
+    /// The lease had run out before the kernel knew of it: the group stays mute.
+    Late,
+    /// No [`Keeper::set_addresses`] has named the group: there is nothing to open.
+    UnknownGroup,
+}
+
+/// With nftables alone: how much of a lease is left unused, so that a time-out that the
+/// kernel reads a little later than we read the clock still ends in time.
+const READING_TIME: Duration = Duration::from_millis(1);
+
+/// With nftables alone: how often a refresh that took longer than [`READING_TIME`] is
+/// done again before the group is muted until the next renewal.
+const REFRESH_TRIES: usize = 3;
+
+/// The hot handle: one thread, the lease thread, owns it and alone writes deadlines.
+/// Nothing here allocates, opens a file or logs.
+///
+/// With both mechanisms, eBPF decides: its deadline is absolute. The element of
+/// nftables may then live a little longer, as late as the kernel read it; a packet must
+/// pass both. With nftables alone its element is kept within the lease as well as a
+/// relative time-out can be.
+pub struct Guard {
+    slots: Arc<Slots>,
+    /// Whether the kernel reads the slots.
+    absolute: bool,
+    hold: Option<Hold>,
+}
+
+impl Guard {
+    /// Opens the guard of this network namespace: continues what an earlier process
+    /// left (deadlines found there stay in force, nothing is opened or closed by it),
+    /// or makes it new with every address closed. Covers all devices that exist.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::NoBackend`] if neither mechanism works here, and others if
+    /// something is there but cannot be taken over.
+    pub fn open(settings: &Settings) -> Result<(Self, Keeper), GuardError> {
+        Keeper::open(settings, Ownership::IfPossible)
+    }
+
+    pub(crate) fn new(slots: Arc<Slots>, absolute: bool, hold: Option<Hold>) -> Self {
+        Self {
+            slots,
+            absolute,
+            hold,
+        }
+    }
+
+    /// Lets the group of `lease` act until the lease ends, and not a moment longer.
+    /// `now` reads `CLOCK_BOOTTIME`; it is read before and after the kernel is told.
+    pub fn extend(&mut self, lease: &Lease, now: impl Fn() -> Moment) -> Extended {
+        self.set_deadline(lease.group(), lease.epoch().number(), lease.until(), now)
+    }
+
+    /// What [`Guard::extend`] does, apart from the proof that a [`Lease`] is.
+    pub(crate) fn set_deadline(
+        &mut self,
+        group: GroupId,
+        epoch: u64,
+        until: Moment,
+        now: impl Fn() -> Moment,
+    ) -> Extended {
+        let Some(slot) = self.slots.find(group) else {
+            return Extended::UnknownGroup;
+        };
+        self.slots.open(slot, epoch, until);
+        if let Some(hold) = &mut self.hold {
+            if self.absolute {
+                hold.refresh(group, now().until(until));
+            } else {
+                refresh_alone(hold, group, until, &now);
+            }
+            if now() >= until {
+                hold.delete(group);
+            }
+        }
+        if now() < until {
+            Extended::Open
+        } else {
+            Extended::Late
+        }
+    }
+
+    /// Mutes the group. It is mute when this returns.
+    pub fn close(&mut self, group: GroupId) {
+        if let Some(slot) = self.slots.find(group) {
+            self.slots.close(slot);
+        }
+        if let Some(hold) = &mut self.hold {
+            hold.delete(group);
+        }
+    }
+
+    /// Until when the kernel lets the group act; `None` if it is closed or unknown. It
+    /// may be past. With nftables alone, what an earlier process granted is not known.
+    pub fn deadline(&self, group: GroupId) -> Option<Moment> {
+        let slot: Slot = self.slots.find(group)?;
+        Some(self.slots.deadline(slot)).filter(|deadline| *deadline != Moment::ZERO)
+    }
+}
+
+/// A time-out counts from when the kernel reads it. Whatever lies between our look at
+/// the clock and that moment is granted too much, so a refresh during which more than
+/// [`READING_TIME`] passed is repeated with what is left then.
+fn refresh_alone(hold: &mut Hold, group: GroupId, until: Moment, now: &impl Fn() -> Moment) {
+    for _ in 0..REFRESH_TRIES {
+        let before = now();
+        hold.refresh(group, before.until(until).saturating_sub(READING_TIME));
+        if now().since(before) <= READING_TIME {
+            return;
+        }
+    }
+    hold.delete(group);
+}

@@ -1,0 +1,434 @@
+//! The cold handle: addresses, devices, repair.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_core::{Epoch, GroupId, Moment};
+use evenkeel_host::clock;
+use rustix::event::epoll;
+
+use crate::bpf::Bpf;
+use crate::device::{Device, Devices};
+use crate::nft::{CLOSED, Condition, Content, Guarded, Ownership, Table, Tag};
+use crate::slots::{Slot, Slots};
+use crate::state::{BackendState, GuardState, Repairs};
+use crate::{ADDRESSES_MAX, Backends, Guard, GuardError, Settings};
+
+/// Why a mechanism is absent that the settings leave out.
+const NOT_WANTED: &str = "left out by the settings";
+
+/// The cold handle: runs on an ordinary thread, and never writes a deadline.
+///
+/// Why its repairs open nothing: it never writes a deadline, so what eBPF lets pass is
+/// the hot handle's word alone. A table made anew holds nothing, unless eBPF enforces
+/// as well: then the groups that are open go into it with the rest of their time, since
+/// otherwise they would be mute until their next renewal. Should such a group be closed
+/// at that very moment, eBPF has already muted it, and its element is removed.
+pub struct Keeper {
+    slots: Arc<Slots>,
+    bpf: Result<Bpf, String>,
+    nft: Result<Table, String>,
+    devices: Devices,
+    events: OwnedFd,
+    /// All guarded addresses; those of no group belong to [`CLOSED`].
+    pub(crate) guarded: Guarded,
+    /// Addresses that are to join a group which is open under an older epoch: closed
+    /// until it is open under this one, or closed.
+    waiting: BTreeMap<IpAddr, (GroupId, u64)>,
+}
+
+impl Keeper {
+    pub(crate) fn open(
+        settings: &Settings,
+        ownership: Ownership,
+    ) -> Result<(Guard, Self), GuardError> {
+        settings.check()?;
+        let pins = settings.pins()?;
+        let bpf = match settings.backends {
+            Backends::Both | Backends::BpfOnly => {
+                Bpf::open(&settings.bpffs, &pins).map_err(|error| error.to_string())
+            }
+            Backends::NftOnly => Err(NOT_WANTED.to_owned()),
+        };
+        let nft = match settings.backends {
+            Backends::Both | Backends::NftOnly => {
+                Table::open(&settings.key(), ownership).map_err(|error| error.to_string())
+            }
+            Backends::BpfOnly => Err(NOT_WANTED.to_owned()),
+        };
+        if let (Err(bpf), Err(nft)) = (&bpf, &nft) {
+            return Err(GuardError::NoBackend {
+                bpf: bpf.clone(),
+                nft: nft.clone(),
+            });
+        }
+        let devices = Devices::open()
+            .map_err(|error| GuardError::kernel("open a route netlink socket", error))?;
+        let (slots, bpf) = match bpf {
+            Ok((bpf, words)) => (Slots::mapped(words), Ok(bpf)),
+            Err(reason) => (Slots::private(), Err(reason)),
+        };
+        let (nft, in_table) = match nft {
+            Ok((table, guarded)) => (Ok(table), guarded),
+            Err(reason) => (Err(reason), Guarded::new()),
+        };
+        let absolute = bpf.is_ok();
+        let hold = nft.as_ref().ok().map(Table::hold);
+        let slots = Arc::new(slots);
+        let events = watch(&devices, nft.as_ref().ok())?;
+        let mut keeper = Self {
+            slots: Arc::clone(&slots),
+            bpf,
+            nft,
+            devices,
+            events,
+            guarded: Guarded::new(),
+            waiting: BTreeMap::new(),
+        };
+        keeper.continue_from(in_table)?;
+        Ok((Guard::new(slots, absolute, hold), keeper))
+    }
+
+    /// Finds the addresses that an earlier process guarded, makes both mechanisms agree
+    /// on them, and covers all devices.
+    fn continue_from(&mut self, in_table: Guarded) -> Result<(), GuardError> {
+        let devices = self.list_devices()?;
+        match &self.bpf {
+            Err(_) => {
+                for group in in_table.values().filter(|group| **group != CLOSED) {
+                    self.slot_for(*group)?;
+                }
+                self.guarded = in_table.clone();
+            }
+            Ok(bpf) => {
+                let pinned = bpf.addresses()?;
+                let used = |slot: Slot| pinned.iter().any(|(_, found)| *found == slot);
+                self.slots.free_unused(clock::now(), used);
+                let group = |slot| self.slots.group(slot).unwrap_or(CLOSED);
+                self.guarded = pinned
+                    .iter()
+                    .map(|(address, slot)| (*address, group(*slot)))
+                    .collect();
+                bpf.take_over(&devices)?;
+                // What only the table knows stays guarded, and closed.
+                for address in in_table.keys() {
+                    if !self.guarded.contains_key(address) {
+                        bpf.set(*address, Slot::CLOSED)?;
+                        self.guarded.insert(*address, CLOSED);
+                    }
+                }
+            }
+        }
+        if let Ok(table) = &mut self.nft
+            && in_table != self.guarded
+        {
+            let all: BTreeSet<IpAddr> = in_table
+                .keys()
+                .chain(self.guarded.keys())
+                .copied()
+                .collect();
+            let changes: Vec<_> = all
+                .into_iter()
+                .map(|address| (address, in_table.get(&address), self.guarded.get(&address)))
+                .filter(|(_, old, new)| old != new)
+                .map(|(address, old, new)| (address, old.copied(), new.copied()))
+                .collect();
+            table
+                .change(&changes)
+                .map_err(|error| GuardError::kernel("fill the nftables table", error))?;
+        }
+        self.verify_and_repair().map(|_| ())
+    }
+
+    fn list_devices(&self) -> Result<Vec<Device>, GuardError> {
+        self.devices
+            .list()
+            .map_err(|error| GuardError::kernel("list the devices", error))
+    }
+
+    /// Says which addresses belong to `group`, as the Assign with epoch `assigned`
+    /// lists them ([`Epoch::NONE`] for what the file says at the start, before any
+    /// Assign is known).
+    ///
+    /// Never opens anything: an address that is new in a group waits, closed, while
+    /// the group is open under an older epoch; one that is no longer listed stays
+    /// closed until [`Keeper::forget`]. An address listed for another group moves.
+    ///
+    /// # Errors
+    ///
+    /// Too many groups or addresses, or the kernel refused; what was done so far is
+    /// closed, and calling it again completes it.
+    pub fn set_addresses(
+        &mut self,
+        group: GroupId,
+        assigned: Epoch,
+        addresses: &[IpAddr],
+    ) -> Result<(), GuardError> {
+        let listed: BTreeSet<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
+        let slot = self.slot_for(group)?;
+        let known = listed
+            .iter()
+            .filter(|address| self.guarded.contains_key(address))
+            .count();
+        if let Some(address) = listed
+            .iter()
+            .find(|address| !self.guarded.contains_key(address))
+            && self.guarded.len() + listed.len() - known > ADDRESSES_MAX
+        {
+            return Err(GuardError::TooManyAddresses { address: *address });
+        }
+        self.waiting
+            .retain(|address, (of, _)| *of != group && !listed.contains(address));
+        let opened_late = self.opened_before(slot, assigned.number());
+        let mut changes = BTreeMap::new();
+        for (address, of) in &self.guarded {
+            if *of == group && !listed.contains(address) {
+                changes.insert(*address, CLOSED);
+            }
+        }
+        for address in listed {
+            if self.guarded.get(&address) == Some(&group) {
+                continue;
+            }
+            if opened_late {
+                self.waiting.insert(address, (group, assigned.number()));
+                changes.insert(address, CLOSED);
+            } else {
+                changes.insert(address, group);
+            }
+        }
+        self.apply(changes)
+    }
+
+    /// The slot of `group`; refused if the table could not tell it from another, or from
+    /// the addresses of none.
+    fn slot_for(&self, group: GroupId) -> Result<Slot, GuardError> {
+        let alike = |other: &GroupId| *other != group && Tag::of(*other) == Tag::of(group);
+        match self.slots.groups().chain([CLOSED]).find(alike) {
+            Some(other) => Err(GuardError::AlikeGroups { one: group, other }),
+            None if group == CLOSED => Err(GuardError::AlikeGroups {
+                one: group,
+                other: CLOSED,
+            }),
+            None => self.slots.claim(group).ok_or(GuardError::TooManyGroups),
+        }
+    }
+
+    /// Whether the group is open, and under an epoch before `assigned`.
+    fn opened_before(&self, slot: Slot, assigned: u64) -> bool {
+        clock::now() < self.slots.deadline(slot) && self.slots.epoch(slot) < assigned
+    }
+
+    /// Addresses that waited join their group once that opens nothing.
+    fn admit_waiting(&mut self) -> Result<(), GuardError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut changes = BTreeMap::new();
+        for (address, (group, assigned)) in &self.waiting {
+            let late = |slot| self.opened_before(slot, *assigned);
+            if !self.slots.find(*group).is_some_and(late) {
+                changes.insert(*address, *group);
+            }
+        }
+        self.apply(changes.clone())?;
+        self.waiting
+            .retain(|address, _| !changes.contains_key(address));
+        Ok(())
+    }
+
+    /// Gives addresses to groups, in both mechanisms.
+    fn apply(&mut self, mut changes: BTreeMap<IpAddr, GroupId>) -> Result<(), GuardError> {
+        changes.retain(|address, group| self.guarded.get(address) != Some(group));
+        if let Ok(table) = &mut self.nft {
+            let steps: Vec<_> = changes
+                .iter()
+                .map(|(address, group)| {
+                    (*address, self.guarded.get(address).copied(), Some(*group))
+                })
+                .collect();
+            if let Err(error) = table.change(&steps) {
+                // What is there and what is not is unknown now: it is made anew.
+                table.distrust();
+                return Err(GuardError::kernel("change the guarded addresses", error));
+            }
+        }
+        for (address, group) in changes {
+            if let Ok(bpf) = &self.bpf {
+                let slot = match group {
+                    CLOSED => Slot::CLOSED,
+                    group => self.slots.find(group).unwrap_or(Slot::CLOSED),
+                };
+                bpf.set(address, slot)?;
+            }
+            self.guarded.insert(address, group);
+        }
+        Ok(())
+    }
+
+    /// The addresses that belong to no group any more and are held closed.
+    pub fn orphans(&self) -> Vec<IpAddr> {
+        let orphan = |(address, group): (&IpAddr, &GroupId)| {
+            (*group == CLOSED && !self.waiting.contains_key(address)).then_some(*address)
+        };
+        self.guarded.iter().filter_map(orphan).collect()
+    }
+
+    /// All groups that have addresses here, those of earlier processes too.
+    pub fn groups(&self) -> Vec<GroupId> {
+        let groups: BTreeSet<GroupId> = self
+            .guarded
+            .values()
+            .copied()
+            .filter(|group| *group != CLOSED)
+            .collect();
+        groups.into_iter().collect()
+    }
+
+    /// Stops guarding addresses of [`Keeper::orphans`]; others are left alone. Only
+    /// after they are off every device.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn forget(&mut self, addresses: &[IpAddr]) -> Result<(), GuardError> {
+        let orphans = self.orphans();
+        for address in addresses.iter().map(IpAddr::to_canonical) {
+            if !orphans.contains(&address) {
+                continue;
+            }
+            if let Ok(bpf) = &self.bpf {
+                bpf.remove(address)?;
+            }
+            if let Ok(table) = &mut self.nft
+                && let Err(error) = table.change(&[(address, Some(CLOSED), None)])
+            {
+                table.distrust();
+                return Err(GuardError::kernel(
+                    format!("stop guarding {address}"),
+                    error,
+                ));
+            }
+            self.guarded.remove(&address);
+        }
+        Ok(())
+    }
+
+    /// Readable (poll for input) when devices or the table may have changed: call
+    /// [`Keeper::verify_and_repair`] then, and every [`crate::VERIFY_INTERVAL`] anyhow.
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// Looks whether everything is where it should be, covers new devices, and puts
+    /// right what others took away. Never opens anything.
+    ///
+    /// # Errors
+    ///
+    /// A repair failed; the other mechanism still enforces, and calling again retries.
+    pub fn verify_and_repair(&mut self) -> Result<Repairs, GuardError> {
+        self.devices.skip_news();
+        let devices = self.list_devices()?;
+        // One mechanism that cannot be repaired must not keep the other from it.
+        let bpf = match &mut self.bpf {
+            Ok(bpf) => bpf.cover(&devices),
+            Err(_) => Ok(Repairs::default()),
+        };
+        let nft = self.repair_table(&devices);
+        let waiting = self.admit_waiting();
+        let (bpf, nft) = (bpf?, nft?);
+        waiting?;
+        Ok(Repairs {
+            devices: bpf.devices.max(nft.devices),
+            tables: nft.tables,
+            ..bpf
+        })
+    }
+
+    fn repair_table(&mut self, devices: &[Device]) -> Result<Repairs, GuardError> {
+        let Ok(table) = &mut self.nft else {
+            return Ok(Repairs::default());
+        };
+        let verify = |error| GuardError::kernel("verify the nftables table", error);
+        match table.verify(devices).map_err(verify)? {
+            Condition::Whole(count) => Ok(Repairs {
+                devices: count,
+                ..Repairs::default()
+            }),
+            Condition::Broken => {
+                let held = match &self.bpf {
+                    Ok(_) => held(&self.slots, &self.guarded, clock::now()),
+                    Err(_) => Vec::new(),
+                };
+                let content = Content {
+                    guarded: &self.guarded,
+                    held: &held,
+                    devices,
+                };
+                table
+                    .make(&content)
+                    .map_err(|error| GuardError::kernel("make the nftables table anew", error))?;
+                for (group, _) in &held {
+                    let slot = self.slots.find(*group).unwrap_or(Slot::CLOSED);
+                    if self.slots.deadline(slot) <= clock::now() {
+                        table.drop_held(*group);
+                    }
+                }
+                Ok(Repairs {
+                    tables: 1,
+                    ..Repairs::default()
+                })
+            }
+        }
+    }
+
+    /// Which mechanisms enforce.
+    pub fn state(&self) -> GuardState {
+        let state = |reason: Option<&String>| {
+            reason.map_or(BackendState::Active, |reason| {
+                BackendState::Absent(reason.clone())
+            })
+        };
+        GuardState {
+            bpf: state(self.bpf.as_ref().err()),
+            nft: state(self.nft.as_ref().err()),
+        }
+    }
+
+    /// Takes everything away: pins, links, table. Nothing is enforced afterwards, so
+    /// the addresses must be off the devices before.
+    ///
+    /// # Errors
+    ///
+    /// Something is there and cannot be removed.
+    pub fn uninstall(self) -> Result<(), GuardError> {
+        let bpf = self.bpf.map_or(Ok(()), Bpf::uninstall);
+        let nft = self.nft.map_or(Ok(()), Table::uninstall);
+        bpf.and(nft)
+    }
+}
+
+/// The groups that are open, and for how long yet.
+fn held(slots: &Slots, guarded: &Guarded, now: Moment) -> Vec<(GroupId, Duration)> {
+    let groups: BTreeSet<GroupId> = guarded.values().copied().collect();
+    let left = |group: GroupId| {
+        let slot = slots.find(group)?;
+        Some((group, now.until(slots.deadline(slot)))).filter(|(_, left)| !left.is_zero())
+    };
+    groups.into_iter().filter_map(left).collect()
+}
+
+/// One descriptor that is readable when any of the sockets is.
+fn watch(devices: &Devices, table: Option<&Table>) -> Result<OwnedFd, GuardError> {
+    let failed = |error| GuardError::kernel("watch for changes", error);
+    let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+    let sources = std::iter::once(devices.news()).chain(table.into_iter().flat_map(Table::sources));
+    for (number, source) in sources.enumerate() {
+        let data = epoll::EventData::new_u64(number as u64);
+        epoll::add(&events, source, data, epoll::EventFlags::IN).map_err(failed)?;
+    }
+    Ok(events)
+}
