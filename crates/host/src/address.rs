@@ -83,6 +83,13 @@ pub struct Link {
     pub kind: String,
 }
 
+impl Link {
+    /// The hardware address with which it can speak to neighbours now, if it can.
+    pub fn voice(&self) -> Option<[u8; 6]> {
+        if self.carrier { self.mac } else { None }
+    }
+}
+
 /// Who configured an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {

@@ -18,14 +18,20 @@
 //! of the change. Tries are spaced, from [`TRY_SPACING_MIN`] to [`TRY_SPACING_MAX`], so
 //! that a quarrel with another program or a refusal of the kernel costs little.
 
+mod group;
+mod kernel;
+mod plan;
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use evenkeel_core::{Epoch, GroupId, Moment};
-use evenkeel_host::address::{Address, Change, Link, Owner, Placement, single};
-use evenkeel_host::frame::Mac;
+use evenkeel_core::{GroupId, Moment};
 
+use self::group::{Ending, Group, Told, Tries};
+use self::kernel::{Kernel, Noted, Voice};
+pub use self::words::{Attempt, Effect, Event, GroupStatus, Repair, Report, Volley, Want};
 use crate::campaign::{Campaign, Round, Why};
 use crate::resolve::Site;
 
@@ -40,319 +46,6 @@ pub const END_SOCKETS_MAX: Duration = Duration::from_secs(2);
 /// Addresses announced for one group before the next group has its turn.
 pub const TURN: usize = 32;
 
-/// What is wanted of a group on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Its addresses are not on this machine, and no connection to them is open.
-    Absent,
-    /// Its addresses are configured, but not announced: the guard is closed still.
-    Closed,
-    /// The guard is open for `epoch`: announce, now and for a minute.
-    Open {
-        /// The assignment; a newer one is announced anew.
-        epoch: Epoch,
-    },
-}
-
-/// What was put right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repair {
-    /// An address had been deleted.
-    Address,
-    /// The interface had been down, or gone and made again.
-    Interface,
-    /// The local route of an address had been deleted, or it had a twin on another
-    /// interface.
-    Route,
-}
-
-/// What was attempted when something failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
-    /// To put addresses onto their interface.
-    Place,
-    /// To take them away.
-    Remove,
-    /// To end the sockets on them.
-    EndSockets,
-    /// To announce them.
-    Announce,
-    /// To hear of changes.
-    Listen,
-}
-
-/// What the mover observed. Each is also a log line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// All addresses of the group are on their interfaces.
-    Placed {
-        /// The group.
-        group: GroupId,
-        /// How many addresses it has.
-        addresses: usize,
-        /// How many of them were there already, from an earlier life.
-        adopted: usize,
-        /// Since it was wanted.
-        took: Duration,
-    },
-    /// All addresses of the group were announced once; repeats follow.
-    Announced {
-        /// The group.
-        group: GroupId,
-        /// The assignment.
-        epoch: Epoch,
-        /// Why.
-        why: Why,
-        /// How many addresses were announced. Fewer than the group has if an interface
-        /// is down or has no neighbours.
-        addresses: usize,
-        /// How many were dropped on the way out: the guard was not open, or the queue
-        /// full.
-        dropped: usize,
-        /// Since the reason to announce.
-        took: Duration,
-    },
-    /// Something had changed under the group and was put right.
-    Repaired {
-        /// The group.
-        group: GroupId,
-        /// What.
-        what: Repair,
-        /// How often something was put right for this group so far.
-        count: u64,
-        /// Since it was noticed.
-        took: Duration,
-    },
-    /// The connections to the group's addresses were ended.
-    Reset {
-        /// The group.
-        group: GroupId,
-        /// How many.
-        sockets: usize,
-        /// Since it was wanted.
-        took: Duration,
-    },
-    /// None of the group's addresses is on this machine any more.
-    Gone {
-        /// The group.
-        group: GroupId,
-        /// Since it was wanted.
-        took: Duration,
-    },
-    /// Something does not succeed; it is tried again. Told when it starts and when the
-    /// reason changes.
-    Failed {
-        /// The group; `None` if it concerns all.
-        group: Option<GroupId>,
-        /// What was attempted.
-        what: Attempt,
-        /// The reason, and the remedy where there is one.
-        error: String,
-    },
-    /// Somebody else configured one of the group's addresses on this machine.
-    Foreign {
-        /// The group.
-        group: GroupId,
-        /// The address.
-        address: IpAddr,
-        /// The interface.
-        device: String,
-    },
-    /// Reports that nobody fetched were dropped.
-    Missed {
-        /// How many.
-        reports: u64,
-    },
-}
-
-/// What a group looks like now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupStatus {
-    /// What is wanted; `None` if nobody said yet.
-    pub want: Option<Want>,
-    /// How many addresses it has.
-    pub addresses: usize,
-    /// How many of them are on their interfaces.
-    pub placed: usize,
-    /// How often something was put right.
-    pub repairs: u64,
-}
-
-/// Something happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The group consists of these addresses from now on.
-    Assign(GroupId, Vec<Site>),
-    /// This is wanted of the group from now on.
-    Want(GroupId, Want),
-    /// End the connections to the group's addresses now, whatever is wanted of it.
-    Reset(GroupId),
-    /// Somebody saw a reason to announce the group anew.
-    Doubt(GroupId),
-    /// The kernel told of a change.
-    Change(Change),
-    /// Everything that is there, because changes were missed.
-    Resync(Vec<Link>, Vec<Address>),
-    /// The kernel refused an effect.
-    Refused(GroupId, Attempt, String),
-    /// An `EndSockets` with this ticket ended so many sockets, or failed.
-    SocketsEnded(u64, Result<usize, String>),
-    /// So much became of the last [`Volley`] of the group.
-    Sent(GroupId, Round),
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Configure these addresses, in one batch.
-    Add(GroupId, Vec<Placement>),
-    /// Delete these; of no group if they left theirs.
-    Remove(Option<GroupId>, Vec<Placement>),
-    /// Put back their local routes.
-    RestoreRoutes(GroupId, Vec<Placement>),
-    /// Renew their lifetimes.
-    Refresh(Vec<Placement>),
-    /// End the sockets on these addresses and say so with the ticket.
-    EndSockets(u64, BTreeSet<IpAddr>),
-    /// Tell.
-    Report(Report),
-}
-
-/// Addresses to announce now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Volley {
-    /// The group.
-    pub group: GroupId,
-    /// Where, from which hardware address, what.
-    pub shots: Vec<(Placement, Mac)>,
-}
-
-/// One address that the kernel has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
-    device: u32,
-    prefix: u8,
-    owner: Owner,
-    route: Route,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
-    There,
-    Deleted,
-}
-
-impl Seen {
-    /// Ours, in the only form in which evenkeel configures an address.
-    fn ours(&self, ip: IpAddr) -> bool {
-        self.owner == Owner::Evenkeel && self.prefix == single(ip)
-    }
-}
-
-/// Whether the sockets of a group have been ended for its current want.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Idle,
-    Needed,
-    Running { ticket: u64, since: Moment },
-}
-
-/// What was last told of a group's addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Placed,
-    Gone,
-}
-
-/// When something may be tried again.
-#[derive(Clone, Copy, Debug)]
-struct Tries {
-    next: Moment,
-    pause: Duration,
-}
-
-impl Tries {
-    const NEW: Self = Self {
-        next: Moment::ZERO,
-        pause: TRY_SPACING_MIN,
-    };
-
-    fn tried(&mut self, now: Moment) {
-        self.next = now + self.pause;
-        self.pause = (self.pause * 2).min(TRY_SPACING_MAX);
-    }
-
-    fn succeeded(&mut self) {
-        self.pause = TRY_SPACING_MIN;
-    }
-}
-
-#[derive(Debug)]
-struct Group {
-    sites: Vec<Site>,
-    want: Option<Want>,
-    since: Moment,
-    look_at: Moment,
-    tries: Tries,
-    ending: Ending,
-    told: Told,
-    adopted: Option<usize>,
-    broken: Option<(Repair, Moment)>,
-    repairs: u64,
-    trouble: Option<(Attempt, String)>,
-    campaign: Option<Campaign>,
-}
-
-impl Group {
-    fn new(sites: Vec<Site>) -> Self {
-        Self {
-            sites,
-            want: None,
-            since: Moment::ZERO,
-            look_at: Moment::ZERO,
-            tries: Tries::NEW,
-            ending: Ending::Idle,
-            told: Told::Nothing,
-            adopted: None,
-            broken: None,
-            repairs: 0,
-            trouble: None,
-            campaign: None,
-        }
-    }
-
-    fn wants_addresses(&self) -> bool {
-        matches!(self.want, Some(Want::Closed | Want::Open { .. }))
-    }
-}
-
-/// What a group lacks.
-#[derive(Debug, Default)]
-struct Lack {
-    missing: Vec<Placement>,
-    stray: Vec<Placement>,
-    routes: Vec<Placement>,
-    waiting: Option<String>,
-}
-
-impl Lack {
-    /// What can be put right now.
-    fn acts(&self) -> bool {
-        !(self.missing.is_empty() && self.stray.is_empty() && self.routes.is_empty())
-    }
-
-    fn kind(&self) -> Repair {
-        if self.waiting.is_some() {
-            Repair::Interface
-        } else if !self.missing.is_empty() {
-            Repair::Address
-        } else {
-            Repair::Route
-        }
-    }
-}
-
 /// All groups of this node, and what the kernel has.
 #[derive(Debug)]
 pub struct Machine {
@@ -360,9 +53,7 @@ pub struct Machine {
     owners: BTreeMap<IpAddr, GroupId>,
     leaving: BTreeSet<IpAddr>,
     leaving_tries: Tries,
-    links: BTreeMap<u32, Link>,
-    names: BTreeMap<String, u32>,
-    seen: BTreeMap<IpAddr, Vec<Seen>>,
+    kernel: Kernel,
     refresh_every: Option<Duration>,
     refresh_at: Moment,
     ticket: u64,
@@ -380,9 +71,7 @@ impl Machine {
             owners: BTreeMap::new(),
             leaving: BTreeSet::new(),
             leaving_tries: Tries::NEW,
-            links: BTreeMap::new(),
-            names: BTreeMap::new(),
-            seen: BTreeMap::new(),
+            kernel: Kernel::default(),
             refresh_every,
             refresh_at: Moment::ZERO,
             ticket: 0,
@@ -399,8 +88,15 @@ impl Machine {
             Event::Want(group, want) => self.want(now, group, want),
             Event::Reset(group) => self.reset(now, group),
             Event::Doubt(group) => self.doubt(now, group, Why::Doubt),
-            Event::Change(change) => self.change(now, change),
-            Event::Resync(links, addresses) => self.resync(now, links, addresses),
+            Event::Change(change) => {
+                let noted = self.kernel.note(change);
+                self.noted(now, noted);
+            }
+            Event::Resync(links, addresses) => {
+                for noted in self.kernel.replace(links, &addresses) {
+                    self.noted(now, noted);
+                }
+            }
             Event::Refused(group, what, error) => self.trouble(group, what, error),
             Event::SocketsEnded(ticket, outcome) => self.sockets_ended(now, ticket, outcome),
             Event::Sent(group, round) => self.sent(now, group, round),
@@ -457,7 +153,7 @@ impl Machine {
             placed: group
                 .sites
                 .iter()
-                .filter(|site| self.placed(site).is_some())
+                .filter(|site| self.kernel.placed(site).is_some())
                 .count(),
             repairs: group.repairs,
         };
@@ -592,58 +288,38 @@ impl Machine {
         }
     }
 
-    fn change(&mut self, now: Moment, change: Change) {
-        match change {
-            Change::Link(link) => self.link(now, link),
-            Change::LinkGone(index) => self.link_gone(now, index),
-            Change::Address(address) => self.address(now, &address),
-            Change::AddressGone(address) => self.address_gone(now, &address),
-            Change::Route(placement) => self.route(now, placement, Route::There),
-            Change::RouteGone(placement) => self.route(now, placement, Route::Deleted),
+    /// Makes whoever is concerned look, and tells what is to be told.
+    fn noted(&mut self, now: Moment, noted: Noted) {
+        match noted {
+            Noted::Nothing => {}
+            Noted::Everything => self.look_at_all(now),
+            Noted::Address(ip) => {
+                self.look_at_owner(now, ip);
+            }
+            Noted::Foreign(address, device) => {
+                if let Some(group) = self.look_at_owner(now, address) {
+                    let report = Report::Foreign {
+                        group,
+                        address,
+                        device,
+                    };
+                    self.effects.push(Effect::Report(report));
+                }
+            }
+            Noted::Link(name, voice) => self.link_noted(now, &name, voice),
         }
     }
 
-    fn link(&mut self, now: Moment, link: Link) {
-        let (index, name) = (link.index, link.name.clone());
-        let old = self.links.insert(index, link.clone());
-        if let Some(old) = &old
-            && old.name != name
-            && self.names.get(&old.name) == Some(&index)
-        {
-            self.names.remove(&old.name);
-        }
-        self.names.insert(name.clone(), index);
-        if old.as_ref() == Some(&link) {
-            return;
-        }
-        let speaks = |link: &Link| link.carrier.then_some(link.mac).flatten();
-        let heard = old.as_ref().and_then(speaks);
-        let anew = speaks(&link).is_some() && speaks(&link) != heard;
-        for (id, group) in &mut self.groups {
+    fn link_noted(&mut self, now: Moment, name: &str, voice: Voice) {
+        for group in self.groups.values_mut() {
             if !group.sites.iter().any(|site| site.device == name) {
                 continue;
             }
             group.look_at = now;
-            if let Some(campaign) = &mut group.campaign
-                && anew
-            {
-                tracing::debug!(group = ?id, device = %name, "the link speaks again");
+            if let (Voice::Anew, Some(campaign)) = (voice, &mut group.campaign) {
                 campaign.doubt(now, Why::Link);
             }
         }
-    }
-
-    fn link_gone(&mut self, now: Moment, index: u32) {
-        if let Some(link) = self.links.remove(&index)
-            && self.names.get(&link.name) == Some(&index)
-        {
-            self.names.remove(&link.name);
-        }
-        for seen in self.seen.values_mut() {
-            seen.retain(|seen| seen.device != index);
-        }
-        self.seen.retain(|_, seen| !seen.is_empty());
-        self.look_at_all(now);
     }
 
     fn look_at_all(&mut self, now: Moment) {
@@ -658,357 +334,9 @@ impl Machine {
         Some(id)
     }
 
-    fn address(&mut self, now: Moment, address: &Address) {
-        let new = Seen {
-            device: address.device,
-            prefix: address.prefix,
-            owner: address.owner,
-            route: Route::There,
-        };
-        let seen = self.seen.entry(address.ip).or_default();
-        let same = |seen: &&mut Seen| seen.device == new.device && seen.prefix == new.prefix;
-        match seen.iter_mut().find(same) {
-            // A refreshed lifetime says nothing about the route.
-            Some(old) if old.owner == new.owner => return,
-            Some(old) => old.owner = new.owner,
-            None => seen.push(new),
-        }
-        if let Some(id) = self.look_at_owner(now, address.ip)
-            && !new.ours(address.ip)
-        {
-            let device = self
-                .links
-                .get(&address.device)
-                .map(|link| link.name.clone());
-            self.effects.push(Effect::Report(Report::Foreign {
-                group: id,
-                address: address.ip,
-                device: device.unwrap_or_else(|| format!("interface {}", address.device)),
-            }));
-        }
-    }
-
-    fn address_gone(&mut self, now: Moment, address: &Address) {
-        if let Some(seen) = self.seen.get_mut(&address.ip) {
-            seen.retain(|seen| seen.device != address.device || seen.prefix != address.prefix);
-            if seen.is_empty() {
-                self.seen.remove(&address.ip);
-            }
-        }
-        self.look_at_owner(now, address.ip);
-    }
-
-    fn route(&mut self, now: Moment, placement: Placement, route: Route) {
-        let ip = placement.ip;
-        let Some(seen) = self.seen.get_mut(&ip) else {
-            return;
-        };
-        let ours = |seen: &&mut Seen| seen.device == placement.device && seen.ours(ip);
-        if let Some(seen) = seen.iter_mut().find(ours)
-            && seen.route != route
-        {
-            seen.route = route;
-            self.look_at_owner(now, ip);
-        }
-    }
-
-    fn resync(&mut self, now: Moment, links: Vec<Link>, addresses: Vec<Address>) {
-        let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        let gone: Vec<u32> = self
-            .links
-            .keys()
-            .copied()
-            .filter(|index| !there.contains(index))
-            .collect();
-        for index in gone {
-            self.link_gone(now, index);
-        }
-        for link in links {
-            self.link(now, link);
-        }
-        let key = |address: &Address| (address.ip, address.device, address.prefix);
-        let listed: BTreeSet<_> = addresses.iter().map(key).collect();
-        for (ip, seen) in &mut self.seen {
-            seen.retain(|seen| listed.contains(&(*ip, seen.device, seen.prefix)));
-        }
-        self.seen.retain(|_, seen| !seen.is_empty());
-        for address in &addresses {
-            self.address(now, address);
-        }
-        self.look_at_all(now);
-    }
-
-    /// Where a site's address is, if anybody has configured it on the site's interface.
-    fn placed(&self, site: &Site) -> Option<(Placement, &Link)> {
-        let link = self.links.get(self.names.get(&site.device)?)?;
-        let here = |seen: &Seen| seen.device == link.index;
-        let seen = self.seen.get(&site.ip)?;
-        seen.iter().any(here).then_some((
-            Placement {
-                device: link.index,
-                ip: site.ip,
-            },
-            link,
-        ))
-    }
-
-    fn plan_group(&mut self, now: Moment, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        group.look_at = Moment::MAX;
-        match group.want {
-            None => {}
-            Some(Want::Absent) => self.plan_absent(now, id),
-            Some(Want::Closed | Want::Open { .. }) => self.plan_present(now, id),
-        }
-    }
-
-    fn plan_absent(&mut self, now: Moment, id: GroupId) {
-        let ticket = self.ticket + 1;
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        match group.ending {
-            Ending::Idle => {}
-            Ending::Needed => {
-                self.ticket = ticket;
-                group.ending = Ending::Running { ticket, since: now };
-                group.look_at = now + END_SOCKETS_MAX;
-                self.reset_tickets.insert(ticket, (id, now));
-                let ips = group.sites.iter().map(|site| site.ip).collect();
-                self.effects.push(Effect::EndSockets(ticket, ips));
-                return;
-            }
-            Ending::Running { since, .. } if now < since + END_SOCKETS_MAX => {
-                group.look_at = since + END_SOCKETS_MAX;
-                return;
-            }
-            Ending::Running { .. } => {
-                group.ending = Ending::Idle;
-                let error = format!("end its sockets within {END_SOCKETS_MAX:?}");
-                self.trouble(id, Attempt::EndSockets, error);
-            }
-        }
-        self.plan_removal(now, id);
-    }
-
-    fn plan_removal(&mut self, now: Moment, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        let left: Vec<Placement> = group
-            .sites
-            .iter()
-            .flat_map(|site| ours(&self.seen, site.ip))
-            .collect();
-        if left.is_empty() {
-            group.tries.succeeded();
-            group.trouble = None;
-            if group.told != Told::Gone {
-                group.told = Told::Gone;
-                let report = Report::Gone {
-                    group: id,
-                    took: now.since(group.since),
-                };
-                self.effects.push(Effect::Report(report));
-            }
-        } else if now >= group.tries.next {
-            group.tries.tried(now);
-            group.look_at = group.tries.next;
-            self.effects.push(Effect::Remove(Some(id), left));
-        } else {
-            group.look_at = group.tries.next;
-        }
-    }
-
-    fn lack(&self, group: &Group) -> Lack {
-        let mut lack = Lack::default();
-        for site in &group.sites {
-            let link = self
-                .names
-                .get(&site.device)
-                .and_then(|index| self.links.get(index));
-            let Some(link) = link else {
-                lack.waiting = Some(format!(
-                    "place {}: the interface {} is gone; it is placed as soon as it is back",
-                    site.ip, site.device
-                ));
-                continue;
-            };
-            if !link.up {
-                lack.waiting = Some(format!(
-                    "place {}: the interface {device} is down; bring it up with: \
-                     ip link set {device} up",
-                    site.ip,
-                    device = site.device
-                ));
-                continue;
-            }
-            let place = Placement {
-                device: link.index,
-                ip: site.ip,
-            };
-            let seen = self.seen.get(&site.ip).map_or(&[][..], Vec::as_slice);
-            if !seen.iter().any(|seen| seen.device == link.index) {
-                lack.missing.push(place);
-            }
-            for seen in seen.iter().filter(|seen| seen.ours(site.ip)) {
-                if seen.device != link.index {
-                    lack.stray.push(Placement {
-                        device: seen.device,
-                        ip: site.ip,
-                    });
-                } else if seen.route == Route::Deleted {
-                    lack.routes.push(place);
-                }
-            }
-        }
-        lack
-    }
-
-    fn plan_present(&mut self, now: Moment, id: GroupId) {
-        let Some(group) = self.groups.get(&id) else {
-            return;
-        };
-        let lack = self.lack(group);
-        let missing = lack.missing.len();
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        if group.adopted.is_none() && lack.waiting.is_none() {
-            let adopted = group.sites.len() - missing;
-            group.adopted = Some(adopted);
-            if adopted > 0 {
-                // What is left of their lifetimes is not known.
-                self.refresh_at = self.refresh_at.min(now);
-            }
-        }
-        if !lack.acts() && lack.waiting.is_none() {
-            self.complete(now, id);
-        } else {
-            if group.told == Told::Placed && group.broken.is_none() {
-                group.broken = Some((lack.kind(), now));
-            }
-            self.put_right(now, id, lack);
-        }
-        self.campaign(now, id, missing);
-    }
-
-    fn complete(&mut self, now: Moment, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        group.tries.succeeded();
-        group.trouble = None;
-        if group.told != Told::Placed {
-            group.told = Told::Placed;
-            group.broken = None;
-            self.effects.push(Effect::Report(Report::Placed {
-                group: id,
-                addresses: group.sites.len(),
-                adopted: group.adopted.unwrap_or(0),
-                took: now.since(group.since),
-            }));
-        } else if let Some((what, since)) = group.broken.take() {
-            group.repairs += 1;
-            if let Some(campaign) = &mut group.campaign {
-                campaign.doubt(now, Why::Repaired);
-            }
-            self.effects.push(Effect::Report(Report::Repaired {
-                group: id,
-                what,
-                count: group.repairs,
-                took: now.since(since),
-            }));
-        }
-    }
-
-    fn put_right(&mut self, now: Moment, id: GroupId, lack: Lack) {
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        if lack.acts() {
-            if now < group.tries.next {
-                group.look_at = group.tries.next;
-            } else {
-                group.tries.tried(now);
-                group.look_at = group.tries.next;
-                // Away from the wrong place first: no moment with two.
-                if !lack.stray.is_empty() {
-                    self.effects.push(Effect::Remove(Some(id), lack.stray));
-                }
-                if !lack.missing.is_empty() {
-                    self.effects.push(Effect::Add(id, lack.missing));
-                }
-                if !lack.routes.is_empty() {
-                    self.effects.push(Effect::RestoreRoutes(id, lack.routes));
-                }
-            }
-        }
-        if let Some(waiting) = lack.waiting {
-            self.trouble(id, Attempt::Place, waiting);
-        }
-    }
-
-    /// Starts a campaign when an open group has all that it can have now.
-    fn campaign(&mut self, now: Moment, id: GroupId, missing: usize) {
-        let Some(group) = self.groups.get_mut(&id) else {
-            return;
-        };
-        let Some(Want::Open { epoch }) = group.want else {
-            return;
-        };
-        let runs = group
-            .campaign
-            .as_ref()
-            .is_some_and(|campaign| campaign.epoch == epoch);
-        if !runs && missing == 0 {
-            group.campaign = Some(Campaign::new(now, epoch, Why::Opened));
-        }
-    }
-
-    /// Addresses that belong to no group any more: their sockets end and they go.
-    fn plan_leaving(&mut self, now: Moment) {
-        if self.leaving.is_empty() || now < self.leaving_tries.next {
-            return;
-        }
-        self.leaving
-            .retain(|ip| ours(&self.seen, *ip).next().is_some());
-        if self.leaving.is_empty() {
-            self.leaving_tries = Tries::NEW;
-            return;
-        }
-        self.leaving_tries.tried(now);
-        let left = self
-            .leaving
-            .iter()
-            .flat_map(|ip| ours(&self.seen, *ip))
-            .collect();
-        let ticket = self.next_ticket();
-        self.effects
-            .push(Effect::EndSockets(ticket, self.leaving.clone()));
-        self.effects.push(Effect::Remove(None, left));
-    }
-
-    fn plan_refresh(&mut self, now: Moment) {
-        let Some(every) = self.refresh_every else {
-            return;
-        };
-        if now < self.refresh_at {
-            return;
-        }
-        let here: Vec<Placement> = self
-            .groups
-            .values()
-            .filter(|group| group.wants_addresses())
-            .flat_map(|group| group.sites.iter())
-            .flat_map(|site| ours(&self.seen, site.ip))
-            .collect();
-        self.refresh_at = now + every;
-        if !here.is_empty() {
-            self.effects.push(Effect::Refresh(here));
-        }
+    /// The name of the interface with that number.
+    pub fn device_name(&self, index: u32) -> String {
+        self.kernel.device_name(index)
     }
 
     /// The next addresses to announce, at most `limit`: one group's turn. Say with
@@ -1036,8 +364,8 @@ impl Machine {
         let shots = group.sites[range]
             .iter()
             .filter_map(|site| {
-                let (placement, link) = self.placed(site)?;
-                Some((placement, link.carrier.then_some(link.mac).flatten()?))
+                let (placement, link) = self.kernel.placed(site)?;
+                Some((placement, link.voice()?))
             })
             .collect();
         Some(Volley {
@@ -1070,18 +398,6 @@ impl Machine {
             took: now.since(since),
         }));
     }
-}
-
-/// Where an address of ours is.
-fn ours(seen: &BTreeMap<IpAddr, Vec<Seen>>, ip: IpAddr) -> impl Iterator<Item = Placement> + use<> {
-    let seen = seen.get(&ip).map_or(&[][..], Vec::as_slice);
-    let ours = seen.iter().filter(|seen| seen.ours(ip));
-    ours.map(|seen| Placement {
-        device: seen.device,
-        ip,
-    })
-    .collect::<Vec<_>>()
-    .into_iter()
 }
 
 #[cfg(test)]

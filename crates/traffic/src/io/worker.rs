@@ -61,16 +61,6 @@ impl Outbox {
     }
 
     fn tell(&mut self, report: Report) {
-        match &report {
-            Report::Failed { .. } | Report::Foreign { .. } | Report::Missed { .. } => {
-                tracing::warn!(?report, "traffic");
-            }
-            Report::Placed { .. }
-            | Report::Announced { .. }
-            | Report::Repaired { .. }
-            | Report::Reset { .. }
-            | Report::Gone { .. } => tracing::info!(?report, "traffic"),
-        }
         if self.waiting.len() == REPORTS_MAX {
             self.waiting.pop_front();
             self.missed += 1;
@@ -126,7 +116,7 @@ impl Worker {
         if let Some(priority) = realtime
             && let Err(error) = sched::realtime(priority, sched::Share::InTurns)
         {
-            tracing::warn!("the mover runs as an ordinary thread: failed to {error}");
+            self.failed(Attempt::Schedule, error.to_string());
         }
         let mut pacer = Pacer::new(clock::now(), FRAMES_PER_MS, FRAMES_BURST);
         while self.words() == Go::On {
@@ -198,7 +188,6 @@ impl Worker {
     }
 
     fn resync(&mut self) -> Result<(), NetlinkError> {
-        tracing::debug!("changes came faster than they were read: looking at everything");
         let links = address::links(&mut self.route)?;
         let addresses = address::addresses(&mut self.route)?;
         self.machine
@@ -271,22 +260,29 @@ impl Worker {
     }
 
     fn reconnect(&mut self, error: NetlinkError) {
-        self.reports.tell(Report::Failed {
-            group: None,
-            what: Attempt::Listen,
-            error: error.to_string(),
-        });
+        self.failed(Attempt::Listen, error.to_string());
         std::thread::sleep(NETLINK_RETRY);
         match (Changes::open(), Connection::open(Family::Route)) {
             (Ok(changes), Ok(route)) => {
                 self.changes = changes;
                 self.route = route;
                 if let Err(error) = self.resync() {
-                    tracing::warn!("failed to {error}");
+                    self.failed(Attempt::Listen, error.to_string());
                 }
             }
-            (Err(error), _) | (_, Err(error)) => tracing::warn!("failed to {error}"),
+            (Err(error), _) | (_, Err(error)) => {
+                self.failed(Attempt::Listen, error.to_string());
+            }
         }
+    }
+
+    /// Tells of trouble that concerns all groups.
+    fn failed(&mut self, what: Attempt, error: String) {
+        self.reports.tell(Report::Failed {
+            group: None,
+            what,
+            error,
+        });
     }
 
     /// Sends what is due and allowed; says how long until more is allowed, if more is due.
@@ -327,16 +323,15 @@ impl Worker {
             sent: 0,
             dropped: 0,
         };
-        let Some(socket) = self.socket(volley.group) else {
-            return Round {
-                sent: 0,
-                dropped: volley.shots.len(),
-            };
+        self.open_socket(volley.group);
+        let Some(socket) = &self.frames else {
+            round.dropped = volley.shots.len();
+            return round;
         };
         for (place, mac) in &volley.shots {
             let forwards = *forwards
                 .entry(place.device)
-                .or_insert_with(|| forwarding(*place));
+                .or_insert_with(|| forwarding(&self.machine.device_name(place.device)));
             let (frames, sent) = shoot(socket, *place, *mac, forwards);
             pacer.used(frames);
             match sent {
@@ -347,18 +342,19 @@ impl Worker {
         round
     }
 
-    fn socket(&mut self, group: GroupId) -> Option<&FrameSocket> {
-        if self.frames.is_none() {
-            match FrameSocket::open() {
-                Ok(socket) => self.frames = Some(socket),
-                Err(error) => {
-                    let error = format!("open a socket for announcements: {error}");
-                    let event = Event::Refused(group, Attempt::Announce, error);
-                    self.machine.step(clock::now(), event);
-                }
+    /// Opens the socket for frames where it could not be opened before.
+    fn open_socket(&mut self, group: GroupId) {
+        if self.frames.is_some() {
+            return;
+        }
+        match FrameSocket::open() {
+            Ok(socket) => self.frames = Some(socket),
+            Err(error) => {
+                let error = format!("open a socket for announcements: {error}");
+                let event = Event::Refused(group, Attempt::Announce, error);
+                self.machine.step(clock::now(), event);
             }
         }
-        self.frames.as_ref()
     }
 
     fn sleep(&self, pause: Option<Duration>) {
@@ -397,11 +393,8 @@ fn shoot(socket: &FrameSocket, place: Placement, mac: Mac, forwards: Forwards) -
                     wait_writable(socket, clock::now().until(deadline));
                 }
                 Ok(sent) => break sent,
-                Err(error) => {
-                    // The interface went down or away: its change is being told.
-                    tracing::debug!(ip = %place.ip, "failed to announce: {error}");
-                    break Sent::Dropped;
-                }
+                // The interface went down or away: its change is being told.
+                Err(_) => break Sent::Dropped,
             }
         };
         if sent != Sent::Out {
@@ -422,14 +415,10 @@ fn wait_writable(socket: &FrameSocket, time: Duration) {
     );
 }
 
-/// Whether the machine forwards IPv6 on the interface (`forwarding` of its name).
-fn forwarding(place: Placement) -> Forwards {
-    if place.ip.is_ipv4() {
-        return Forwards::No;
-    }
-    // By number there is no path in /proc; `all` is what routers set, and the interface
-    // follows it unless somebody sets it otherwise.
-    match std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding") {
+/// Whether the machine forwards IPv6 on an interface, as the kernel itself says in its
+/// own advertisements.
+fn forwarding(device: &str) -> Forwards {
+    match std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{device}/forwarding")) {
         Ok(text) if text.trim() == "1" => Forwards::Yes,
         Ok(_) | Err(_) => Forwards::No,
     }
@@ -448,7 +437,7 @@ fn explain(what: Attempt, place: Placement, error: &io::Error) -> String {
         Attempt::Remove => "remove",
         Attempt::EndSockets => "end the sockets of",
         Attempt::Announce => "announce",
-        Attempt::Listen => "watch",
+        Attempt::Listen | Attempt::Schedule => "watch",
     };
     format!(
         "{verb} {} on interface {}: {error}{remedy}",

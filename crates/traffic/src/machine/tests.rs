@@ -1,6 +1,7 @@
 //! The machine's table, walked with a kernel made of two maps.
 
-use evenkeel_host::address::Lifetime;
+use evenkeel_core::Epoch;
+use evenkeel_host::address::{Address, Change, Lifetime, Link, Owner, Placement, single};
 
 use super::*;
 use crate::campaign::{DOUBT_SPACING, SCHEDULE_MS};

@@ -81,18 +81,27 @@ fn an_address_is_configured_as_promised() {
     assert_eq!(ours.len(), 2);
 }
 
-/// `promote_secondaries` is off here: an address in the subnet of the system's own
-/// would go with it.
+/// Without `promote_secondaries`, the primary address of a subnet takes the others along
+/// when it is deleted.
 #[test]
 fn an_address_outlives_the_systems_own_in_its_subnet() {
     let Some(lan) = Lan::new(1) else { return };
     let one = lan.host(1);
+    one.inside(|| {
+        for device in ["all", "eth0"] {
+            let path = format!("/proc/sys/net/ipv4/conf/{device}/promote_secondaries");
+            std::fs::write(path, "0").expect("root");
+        }
+    });
     let mut mover = one.mover(&["192.0.2.100/24", "192.0.2.101/24"]);
     mover.mover.want(WWW, Want::Closed);
     mover.placed();
     one.ip("address add 192.0.2.9/24 dev eth0");
     one.ip("address delete 192.0.2.1/24 dev eth0");
-    assert!(!one.has("192.0.2.1"));
+    assert!(
+        !one.has("192.0.2.1") && !one.has("192.0.2.9"),
+        "the hazard is real"
+    );
     assert!(one.has("192.0.2.100") && one.has("192.0.2.101"));
     mover.mover.want(WWW, Want::Absent);
     mover.gone();

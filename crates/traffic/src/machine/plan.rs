@@ -1,0 +1,225 @@
+//! From what is wanted and what is seen to what is done.
+
+use evenkeel_core::{GroupId, Moment};
+use evenkeel_host::address::Placement;
+
+use super::group::{Ending, Lack, Told, Tries};
+use super::words::{Attempt, Effect, Report, Want};
+use super::{END_SOCKETS_MAX, Machine};
+use crate::campaign::{Campaign, Why};
+
+impl Machine {
+    pub(super) fn plan_group(&mut self, now: Moment, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.look_at = Moment::MAX;
+        match group.want {
+            None => {}
+            Some(Want::Absent) => self.plan_absent(now, id),
+            Some(Want::Closed | Want::Open { .. }) => self.plan_present(now, id),
+        }
+    }
+
+    fn plan_absent(&mut self, now: Moment, id: GroupId) {
+        let ticket = self.ticket + 1;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        match group.ending {
+            Ending::Idle => {}
+            Ending::Needed => {
+                self.ticket = ticket;
+                group.ending = Ending::Running { ticket, since: now };
+                group.look_at = now + END_SOCKETS_MAX;
+                self.reset_tickets.insert(ticket, (id, now));
+                let ips = group.sites.iter().map(|site| site.ip).collect();
+                self.effects.push(Effect::EndSockets(ticket, ips));
+                return;
+            }
+            Ending::Running { since, .. } if now < since + END_SOCKETS_MAX => {
+                group.look_at = since + END_SOCKETS_MAX;
+                return;
+            }
+            Ending::Running { .. } => {
+                group.ending = Ending::Idle;
+                let error = format!("end its sockets within {END_SOCKETS_MAX:?}");
+                self.trouble(id, Attempt::EndSockets, error);
+            }
+        }
+        self.plan_removal(now, id);
+    }
+
+    fn plan_removal(&mut self, now: Moment, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let left: Vec<Placement> = group
+            .sites
+            .iter()
+            .flat_map(|site| self.kernel.ours(site.ip))
+            .collect();
+        if left.is_empty() {
+            group.tries.succeeded();
+            group.trouble = None;
+            if group.told != Told::Gone {
+                group.told = Told::Gone;
+                let report = Report::Gone {
+                    group: id,
+                    took: now.since(group.since),
+                };
+                self.effects.push(Effect::Report(report));
+            }
+        } else if now >= group.tries.next {
+            group.tries.tried(now);
+            group.look_at = group.tries.next;
+            self.effects.push(Effect::Remove(Some(id), left));
+        } else {
+            group.look_at = group.tries.next;
+        }
+    }
+
+    fn plan_present(&mut self, now: Moment, id: GroupId) {
+        let Some(group) = self.groups.get(&id) else {
+            return;
+        };
+        let lack = self.kernel.lack(&group.sites);
+        let missing = lack.missing.len();
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if group.adopted.is_none() && lack.waiting.is_none() {
+            let adopted = group.sites.len() - missing;
+            group.adopted = Some(adopted);
+            if adopted > 0 {
+                // What is left of their lifetimes is not known.
+                self.refresh_at = self.refresh_at.min(now);
+            }
+        }
+        if !lack.acts() && lack.waiting.is_none() {
+            self.complete(now, id);
+        } else {
+            if group.told == Told::Placed && group.broken.is_none() {
+                group.broken = Some((lack.kind(), now));
+            }
+            self.put_right(now, id, lack);
+        }
+        self.campaign(now, id, missing);
+    }
+
+    fn complete(&mut self, now: Moment, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.tries.succeeded();
+        group.trouble = None;
+        if group.told != Told::Placed {
+            group.told = Told::Placed;
+            group.broken = None;
+            self.effects.push(Effect::Report(Report::Placed {
+                group: id,
+                addresses: group.sites.len(),
+                adopted: group.adopted.unwrap_or(0),
+                took: now.since(group.since),
+            }));
+        } else if let Some((what, since)) = group.broken.take() {
+            group.repairs += 1;
+            if let Some(campaign) = &mut group.campaign {
+                campaign.doubt(now, Why::Repaired);
+            }
+            self.effects.push(Effect::Report(Report::Repaired {
+                group: id,
+                what,
+                count: group.repairs,
+                took: now.since(since),
+            }));
+        }
+    }
+
+    fn put_right(&mut self, now: Moment, id: GroupId, lack: Lack) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if lack.acts() {
+            if now < group.tries.next {
+                group.look_at = group.tries.next;
+            } else {
+                group.tries.tried(now);
+                group.look_at = group.tries.next;
+                // Away from the wrong place first: no moment with two.
+                if !lack.stray.is_empty() {
+                    self.effects.push(Effect::Remove(Some(id), lack.stray));
+                }
+                if !lack.missing.is_empty() {
+                    self.effects.push(Effect::Add(id, lack.missing));
+                }
+                if !lack.routes.is_empty() {
+                    self.effects.push(Effect::RestoreRoutes(id, lack.routes));
+                }
+            }
+        }
+        if let Some(waiting) = lack.waiting {
+            self.trouble(id, Attempt::Place, waiting);
+        }
+    }
+
+    /// Starts a campaign when an open group has all that it can have now.
+    fn campaign(&mut self, now: Moment, id: GroupId, missing: usize) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let Some(Want::Open { epoch }) = group.want else {
+            return;
+        };
+        let runs = group
+            .campaign
+            .as_ref()
+            .is_some_and(|campaign| campaign.epoch == epoch);
+        if !runs && missing == 0 {
+            group.campaign = Some(Campaign::new(now, epoch, Why::Opened));
+        }
+    }
+
+    /// Addresses that belong to no group any more: their sockets end and they go.
+    pub(super) fn plan_leaving(&mut self, now: Moment) {
+        if self.leaving.is_empty() || now < self.leaving_tries.next {
+            return;
+        }
+        self.leaving
+            .retain(|ip| self.kernel.ours(*ip).next().is_some());
+        if self.leaving.is_empty() {
+            self.leaving_tries = Tries::NEW;
+            return;
+        }
+        self.leaving_tries.tried(now);
+        let left = self
+            .leaving
+            .iter()
+            .flat_map(|ip| self.kernel.ours(*ip))
+            .collect();
+        let ticket = self.next_ticket();
+        self.effects
+            .push(Effect::EndSockets(ticket, self.leaving.clone()));
+        self.effects.push(Effect::Remove(None, left));
+    }
+
+    pub(super) fn plan_refresh(&mut self, now: Moment) {
+        let Some(every) = self.refresh_every else {
+            return;
+        };
+        if now < self.refresh_at {
+            return;
+        }
+        let here: Vec<Placement> = self
+            .groups
+            .values()
+            .filter(|group| group.wants_addresses())
+            .flat_map(|group| group.sites.iter())
+            .flat_map(|site| self.kernel.ours(site.ip))
+            .collect();
+        self.refresh_at = now + every;
+        if !here.is_empty() {
+            self.effects.push(Effect::Refresh(here));
+        }
+    }
+}
