@@ -21,7 +21,10 @@ impl Floors for AssignmentsRaiseFloors {
     fn floors(&self, payload: &[u8]) -> Vec<(GroupId, Vec<u8>)> {
         match entry::decode(payload) {
             Ok(Command::Assign(assign)) => {
-                vec![(assign.group, entry::encode_floor(assign.holder, assign.incarnation))]
+                vec![(
+                    assign.group,
+                    entry::encode_floor(assign.holder, assign.incarnation),
+                )]
             }
             Ok(Command::Started { .. } | Command::Readmit { .. } | Command::Opened(_)) => {
                 Vec::new()
@@ -35,7 +38,12 @@ impl Floors for AssignmentsRaiseFloors {
 /// A durable floor in the lease machine's words.
 pub fn assignment_of(floor: &Floor) -> Option<Assignment> {
     let (holder, incarnation) = entry::decode_floor(&floor.assignment).ok()?;
-    Some(Assignment { group: floor.group, epoch: floor.epoch, holder, incarnation })
+    Some(Assignment {
+        group: floor.group,
+        epoch: floor.epoch,
+        holder,
+        incarnation,
+    })
 }
 
 /// The agreed state, shared between the engine, which drives it, and those who look.

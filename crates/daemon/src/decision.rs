@@ -67,8 +67,8 @@ enum Waiting {
 
 /// Where everything comes from.
 pub struct Sources {
-    /// The engine.
-    pub agreed: evenkeel_consensus::Events,
+    /// The engine; none while its disk has failed.
+    pub agreed: Option<evenkeel_consensus::Events>,
     /// The peers.
     pub incoming: Incoming,
     /// The lease thread.
@@ -97,8 +97,10 @@ pub struct Driver {
     pub config_digest: u64,
     /// The lease thread.
     pub lease: LeaseThread,
-    /// The engine.
-    pub engine: Arc<Engine>,
+    /// The engine; none while its disk has failed.
+    pub engine: Option<Arc<Engine>>,
+    /// Starts the engine again.
+    pub restart: Restart,
     /// The transport.
     pub endpoint: Endpoint,
     /// The mover; a witness has none.
@@ -132,9 +134,21 @@ struct Books {
     hello_said: Bytes,
 }
 
+/// A started engine and its events, or why it did not start.
+pub type Started = Result<(Engine, evenkeel_consensus::Events), String>;
+
+/// Starts an engine on this node's log; the argument says whether it may vote.
+pub type Restart = Arc<dyn Fn(bool) -> evenkeel_consensus::BoxFuture<Started> + Send + Sync>;
+
+/// How long a failed disk is left alone before the engine is tried again.
+const ENGINE_PAUSE: Duration = Duration::from_secs(2);
+/// How often a stopping engine is looked at.
+const ENGINE_LOOK: Duration = Duration::from_millis(50);
+
 /// What a task brings back.
 enum Brought {
     Proposed { id: u64, failed: Option<String> },
+    Engine(Started),
 }
 
 enum Input {
@@ -150,6 +164,8 @@ enum Input {
     Brought(Brought),
     Stop,
     Tick,
+    /// The engine has stopped: its disk has failed.
+    EngineEnded,
     /// A source has ended: this process cannot go on.
     Ended(&'static str),
 }
@@ -170,19 +186,35 @@ fn wall_ms() -> u64 {
 
 impl Driver {
     /// A driver that remembers nothing yet.
-    #[expect(clippy::too_many_arguments, reason = "each is one of the rooms, named once, here")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one of the rooms, named once, here"
+    )]
     pub fn new(
         node: Node,
         me: NodeId,
         incarnation: Incarnation,
         config_digest: u64,
         lease: LeaseThread,
-        engine: Arc<Engine>,
+        engine: Option<Arc<Engine>>,
         endpoint: Endpoint,
         rooms: Rooms,
     ) -> Self {
-        let Rooms { mover, keeper, gate, ledger, hello, placed, advice, voting } = rooms;
-        let books = Books { voting, ..Books::default() };
+        let Rooms {
+            restart,
+            mover,
+            keeper,
+            gate,
+            ledger,
+            hello,
+            placed,
+            advice,
+            voting,
+        } = rooms;
+        let books = Books {
+            voting,
+            ..Books::default()
+        };
         Self {
             node,
             me,
@@ -190,6 +222,7 @@ impl Driver {
             config_digest,
             lease,
             engine,
+            restart,
             endpoint,
             mover,
             keeper,
@@ -216,6 +249,13 @@ impl Driver {
             let input = next(&mut sources, &mut brought, &mut ticks, stop_heard).await;
             match input {
                 Input::Ended(what) => return End::Broken(what),
+                Input::EngineEnded => {
+                    sources.agreed = None;
+                    self.lose_engine(&bring);
+                }
+                Input::Brought(Brought::Engine(started)) => {
+                    sources.agreed = self.regain_engine(started, &bring);
+                }
                 Input::Stop => {
                     stop_heard = true;
                     self.books.stop_by = Some(clock::now() + HANDOVER_MAX);
@@ -242,16 +282,43 @@ impl Driver {
             Input::Told(message) => self.told(&message, bring),
             Input::Lease(news) => self.leased(news, bring),
             Input::Traffic(report) => self.traffic(report, bring),
-            Input::Guard(state) => self.step(Event::Guard { full: state.is_full() }, bring),
+            Input::Guard(state) => self.step(
+                Event::Guard {
+                    full: state.is_full(),
+                },
+                bring,
+            ),
             Input::Verdict(verdict) => {
-                let Verdict { group, check, judged, state, at, detail, .. } = verdict;
-                self.step(Event::Verdict { group, check, judged, state, at, detail }, bring);
+                let Verdict {
+                    group,
+                    check,
+                    judged,
+                    state,
+                    at,
+                    detail,
+                    ..
+                } = verdict;
+                self.step(
+                    Event::Verdict {
+                        group,
+                        check,
+                        judged,
+                        state,
+                        at,
+                        detail,
+                    },
+                    bring,
+                );
             }
             Input::Question((asked, answer)) => self.question(asked, answer, bring),
             Input::Brought(Brought::Proposed { id, failed }) => {
                 self.step(Event::Proposed { id, failed }, bring);
             }
-            Input::Stop | Input::Tick | Input::Ended(_) => {}
+            Input::Brought(Brought::Engine(_))
+            | Input::EngineEnded
+            | Input::Stop
+            | Input::Tick
+            | Input::Ended(_) => {}
         }
     }
 
@@ -276,7 +343,9 @@ impl Driver {
             Act::Want { group, want } => self.want(group, want),
             Act::Reply { id, outcome } => self.reply(id, outcome),
             Act::Transfer { to } => {
-                let engine = Arc::clone(&self.engine);
+                let Some(engine) = self.engine.clone() else {
+                    return;
+                };
                 tokio::spawn(async move {
                     if let Err(error) = engine.transfer(to).await {
                         tracing::info!(%error, "leadership was not handed over");
@@ -296,10 +365,17 @@ impl Driver {
     fn propose(&self, id: u64, command: &Command, bring: &mpsc::Sender<Brought>) {
         let payload = entry::encode(command);
         let request = (u128::from(self.incarnation.nonce) << 64) | u128::from(id);
-        let engine = Arc::clone(&self.engine);
+        let engine = self.engine.clone();
         let bring = bring.clone();
         tokio::spawn(async move {
-            let failed = engine.propose(request, payload).await.err().map(|e| e.to_string());
+            let failed = match engine {
+                Some(engine) => engine
+                    .propose(request, payload)
+                    .await
+                    .err()
+                    .map(|e| e.to_string()),
+                None => Some(NO_ENGINE.to_owned()),
+            };
             // The driver has ended: nobody asks any more.
             let _ = bring.send(Brought::Proposed { id, failed }).await;
         });
@@ -358,7 +434,12 @@ impl Driver {
                     self.lease.order(Order::Truncated(group, epoch));
                 }
             }
-            Agreed::Leading { .. } => self.step(Event::Leader { leader: Some(self.me) }, bring),
+            Agreed::Leading { .. } => self.step(
+                Event::Leader {
+                    leader: Some(self.me),
+                },
+                bring,
+            ),
             Agreed::Following { leader, .. } => {
                 let leader = leader.filter(|leader| *leader != self.me);
                 self.step(Event::Leader { leader }, bring);
@@ -372,18 +453,74 @@ impl Driver {
                 "the log's disk is slow: this node does not lead until it is quick again"
             ),
             Agreed::DiskFailed { reason } => {
-                tracing::error!(reason, "the log's disk has failed: this node cannot vote on changes");
+                tracing::error!(
+                    reason,
+                    "the log's disk has failed: this node cannot vote on changes"
+                );
                 let unready = Some(format!("its log cannot be written: {reason}"));
                 self.readiness(&unready, bring);
             }
-            _ => {}
+            Agreed::DiskQuick { took } => {
+                tracing::info!(ms = took.as_millis(), "the log's disk is quick again");
+            }
+            Agreed::Stopped { reason } => tracing::error!(reason, "the engine has stopped"),
+        }
+    }
+
+    /// The engine has stopped. Leases go on without it (DESIGN 3.1 rule 11): voters
+    /// renew what they renewed. It is tried again until its disk is well.
+    fn lose_engine(&mut self, bring: &mpsc::Sender<Brought>) {
+        let old = self.engine.take();
+        self.step(Event::Leader { leader: None }, bring);
+        let (restart, voting, bring) =
+            (Arc::clone(&self.restart), self.books.voting, bring.clone());
+        tokio::spawn(async move {
+            if let Some(mut old) = old {
+                // Tasks that still use it end within their own deadlines.
+                loop {
+                    match Arc::try_unwrap(old) {
+                        Ok(engine) => break engine.shutdown().await,
+                        Err(shared) => old = shared,
+                    }
+                    tokio::time::sleep(ENGINE_LOOK).await;
+                }
+            }
+            tokio::time::sleep(ENGINE_PAUSE).await;
+            // The driver has ended: nobody wants it any more.
+            let _ = bring.send(Brought::Engine(restart(voting).await)).await;
+        });
+    }
+
+    fn regain_engine(
+        &mut self,
+        started: Started,
+        bring: &mpsc::Sender<Brought>,
+    ) -> Option<evenkeel_consensus::Events> {
+        match started {
+            Ok((engine, agreed)) => {
+                tracing::info!("the log can be written again");
+                self.engine = Some(Arc::new(engine));
+                self.readiness(&None, bring);
+                self.restore();
+                Some(agreed)
+            }
+            Err(reason) => {
+                let unready = Some(format!("its log cannot be written: {reason}"));
+                self.readiness(&unready, bring);
+                self.lose_engine(bring);
+                None
+            }
         }
     }
 
     /// Takes the agreed state over as a whole: at the start, after a snapshot, and when
     /// events were missed.
     fn restore(&mut self) {
-        for floor in self.engine.floors() {
+        let floors = self
+            .engine
+            .as_ref()
+            .map_or_else(Vec::new, |engine| engine.floors());
+        for floor in floors {
             if let Some(assignment) = assignment_of(&floor) {
                 self.lease.order(Order::FloorRaised(assignment));
             }
@@ -395,7 +532,8 @@ impl Driver {
                 self.lease.order(Order::Committed(*group, current.epoch));
             }
         }
-        self.node.step(clock::now(), Event::Restored { ledger }, wall_ms());
+        self.node
+            .step(clock::now(), Event::Restored { ledger }, wall_ms());
         self.lease.order(Order::Tell);
     }
 
@@ -417,13 +555,16 @@ impl Driver {
         self.books.appended.insert(epoch.index, (group, epoch));
         self.guard(group, epoch, &assign.addresses);
         let ours = assign.holder == self.me && assign.incarnation == self.incarnation;
-        let open = self.node.role(group).is_some_and(|role| {
-            role.standing() == Standing::Open && role.epoch() < epoch
-        });
+        let open = self
+            .node
+            .role(group)
+            .is_some_and(|role| role.standing() == Standing::Open && role.epoch() < epoch);
         if open && !ours && is_planned(&assign.evidence.cause) {
             // The mover ends the connections first, so that clients learn at once: a
             // closed guard would drop the resets.
-            self.books.farewells.insert(group, (assignment, clock::now() + FAREWELL_MAX));
+            self.books
+                .farewells
+                .insert(group, (assignment, clock::now() + FAREWELL_MAX));
         } else {
             self.lease.order(Order::FloorRaised(assignment));
         }
@@ -458,10 +599,14 @@ impl Driver {
     fn greet(&mut self) {
         let knows = self.ledger.with(|ledger| {
             let lives = ledger.nodes.iter();
-            lives.filter_map(|(node, record)| Some((*node, record.incarnation?))).collect()
+            lives
+                .filter_map(|(node, record)| Some((*node, record.incarnation?)))
+                .collect()
         });
         self.hello.knows = knows;
-        self.hello.last_log_index = self.engine.status().last_index.unwrap_or(0);
+        if let Some(engine) = &self.engine {
+            self.hello.last_log_index = engine.status().last_index.unwrap_or(0);
+        }
         let said = Bytes::from(self.hello.encode());
         if said != self.books.hello_said {
             if let Err(error) = self.endpoint.set_hello(said.clone()) {
@@ -473,7 +618,12 @@ impl Driver {
 
     fn peer(&mut self, event: PeerEvent) {
         match event {
-            PeerEvent::Up { peer, keys, rtt, hello } => {
+            PeerEvent::Up {
+                peer,
+                keys,
+                rtt,
+                hello,
+            } => {
                 self.books.notes.remove(&peer);
                 self.lease.order(Order::Keys(keys));
                 tracing::info!(
@@ -482,9 +632,10 @@ impl Driver {
                     "connected"
                 );
                 if let Ok(hello) = Hello::decode(&hello) {
-                    let knows_another = hello.knows.iter().any(|(node, life)| {
-                        *node == self.me && *life != self.incarnation
-                    });
+                    let knows_another = hello
+                        .knows
+                        .iter()
+                        .any(|(node, life)| *node == self.me && *life != self.incarnation);
                     if knows_another {
                         self.books.new_here.remove(&peer);
                     } else {
@@ -498,7 +649,12 @@ impl Driver {
                 %reason,
                 "connection lost"
             ),
-            PeerEvent::Refused { peer, remote, by, reason } => {
+            PeerEvent::Refused {
+                peer,
+                remote,
+                by,
+                reason,
+            } => {
                 let who = match by {
                     RefusedBy::Us => "this node refused it",
                     RefusedBy::Them => "it refused this node",
@@ -509,7 +665,11 @@ impl Driver {
                 }
             }
             PeerEvent::CertificateAlarm { whose, days_left } => {
-                tracing::warn!(?whose, days_left, "a certificate ends soon or has ended; nothing stops because of it");
+                tracing::warn!(
+                    ?whose,
+                    days_left,
+                    "a certificate ends soon or has ended; nothing stops because of it"
+                );
             }
         }
     }
@@ -522,23 +682,38 @@ impl Driver {
         }
         let topology = self.node.topology();
         let voters = topology.voters().count();
-        let new = self.books.new_here.iter().filter(|peer| {
-            topology.nodes.get(peer).is_some_and(|node| node.voter)
-        });
+        let new = self
+            .books
+            .new_here
+            .iter()
+            .filter(|peer| topology.nodes.get(peer).is_some_and(|node| node.voter));
         let new_to_majority = new.count() + 1 >= majority(voters);
         let readmitted = self.ledger.with(|ledger| {
-            ledger.nodes.get(&self.me).is_some_and(|record| record.readmitted.is_some())
+            ledger
+                .nodes
+                .get(&self.me)
+                .is_some_and(|record| record.readmitted.is_some())
         });
         if new_to_majority || readmitted {
             self.books.voting = true;
-            self.engine.set_voting(true);
+            if let Some(engine) = &self.engine {
+                engine.set_voting(true);
+            }
         }
     }
 
     fn asked(&mut self, request: Request, bring: &mpsc::Sender<Brought>) {
-        let Request { from, class, body, reply } = request;
+        let Request {
+            from,
+            class,
+            body,
+            reply,
+        } = request;
         if class == RAFT {
-            let engine = Arc::clone(&self.engine);
+            // Dropped without an answer: the other side hears that there is none.
+            let Some(engine) = self.engine.clone() else {
+                return;
+            };
             tokio::spawn(async move {
                 let answer = engine.handle(from, body.into()).await;
                 reply.send(answer.into());
@@ -567,7 +742,9 @@ impl Driver {
                 self.step(Event::Reported { from, report }, bring);
             }
             Err(error) => {
-                self.books.notes.insert(message.from, format!("is not understood: {error}"));
+                self.books
+                    .notes
+                    .insert(message.from, format!("is not understood: {error}"));
             }
         }
     }
@@ -576,7 +753,14 @@ impl Driver {
         let event = match news {
             News::Silences(silences) => Some(Event::Silences(silences)),
             News::State(group, status) => event_of(group, &status),
-            News::GuardLate(_) => None,
+            News::GuardLate(group) => {
+                let group = self.node.topology().group_name(group);
+                tracing::debug!(
+                    group,
+                    "the guard was told too late, or does not know the group yet"
+                );
+                None
+            }
             News::Event(event) => self.lease_event(event),
         };
         if let Some(event) = event {
@@ -594,7 +778,12 @@ impl Driver {
                 Some(Event::Released { group, epoch })
             }
             Leased::FloorAbove { group, floor, .. } => Some(Event::FloorAbove { group, floor }),
-            Leased::Refused { group, epoch, voter, refusal } => {
+            Leased::Refused {
+                group,
+                epoch,
+                voter,
+                refusal,
+            } => {
                 tracing::warn!(
                     group = self.node.topology().group_name(group),
                     epoch = epoch.number(),
@@ -616,31 +805,70 @@ impl Driver {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
         let topology = self.node.topology();
         match report {
-            Traffic::Placed { group, addresses, .. } => {
+            Traffic::Placed {
+                group, addresses, ..
+            } => {
                 let what = format!("{addresses} addresses placed, closed");
-                self.step(Event::Phase { group, what, last: false }, bring);
+                self.step(
+                    Event::Phase {
+                        group,
+                        what,
+                        last: false,
+                    },
+                    bring,
+                );
             }
-            Traffic::Announced { group, addresses, dropped, .. } => {
+            Traffic::Announced {
+                group,
+                addresses,
+                dropped,
+                ..
+            } => {
                 let what = if dropped == 0 {
                     format!("{addresses} addresses announced")
                 } else {
                     format!("{addresses} addresses announced, {dropped} frames dropped on the way")
                 };
-                self.step(Event::Phase { group, what, last: true }, bring);
+                self.step(
+                    Event::Phase {
+                        group,
+                        what,
+                        last: true,
+                    },
+                    bring,
+                );
             }
-            Traffic::Repaired { group, what, count, took } => tracing::warn!(
+            Traffic::Repaired {
+                group,
+                what,
+                count,
+                took,
+            } => tracing::warn!(
                 group = topology.group_name(group),
                 ?what,
                 count,
                 ms = ms(took),
                 "somebody changed an address; it was put right"
             ),
-            Traffic::Reset { group, sockets, took } => {
-                tracing::info!(group = topology.group_name(group), sockets, ms = ms(took), "connections ended");
+            Traffic::Reset {
+                group,
+                sockets,
+                took,
+            } => {
+                tracing::info!(
+                    group = topology.group_name(group),
+                    sockets,
+                    ms = ms(took),
+                    "connections ended"
+                );
                 self.end_farewell(group);
             }
             Traffic::Gone { group, took } => {
-                tracing::info!(group = topology.group_name(group), ms = ms(took), "addresses removed");
+                tracing::info!(
+                    group = topology.group_name(group),
+                    ms = ms(took),
+                    "addresses removed"
+                );
                 self.end_farewell(group);
             }
             Traffic::Failed { group, what, error } => tracing::error!(
@@ -649,13 +877,19 @@ impl Driver {
                 error,
                 "the mover does not succeed; it tries again"
             ),
-            Traffic::Foreign { group, address, device } => tracing::error!(
+            Traffic::Foreign {
+                group,
+                address,
+                device,
+            } => tracing::error!(
                 group = topology.group_name(group),
                 %address,
                 device,
                 "the operating system configures an address of the group itself: take it out of its network configuration"
             ),
-            Traffic::Missed { reports } => tracing::warn!(reports, "reports of the mover were missed"),
+            Traffic::Missed { reports } => {
+                tracing::warn!(reports, "reports of the mover were missed")
+            }
         }
     }
 
@@ -668,7 +902,13 @@ impl Driver {
             .map(|group| group.id)
             .collect();
         for group in own {
-            self.step(Event::Readiness { group, unready: unready.clone() }, bring);
+            self.step(
+                Event::Readiness {
+                    group,
+                    unready: unready.clone(),
+                },
+                bring,
+            );
         }
     }
 
@@ -709,7 +949,11 @@ impl Driver {
 
     fn why(&self, group: Option<&str>) -> Answer {
         let known = |name: &str| {
-            self.node.topology().groups.values().any(|one| one.name.as_str() == name)
+            self.node
+                .topology()
+                .groups
+                .values()
+                .any(|one| one.name.as_str() == name)
         };
         match group {
             Some(name) if !known(name) => {
@@ -731,14 +975,18 @@ impl Driver {
                 let endpoint = self.endpoint.clone();
                 let body = serde_json::to_vec(&Asked::Switch { group, to }).unwrap_or_default();
                 tokio::spawn(async move {
-                    let got = endpoint.request(leader, ASK, body.into(), ASK_PATIENCE).await;
+                    let got = endpoint
+                        .request(leader, ASK, body.into(), ASK_PATIENCE)
+                        .await;
                     let said = match got {
                         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                            Answer::Refused(format!("the leader's answer is not understood: {error}"))
+                            Answer::Refused(format!(
+                                "the leader's answer is not understood: {error}"
+                            ))
                         }),
-                        Err(error) => {
-                            Answer::Refused(format!("the leader did not answer: {error}; ask again"))
-                        }
+                        Err(error) => Answer::Refused(format!(
+                            "the leader did not answer: {error}; ask again"
+                        )),
                     };
                     let _ = answer.send(said);
                 });
@@ -769,7 +1017,13 @@ impl Driver {
             Some(Err(fault)) => Err(fault),
         };
         match (named, to) {
-            (Some(group), Ok(to)) => self.step(Event::Wish { id, wish: Wish { group, to } }, bring),
+            (Some(group), Ok(to)) => self.step(
+                Event::Wish {
+                    id,
+                    wish: Wish { group, to },
+                },
+                bring,
+            ),
             (None, _) => self.reply(id, Err(format!("{group} is not the name of a group"))),
             (_, Err(fault)) => self.reply(id, Err(format!("the node's name is none: {fault}"))),
         }
@@ -778,15 +1032,22 @@ impl Driver {
     fn readmit(&self, node: &str, answer: oneshot::Sender<Answer>) {
         let known = NodeName::new(node).ok().map(|name| NodeId::of(&name));
         let Some(id) = known.filter(|id| self.node.topology().nodes.contains_key(id)) else {
-            let _ = answer.send(Answer::Refused(format!("the configuration has no node {node}")));
+            let _ = answer.send(Answer::Refused(format!(
+                "the configuration has no node {node}"
+            )));
             return;
         };
         let mut drawn = [0; 16];
         if ring::rand::SystemRandom::new().fill(&mut drawn).is_err() {
-            let _ = answer.send(Answer::Refused("the kernel gives no random numbers".to_owned()));
+            let _ = answer.send(Answer::Refused(
+                "the kernel gives no random numbers".to_owned(),
+            ));
             return;
         }
-        let engine = Arc::clone(&self.engine);
+        let Some(engine) = self.engine.clone() else {
+            let _ = answer.send(Answer::Refused(NO_ENGINE.to_owned()));
+            return;
+        };
         let payload = entry::encode(&Command::Readmit { node: id });
         let node = node.to_owned();
         tokio::spawn(async move {
@@ -816,7 +1077,9 @@ impl Driver {
     }
 
     fn may_end(&self) -> bool {
-        let Some(by) = self.books.stop_by else { return false };
+        let Some(by) = self.books.stop_by else {
+            return false;
+        };
         if self.node.may_stop() {
             return true;
         }
@@ -834,8 +1097,12 @@ impl Driver {
             for group in &groups {
                 mover.release(*group);
             }
-            let mut left: BTreeSet<GroupId> =
-                mover.status().iter().filter(|(_, one)| one.addresses > 0).map(|(id, _)| *id).collect();
+            let mut left: BTreeSet<GroupId> = mover
+                .status()
+                .iter()
+                .filter(|(_, one)| one.addresses > 0)
+                .map(|(id, _)| *id)
+                .collect();
             let until = tokio::time::Instant::now() + LEAVE_MAX;
             while !left.is_empty() {
                 match tokio::time::timeout_at(until, sources.traffic.recv()).await {
@@ -851,6 +1118,9 @@ impl Driver {
             self.lease.order(Order::Release(group));
         }
         self.lease.order(Order::Stop);
+        if let Some(Ok(engine)) = self.engine.take().map(Arc::try_unwrap) {
+            engine.shutdown().await;
+        }
         self.endpoint.close().await;
         tracing::info!("stopped");
     }
@@ -858,6 +1128,8 @@ impl Driver {
 
 /// What the driver gets beside engine, transport and lease thread.
 pub struct Rooms {
+    /// Starts the engine again after its disk has failed.
+    pub restart: Restart,
     /// The mover; a witness has none.
     pub mover: Option<Mover>,
     /// The guard's keeper; a witness has none.
@@ -877,11 +1149,25 @@ pub struct Rooms {
 }
 
 fn is_planned(cause: &Cause) -> bool {
-    matches!(cause, Cause::Operator | Cause::HolderStopping | Cause::Failback | Cause::Reconfigured)
+    matches!(
+        cause,
+        Cause::Operator | Cause::HolderStopping | Cause::Failback | Cause::Reconfigured
+    )
 }
 
 fn as_json(answer: &Answer) -> Bytes {
     serde_json::to_vec(answer).unwrap_or_default().into()
+}
+
+/// What operators hear while the log's disk has failed.
+const NO_ENGINE: &str =
+    "this node's log cannot be written now: see its log lines; ask another node";
+
+async fn next_agreed(agreed: &mut Option<evenkeel_consensus::Events>) -> Option<Agreed> {
+    match agreed {
+        Some(agreed) => agreed.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next thing that happened; leases first, ticks last. Every arm is cancel-safe:
@@ -896,7 +1182,7 @@ async fn next(
     tokio::select! {
         biased;
         news = sources.news.recv() => news.map_or_else(or("lease thread"), Input::Lease),
-        event = sources.agreed.next() => event.map_or_else(or("consensus"), Input::Agreed),
+        event = next_agreed(&mut sources.agreed) => event.map_or(Input::EngineEnded, Input::Agreed),
         event = sources.incoming.events.next() => event.map_or_else(or("transport"), Input::Peer),
         request = sources.incoming.requests.next() => request.map_or_else(or("transport"), Input::Asked),
         message = sources.incoming.messages.next() => message.map_or_else(or("transport"), Input::Told),

@@ -41,7 +41,14 @@ impl KeeperThread {
         let handle = std::thread::Builder::new()
             .name("guard".to_owned())
             .spawn(move || run(keeper, &received, &news, &own))?;
-        Ok((Self { orders, wake, handle: Some(handle) }, heard))
+        Ok((
+            Self {
+                orders,
+                wake,
+                handle: Some(handle),
+            },
+            heard,
+        ))
     }
 
     /// Says which addresses belong to a group under an assignment.

@@ -15,8 +15,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use evenkeel_core::health::Silence;
-use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
 use evenkeel_core::lease::Life;
+use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_guard::Guard;
 use evenkeel_host::clock;
@@ -56,8 +56,6 @@ pub enum Order {
     Release(GroupId),
     /// Keys of a new connection.
     Keys(LeaseKeys),
-    /// A node's identity is in doubt, or no more.
-    Excluded(NodeId, bool),
     /// Tell every group's state again.
     Tell,
     /// End.
@@ -129,16 +127,22 @@ pub struct Parts {
 /// Starts the thread. Says whether real-time scheduling was refused, for people.
 pub fn start(
     parts: Parts,
-) -> std::io::Result<(LeaseThread, mpsc::Receiver<News>, std::thread::JoinHandle<()>)> {
+) -> std::io::Result<(
+    LeaseThread,
+    mpsc::Receiver<News>,
+    std::thread::JoinHandle<()>,
+)> {
     let (orders, received) = sync_channel(ORDERS_MAX);
     let (news, heard) = mpsc::channel(NEWS_MAX);
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let own_wake = Arc::clone(&wake);
-    let handle = std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
-        // Refused without the right; the caller has asked before and said so.
-        let _ = sched::realtime(PRIORITY, Share::UntilItWaits);
-        Thread::new(parts, received, news, own_wake).run();
-    })?;
+    let handle = std::thread::Builder::new()
+        .name("lease".to_owned())
+        .spawn(move || {
+            // Refused without the right; the caller has asked before and said so.
+            let _ = sched::realtime(PRIORITY, Share::UntilItWaits);
+            Thread::new(parts, received, news, own_wake).run();
+        })?;
     Ok((LeaseThread { orders, wake }, heard, handle))
 }
 
@@ -246,12 +250,16 @@ impl Thread {
 
     fn hear(&mut self) {
         for _ in 0..DATAGRAMS_PER_TURN {
-            let Ok((length, _)) = self.socket.recv_from(&mut self.datagram) else { return };
+            let Ok((length, _)) = self.socket.recv_from(&mut self.datagram) else {
+                return;
+            };
             // What cannot be opened or read was not sent by a node of this cluster.
             let Ok((from, message)) = self.keyring.open(&mut self.datagram[..length]) else {
                 continue;
             };
-            let Ok(message) = form::decode(message) else { continue };
+            let Ok(message) = form::decode(message) else {
+                continue;
+            };
             self.machine.receive(clock::now(), from, message);
             self.carry_out();
         }
@@ -272,7 +280,6 @@ impl Thread {
                     self.keyring.install(now, keys);
                     self.memory.write_keys(self.keyring.mirror());
                 }
-                Order::Excluded(node, excluded) => self.machine.set_excluded(node, excluded),
                 Order::Tell => self.missed = true,
                 Order::Stop => return Turn::End,
             }
@@ -294,18 +301,25 @@ impl Thread {
                 Output::Transmit { to, message } => {
                     let mut buffer = [0; form::MESSAGE_LENGTH_MAX];
                     let bytes = form::encode(&message, &mut buffer);
-                    let Some(address) = self.peers.get(&to) else { continue };
-                    if self.keyring.seal(clock::now(), to, bytes, &mut self.sealed).is_ok() {
+                    let Some(address) = self.peers.get(&to) else {
+                        continue;
+                    };
+                    if self
+                        .keyring
+                        .seal(clock::now(), to, bytes, &mut self.sealed)
+                        .is_ok()
+                    {
                         // A full queue or no route is a lost datagram.
                         let _ = self.socket.send_to(&self.sealed, address);
                     }
                 }
                 Output::Extend(lease) => {
-                    let Some(guard) = &mut self.guard else { continue };
+                    let Some(guard) = &mut self.guard else {
+                        continue;
+                    };
                     match guard.extend(&lease, clock::now) {
                         evenkeel_guard::Extended::Open => {}
-                        evenkeel_guard::Extended::Late
-                        | evenkeel_guard::Extended::UnknownGroup => {
+                        evenkeel_guard::Extended::Late | evenkeel_guard::Extended::UnknownGroup => {
                             self.tell(News::GuardLate(lease.group()));
                         }
                     }
@@ -369,8 +383,14 @@ pub fn event_of(group: GroupId, status: &Status) -> Option<evenkeel_core::node::
     let epoch = status.floor.map(|floor| floor.epoch)?;
     match status.phase {
         Phase::Idle | Phase::Opening => None,
-        Phase::Held => Some(Decision::Opened { group, epoch: status.held.unwrap_or(epoch) }),
-        Phase::Lapsed => Some(Decision::Lapsed { group, epoch: status.held.unwrap_or(epoch) }),
+        Phase::Held => Some(Decision::Opened {
+            group,
+            epoch: status.held.unwrap_or(epoch),
+        }),
+        Phase::Lapsed => Some(Decision::Lapsed {
+            group,
+            epoch: status.held.unwrap_or(epoch),
+        }),
         Phase::Spent => Some(Decision::Released { group, epoch }),
     }
 }

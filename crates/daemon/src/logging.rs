@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Which lines are written when `EVENKEEL_LOG` says nothing: ours, and only warnings of
 /// the libraries below us.
-const DEFAULT: &str = "warn,evenkeel=info";
+const DEFAULT: &str = "warn,openraft=error,evenkeel=info";
 /// Lines that may wait for a slow reader: some seconds of a busy incident.
 const LINES_MAX: usize = 4096;
 
@@ -42,7 +42,12 @@ impl Write for Line<'_> {
 
 impl Drop for Line<'_> {
     fn drop(&mut self) {
-        if self.lines.queue.try_send(core::mem::take(&mut self.text)).is_err() {
+        if self
+            .lines
+            .queue
+            .try_send(core::mem::take(&mut self.text))
+            .is_err()
+        {
             self.lines.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -52,7 +57,10 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { lines: self, text: Vec::new() }
+        Line {
+            lines: self,
+            text: Vec::new(),
+        }
     }
 }
 
@@ -61,17 +69,22 @@ pub fn start() {
     let (queue, lines) = sync_channel::<Vec<u8>>(LINES_MAX);
     let lost = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&lost);
-    let writer = std::thread::Builder::new().name("log-lines".to_owned()).spawn(move || {
-        let mut out = io::stderr();
-        while let Ok(line) = lines.recv() {
-            // Nobody can be told that nobody can be told.
-            let _ = out.write_all(&line);
-            let lost = counted.swap(0, Ordering::Relaxed);
-            if lost > 0 {
-                let _ = writeln!(out, "{{\"message\":\"{lost} lines were lost: the log is read too slowly\"}}");
+    let writer = std::thread::Builder::new()
+        .name("log-lines".to_owned())
+        .spawn(move || {
+            let mut out = io::stderr();
+            while let Ok(line) = lines.recv() {
+                // Nobody can be told that nobody can be told.
+                let _ = out.write_all(&line);
+                let lost = counted.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    let _ = writeln!(
+                        out,
+                        "{{\"message\":\"{lost} lines were lost: the log is read too slowly\"}}"
+                    );
+                }
             }
-        }
-    });
+        });
     if writer.is_err() {
         return;
     }
@@ -79,11 +92,18 @@ pub fn start() {
         .ok()
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::new(DEFAULT));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines { queue, lost });
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Lines { queue, lost });
     // It fails only if somebody was there first: then that one writes.
     let _ = if io::stderr().is_terminal() {
         builder.with_target(false).try_init()
     } else {
-        builder.json().flatten_event(true).with_target(false).with_ansi(false).try_init()
+        builder
+            .json()
+            .flatten_event(true)
+            .with_target(false)
+            .with_ansi(false)
+            .try_init()
     };
 }

@@ -66,18 +66,35 @@ pub enum Found {
 }
 
 impl Memory {
-    /// Maps the memory at `path`.
+    /// Maps the memory at `path`, which a parent has made.
     pub fn open(path: &Path) -> Result<Self, ShmError> {
-        let page = SharedPage::open(path, LENGTH)?;
-        Ok(Self { page, slots: Vec::with_capacity(GROUPS_MAX), keys: Vec::with_capacity(KEYS_MAX) })
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|source| ShmError::Kernel {
+                attempt: "open",
+                path: path.to_owned(),
+                source,
+            })?;
+        let page = SharedPage::of(&file, path, LENGTH)?;
+        Ok(Self {
+            page,
+            slots: Vec::with_capacity(GROUPS_MAX),
+            keys: Vec::with_capacity(KEYS_MAX),
+        })
     }
 
     fn word(&self, at: usize) -> u64 {
-        self.page.word(at).load(core::sync::atomic::Ordering::Acquire)
+        self.page
+            .word(at)
+            .load(core::sync::atomic::Ordering::Acquire)
     }
 
     fn put(&self, at: usize, value: u64) {
-        self.page.word(at).store(value, core::sync::atomic::Ordering::Release);
+        self.page
+            .word(at)
+            .store(value, core::sync::atomic::Ordering::Release);
     }
 
     /// Whether a worker of this incarnation has come up once: later faults are worth a
@@ -96,7 +113,10 @@ impl Memory {
         if self.word(0) == 0 {
             return Found::Blank;
         }
-        let written = Incarnation { counter: self.word(WORD), nonce: self.word(2 * WORD) };
+        let written = Incarnation {
+            counter: self.word(WORD),
+            nonce: self.word(2 * WORD),
+        };
         if self.word(0) != MAGIC || written != incarnation {
             return Found::Torn;
         }
@@ -123,7 +143,14 @@ impl Memory {
         }
         keys.retain(|key| key.keys.id != 0);
         let quiet_until = Moment::from_nanos(self.word(3 * WORD));
-        Found::Whole { mirror: Mirror { incarnation, quiet_until, records }, keys }
+        Found::Whole {
+            mirror: Mirror {
+                incarnation,
+                quiet_until,
+                records,
+            },
+            keys,
+        }
     }
 
     /// Writes the head and all records of a machine that starts.
@@ -143,7 +170,10 @@ impl Memory {
         let slot = match self.slots.iter().position(|known| *known == record.group) {
             Some(slot) => slot,
             None => {
-                assert!(self.slots.len() < GROUPS_MAX, "more groups than the guard can hold");
+                assert!(
+                    self.slots.len() < GROUPS_MAX,
+                    "more groups than the guard can hold"
+                );
                 self.slots.push(record.group);
                 self.slots.len() - 1
             }
@@ -193,8 +223,11 @@ impl Memory {
     /// Overwrites the older of two places.
     fn renew(&self, at: usize, length: usize, words: &[u64]) {
         let (first, second) = (self.word(at), self.word(at + length));
-        let (place, number) =
-            if first <= second { (at, second + 1) } else { (at + length, first + 1) };
+        let (place, number) = if first <= second {
+            (at, second + 1)
+        } else {
+            (at + length, first + 1)
+        };
         // The place is invalid while it is written.
         self.put(place + WORD, 0);
         self.put(place, number);
@@ -215,7 +248,9 @@ enum Place<const N: usize> {
 fn checksum(number: u64, words: &[u64]) -> u64 {
     let mut sum: u64 = 0xcbf2_9ce4_8422_2325 ^ number;
     for word in words {
-        sum = (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+        sum = (sum ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(23);
     }
     sum | 1
 }
@@ -250,17 +285,26 @@ impl Reader<'_> {
     }
 
     fn epoch(&mut self) -> Epoch {
-        Epoch { term: self.word(), index: self.word() }
+        Epoch {
+            term: self.word(),
+            index: self.word(),
+        }
     }
 
     fn incarnation(&mut self) -> Incarnation {
-        Incarnation { counter: self.word(), nonce: self.word() }
+        Incarnation {
+            counter: self.word(),
+            nonce: self.word(),
+        }
     }
 }
 
 fn words_of(record: &Record) -> [u64; RECORD_WORDS] {
     let mut words = [0; RECORD_WORDS];
-    let mut out = Writer { words: &mut words, at: 0 };
+    let mut out = Writer {
+        words: &mut words,
+        at: 0,
+    };
     out.word(record.group.0);
     match &record.floor {
         Some(floor) => {
@@ -324,9 +368,21 @@ fn record_from(words: &[u64; RECORD_WORDS]) -> Record {
     let spent = from.epoch();
     let guard = Moment::from_nanos(from.word());
     let there = from.word() == 1;
-    let held = Held { epoch: from.epoch(), until: Moment::from_nanos(from.word()) };
+    let held = Held {
+        epoch: from.epoch(),
+        until: Moment::from_nanos(from.word()),
+    };
     let held = there.then_some(held);
-    Record { group, floor, committed, released, promises, spent, guard, held }
+    Record {
+        group,
+        floor,
+        committed,
+        released,
+        promises,
+        spent,
+        guard,
+        held,
+    }
 }
 
 fn key_words(key: &Mirrored) -> [u64; KEY_WORDS] {
@@ -344,7 +400,10 @@ fn key_from(words: &[u64; KEY_WORDS]) -> Mirrored {
     for (chunk, word) in bytes.chunks_exact_mut(WORD).zip(words) {
         chunk.copy_from_slice(&word.to_le_bytes());
     }
-    Mirrored { keys: LeaseKeys::from_bytes(&bytes), opened: words[KEY_WORDS - 1] }
+    Mirrored {
+        keys: LeaseKeys::from_bytes(&bytes),
+        opened: words[KEY_WORDS - 1],
+    }
 }
 
 #[cfg(test)]
@@ -352,14 +411,27 @@ mod tests {
     use super::*;
 
     fn life() -> Incarnation {
-        Incarnation { counter: 3, nonce: 77 }
+        Incarnation {
+            counter: 3,
+            nonce: 77,
+        }
     }
 
     fn record(group: u64, n: u64) -> Record {
-        let epoch = Epoch { term: n, index: n + 1 };
-        let to = Assigned { epoch, node: NodeId(n + 2), incarnation: life() };
+        let epoch = Epoch {
+            term: n,
+            index: n + 1,
+        };
+        let to = Assigned {
+            epoch,
+            node: NodeId(n + 2),
+            incarnation: life(),
+        };
         let mut promises = [None; PROMISES];
-        promises[1] = Some(Promise { to, until: Moment::from_nanos(n + 3) });
+        promises[1] = Some(Promise {
+            to,
+            until: Moment::from_nanos(n + 3),
+        });
         Record {
             group: GroupId(group),
             floor: Some(Assignment {
@@ -369,16 +441,43 @@ mod tests {
                 incarnation: life(),
             }),
             committed: epoch,
-            released: Epoch { term: n + 5, index: n + 6 },
+            released: Epoch {
+                term: n + 5,
+                index: n + 6,
+            },
             promises,
-            spent: Epoch { term: n + 7, index: n + 8 },
+            spent: Epoch {
+                term: n + 7,
+                index: n + 8,
+            },
             guard: Moment::from_nanos(n + 9),
-            held: Some(Held { epoch, until: Moment::from_nanos(n + 10) }),
+            held: Some(Held {
+                epoch,
+                until: Moment::from_nanos(n + 10),
+            }),
         }
     }
 
     fn mirror(records: Vec<Record>) -> Mirror {
-        Mirror { incarnation: life(), quiet_until: Moment::from_nanos(5), records }
+        Mirror {
+            incarnation: life(),
+            quiet_until: Moment::from_nanos(5),
+            records,
+        }
+    }
+
+    /// What a parent makes: an empty file that nobody else may read.
+    fn blank(dir: &tempfile::TempDir) -> std::path::PathBuf {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = dir.path().join("mirror");
+        let mut options = std::fs::File::options();
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .expect("made");
+        path
     }
 
     fn found(path: &Path) -> Option<(Mirror, Vec<Mirrored>)> {
@@ -391,14 +490,21 @@ mod tests {
     #[test]
     fn the_next_worker_reads_what_the_last_one_wrote() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("mirror");
+        let path = blank(&dir);
         let mut memory = Memory::open(&path).expect("mapped");
         assert!(matches!(memory.read(life()), Found::Blank));
         memory.begin(&mirror(vec![record(1, 10)]));
         memory.write(&record(2, 20));
         memory.write(&record(1, 30));
-        let keys =
-            Mirrored { keys: LeaseKeys { peer: NodeId(4), id: 9, seal: [7; 32], open: [8; 32] }, opened: 6 };
+        let keys = Mirrored {
+            keys: LeaseKeys {
+                peer: NodeId(4),
+                id: 9,
+                seal: [7; 32],
+                open: [8; 32],
+            },
+            opened: 6,
+        };
         memory.write_keys([keys.clone()].into_iter());
         let (mirrored, kept) = found(&path).expect("whole");
         assert_eq!(mirrored, mirror(vec![record(1, 30), record(2, 20)]));
@@ -410,14 +516,15 @@ mod tests {
     #[test]
     fn a_record_torn_anywhere_is_the_one_before() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("mirror");
+        let path = blank(&dir);
         let mut memory = Memory::open(&path).expect("mapped");
         memory.begin(&mirror(vec![record(1, 10)]));
         memory.write(&record(1, 20));
         // The third write goes over the first place; spoil it word by word.
         memory.write(&record(1, 30));
-        let before: Vec<u64> =
-            (0..GROUP_PLACE / WORD).map(|n| memory.word(GROUPS_AT + n * WORD)).collect();
+        let before: Vec<u64> = (0..GROUP_PLACE / WORD)
+            .map(|n| memory.word(GROUPS_AT + n * WORD))
+            .collect();
         for spoiled in 0..before.len() {
             memory.put(GROUPS_AT + spoiled * WORD, before[spoiled] ^ 0x5555);
             let (mirrored, _) = found(&path).expect("whole");
@@ -430,12 +537,21 @@ mod tests {
     #[test]
     fn another_life_or_two_spoiled_places_are_not_trusted() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("mirror");
+        let path = blank(&dir);
         let mut memory = Memory::open(&path).expect("mapped");
         memory.begin(&mirror(vec![record(1, 10)]));
-        let other = Incarnation { counter: 4, nonce: 77 };
-        assert!(matches!(Memory::open(&path).expect("mapped").read(other), Found::Torn));
+        let other = Incarnation {
+            counter: 4,
+            nonce: 77,
+        };
+        assert!(matches!(
+            Memory::open(&path).expect("mapped").read(other),
+            Found::Torn
+        ));
         memory.put(GROUPS_AT + 3 * WORD, 99);
-        assert!(matches!(Memory::open(&path).expect("mapped").read(life()), Found::Torn));
+        assert!(matches!(
+            Memory::open(&path).expect("mapped").read(life()),
+            Found::Torn
+        ));
     }
 }

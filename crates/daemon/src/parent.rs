@@ -61,7 +61,9 @@ fn prepare_and_supervise(options: &Options) -> anyhow::Result<ExitCode> {
     }
     // Refused without the right: then a restart may take longer under load.
     let _ = sched::realtime(PRIORITY, Share::InTurns);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(supervise(options, &prepared, &mut state))
 }
 
@@ -78,11 +80,17 @@ impl LifeOfDaemon {
         ring::rand::SystemRandom::new()
             .fill(&mut nonce)
             .map_err(|_| anyhow::anyhow!("the kernel gives no random numbers"))?;
-        let incarnation = Incarnation { counter, nonce: u64::from_le_bytes(nonce) };
+        let incarnation = Incarnation {
+            counter,
+            nonce: u64::from_le_bytes(nonce),
+        };
         // Not closed on exec: the worker inherits it.
         let memory = rustix::fs::memfd_create("evenkeel-mirror", MemfdFlags::empty())?;
         rustix::fs::fchmod(&memory, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-        Ok(Self { incarnation, memory })
+        Ok(Self {
+            incarnation,
+            memory,
+        })
     }
 
     fn path(&self) -> PathBuf {
@@ -95,8 +103,11 @@ impl LifeOfDaemon {
 
     fn start_worker(&self, options: &Options) -> anyhow::Result<Child> {
         let Incarnation { counter, nonce } = self.incarnation;
-        let life =
-            format!("{counter} {nonce} {} {}", self.memory.as_raw_fd(), std::process::id());
+        let life = format!(
+            "{counter} {nonce} {} {}",
+            self.memory.as_raw_fd(),
+            std::process::id()
+        );
         let mut command = Command::new("/proc/self/exe");
         command.args(options.arguments()).env(WORKER, life);
         command.arg0("evenkeel");
@@ -175,7 +186,9 @@ async fn supervise(
             // It has said why.
             Ended::Refused => return Ok(ExitCode::FAILURE),
             Ended::NeedsNewLife => {
-                tracing::warn!("the memory of the last worker cannot be trusted: a new life begins");
+                tracing::warn!(
+                    "the memory of the last worker cannot be trusted: a new life begins"
+                );
                 life = LifeOfDaemon::begin(prepared, state)?;
             }
             Ended::Crashed(how) => {
@@ -196,7 +209,11 @@ async fn supervise(
 /// The second start comes at once as well: one crash is no pattern.
 fn pause_after(last: Duration) -> Duration {
     const FIRST: Duration = Duration::from_millis(1);
-    if last.is_zero() { FIRST } else { (last * 4).min(PAUSE_MAX) }
+    if last.is_zero() {
+        FIRST
+    } else {
+        (last * 4).min(PAUSE_MAX)
+    }
 }
 
 enum Attended {
@@ -220,12 +237,21 @@ async fn attend(worker: &mut Child, signals: &mut Signals) -> std::io::Result<At
 }
 
 async fn stop(worker: &mut Child) -> anyhow::Result<ExitCode> {
-    if let Some(pid) = worker.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+    if let Some(pid) = worker
+        .id()
+        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+    {
         // Gone already is what we want.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    if tokio::time::timeout(STOP_PATIENCE, worker.wait()).await.is_err() {
-        tracing::error!("the worker did not hand over within {} s: ending it", STOP_PATIENCE.as_secs());
+    if tokio::time::timeout(STOP_PATIENCE, worker.wait())
+        .await
+        .is_err()
+    {
+        tracing::error!(
+            "the worker did not hand over within {} s: ending it",
+            STOP_PATIENCE.as_secs()
+        );
         worker.kill().await?;
         return Ok(ExitCode::FAILURE);
     }

@@ -43,7 +43,13 @@ struct Life {
 impl Gate {
     /// A gate that knows the file and the agreed state.
     pub fn new(me: NodeId, cluster: String, membership: u64, ledger: SharedLedger) -> Self {
-        Self(Arc::new(Mutex::new(Known { me, cluster, membership, ledger, lives: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Known {
+            me,
+            cluster,
+            membership,
+            ledger,
+            lives: BTreeMap::new(),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -52,7 +58,13 @@ impl Gate {
 
     /// Something came from a node in this life.
     pub fn heard(&self, now: Moment, node: NodeId, incarnation: Incarnation) {
-        self.lock().lives.insert(node, Life { incarnation, heard: now });
+        self.lock().lives.insert(
+            node,
+            Life {
+                incarnation,
+                heard: now,
+            },
+        );
     }
 
     /// A node was readmitted: what was known of its lives is void.
@@ -64,7 +76,13 @@ impl Gate {
     pub fn admit(&self, now: Moment, from: NodeId, hello: &Hello) -> Result<(), String> {
         let mut known = self.lock();
         known.judge(now, from, hello)?;
-        known.lives.insert(from, Life { incarnation: hello.incarnation, heard: now });
+        known.lives.insert(
+            from,
+            Life {
+                incarnation: hello.incarnation,
+                heard: now,
+            },
+        );
         Ok(())
     }
 
@@ -91,10 +109,13 @@ impl Known {
         }
         if hello.membership != self.membership {
             return Err(
-                "its file names other voters than ours: give all nodes the same file".to_owned()
+                "its file names other voters than ours: give all nodes the same file".to_owned(),
             );
         }
-        if !self.ledger.with(|ledger| ledger.admits(from, hello.incarnation)) {
+        if !self
+            .ledger
+            .with(|ledger| ledger.admits(from, hello.incarnation))
+        {
             return Err(format!(
                 "its state directory is older than what the cluster remembers of it, or a copy \
                  (start {} is known; it says {}). If that is on purpose (a new disk, a restored \
@@ -119,7 +140,12 @@ impl Known {
 
     fn remembered(&self, node: NodeId) -> u64 {
         self.ledger
-            .with(|ledger| ledger.nodes.get(&node).and_then(|record| record.incarnation))
+            .with(|ledger| {
+                ledger
+                    .nodes
+                    .get(&node)
+                    .and_then(|record| record.incarnation)
+            })
             .map_or(0, |life| life.counter)
     }
 }
@@ -151,14 +177,24 @@ mod tests {
 
     fn gate() -> (Gate, SharedLedger) {
         let ledger = SharedLedger::default();
-        (Gate::new(NodeId(1), "shop".to_owned(), 7, ledger.clone()), ledger)
+        (
+            Gate::new(NodeId(1), "shop".to_owned(), 7, ledger.clone()),
+            ledger,
+        )
     }
 
     #[test]
     fn a_restart_is_let_in_once_the_old_process_is_silent() {
         let (gate, _) = gate();
         assert_eq!(gate.admit(at(0), PEER, &hello(1, 5)), Ok(()));
-        gate.heard(at(100), PEER, Incarnation { counter: 1, nonce: 5 });
+        gate.heard(
+            at(100),
+            PEER,
+            Incarnation {
+                counter: 1,
+                nonce: 5,
+            },
+        );
         assert!(gate.admit(at(200), PEER, &hello(2, 6)).is_err(), "it runs");
         assert_eq!(gate.admit(at(600), PEER, &hello(2, 6)), Ok(()));
         let error = gate.admit(at(2000), PEER, &hello(1, 5)).expect_err("older");
@@ -169,10 +205,21 @@ mod tests {
     fn a_clone_is_refused_while_the_original_runs_and_by_the_agreed_state() {
         let (gate, mut ledger) = gate();
         assert_eq!(gate.admit(at(0), PEER, &hello(3, 5)), Ok(()));
-        assert!(gate.admit(at(9000), PEER, &hello(3, 6)).is_err(), "the same number");
-        let started =
-            Command::Started { node: PEER, incarnation: Incarnation { counter: 9, nonce: 1 } };
-        ledger.apply(Epoch { term: 1, index: 1 }, &evenkeel_wire::v1::entry::encode(&started));
+        assert!(
+            gate.admit(at(9000), PEER, &hello(3, 6)).is_err(),
+            "the same number"
+        );
+        let started = Command::Started {
+            node: PEER,
+            incarnation: Incarnation {
+                counter: 9,
+                nonce: 1,
+            },
+        };
+        ledger.apply(
+            Epoch { term: 1, index: 1 },
+            &evenkeel_wire::v1::entry::encode(&started),
+        );
         let error = gate.admit(at(9000), PEER, &hello(8, 6)).expect_err("older");
         assert!(error.contains("readmit"), "{error}");
     }
@@ -180,11 +227,27 @@ mod tests {
     #[test]
     fn another_cluster_other_voters_or_another_name_are_refused() {
         let (gate, _) = gate();
-        let other = Hello { cluster: "other".to_owned(), ..hello(1, 1) };
-        assert!(gate.admit(at(0), PEER, &other).expect_err("refused").contains("cluster"));
-        let other = Hello { membership: 8, ..hello(1, 1) };
-        assert!(gate.admit(at(0), PEER, &other).expect_err("refused").contains("voters"));
-        let error = gate.admit(at(0), NodeId(3), &hello(1, 1)).expect_err("refused");
+        let other = Hello {
+            cluster: "other".to_owned(),
+            ..hello(1, 1)
+        };
+        assert!(
+            gate.admit(at(0), PEER, &other)
+                .expect_err("refused")
+                .contains("cluster")
+        );
+        let other = Hello {
+            membership: 8,
+            ..hello(1, 1)
+        };
+        assert!(
+            gate.admit(at(0), PEER, &other)
+                .expect_err("refused")
+                .contains("voters")
+        );
+        let error = gate
+            .admit(at(0), NodeId(3), &hello(1, 1))
+            .expect_err("refused");
         assert!(error.contains("certificate"), "{error}");
     }
 }

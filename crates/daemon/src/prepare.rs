@@ -36,7 +36,11 @@ enum Refused {
     #[error(
         "the file {file} has no node {node}; it has {known}. Correct --node, or add [node.{node}]"
     )]
-    NoSuchNode { file: String, node: String, known: String },
+    NoSuchNode {
+        file: String,
+        node: String,
+        known: String,
+    },
     #[error(
         "[node.{0}] has voter = false, which this version cannot do yet: take it out, every node votes"
     )]
@@ -48,15 +52,22 @@ impl Prepared {
     pub fn load(options: &Options) -> anyhow::Result<Self> {
         let config = evenkeel_config::load(&options.config).map_err(Refused::File)?;
         let topology = &config.topology;
-        let node = topology.nodes.get(&NodeId::of(&options.node)).cloned().ok_or_else(|| {
-            let known: Vec<&str> =
-                topology.nodes.values().map(|node| node.name.as_str()).collect();
-            Refused::NoSuchNode {
-                file: options.config.display().to_string(),
-                node: options.node.to_string(),
-                known: known.join(", "),
-            }
-        })?;
+        let node = topology
+            .nodes
+            .get(&NodeId::of(&options.node))
+            .cloned()
+            .ok_or_else(|| {
+                let known: Vec<&str> = topology
+                    .nodes
+                    .values()
+                    .map(|node| node.name.as_str())
+                    .collect();
+                Refused::NoSuchNode {
+                    file: options.config.display().to_string(),
+                    node: options.node.to_string(),
+                    known: known.join(", "),
+                }
+            })?;
         let revoked = fingerprints(&config);
         let identity = pki::load(&options.pki, &topology.cluster, &options.node, &revoked)?;
         let authority = identity.authority_fingerprint().to_string();
@@ -69,10 +80,20 @@ impl Prepared {
                 "the certificate of {} {}: issue a new one with `evenkeel pki issue`; nothing \
                  stops because of it",
                 options.node,
-                if days < 0 { "has ended".to_owned() } else { format!("ends in {days} days") }
+                if days < 0 {
+                    "has ended".to_owned()
+                } else {
+                    format!("ends in {days} days")
+                }
             ));
         }
-        Ok(Self { config, identity, authority, node, warnings })
+        Ok(Self {
+            config,
+            identity,
+            authority,
+            node,
+            warnings,
+        })
     }
 
     /// Whose the state directory must be.
@@ -92,7 +113,11 @@ impl Prepared {
 
     /// The other nodes and where they are.
     pub fn peers(&self) -> BTreeMap<NodeId, SocketAddr> {
-        let others = self.topology().nodes.values().filter(|node| node.id != self.node.id);
+        let others = self
+            .topology()
+            .nodes
+            .values()
+            .filter(|node| node.id != self.node.id);
         others.map(|node| (node.id, node.address)).collect()
     }
 
@@ -113,5 +138,9 @@ impl Prepared {
 
 /// The certificates that do not count any more.
 pub fn fingerprints(config: &Config) -> Vec<Fingerprint> {
-    config.revoked.iter().map(|bytes| Fingerprint::from_bytes(*bytes)).collect()
+    config
+        .revoked
+        .iter()
+        .map(|bytes| Fingerprint::from_bytes(*bytes))
+        .collect()
 }

@@ -104,7 +104,11 @@ fn fault(attempt: &'static str, path: &Path, source: io::Error) -> StateError {
             StateError::Full { attempt, path }
         }
         io::ErrorKind::ReadOnlyFilesystem => StateError::ReadOnly { attempt, path },
-        _ => StateError::Io { attempt, path, source },
+        _ => StateError::Io {
+            attempt,
+            path,
+            source,
+        },
     }
 }
 
@@ -166,7 +170,12 @@ impl StateDir {
             None => (0, Duration::ZERO),
             Some(known) => (known.counter, Duration::from_nanos(known.lease_max_ns)),
         };
-        Ok(Self { path: path.to_owned(), lock, counter, lease_max })
+        Ok(Self {
+            path: path.to_owned(),
+            lock,
+            counter,
+            lease_max,
+        })
     }
 
     /// Begins a new life: raises the counter, durably, before anybody can hear of it.
@@ -187,21 +196,6 @@ impl StateDir {
         self.counter = counter;
         self.lease_max = lease_max;
         Ok(counter)
-    }
-
-    /// How often this node has been started.
-    pub fn counter(&self) -> u64 {
-        self.counter
-    }
-
-    /// The longest lease ever allowed here: a voter without memory is silent so long.
-    pub fn lease_max(&self) -> Duration {
-        self.lease_max
-    }
-
-    /// Where the log is.
-    pub fn log(&self) -> PathBuf {
-        log_path(&self.path)
     }
 
     /// The lock, to be handed to the worker: it is free when both have ended.
@@ -244,7 +238,10 @@ impl Identity {
     fn belongs_to(&self, path: &Path, whose: &Whose<'_>) -> Result<(), StateError> {
         if self.cluster != whose.cluster || self.authority != whose.authority {
             let tell = |cluster: &str, authority: &str| {
-                format!("{cluster} with the authority {}", &authority[..authority.len().min(16)])
+                format!(
+                    "{cluster} with the authority {}",
+                    &authority[..authority.len().min(16)]
+                )
             };
             return Err(StateError::OtherCluster {
                 path: path.to_owned(),
@@ -265,7 +262,10 @@ impl Identity {
 
 fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {
     let path = dir.join(IDENTITY);
-    let damaged = |why: String| StateError::Damaged { path: path.clone(), why };
+    let damaged = |why: String| StateError::Damaged {
+        path: path.clone(),
+        why,
+    };
     match fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(fault("look at", &path, source)),
@@ -278,7 +278,10 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {
     let identity: Identity =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if identity.version != 1 {
-        return Err(damaged(format!("its version {} is not known here", identity.version)));
+        return Err(damaged(format!(
+            "its version {} is not known here",
+            identity.version
+        )));
     }
     Ok(Some(identity))
 }
@@ -306,7 +309,12 @@ mod tests {
     use super::*;
 
     fn whose<'a>(cluster: &'a str, node: &'a NodeName, lease_ms: u64) -> Whose<'a> {
-        Whose { cluster, authority: "aa", node, lease: Duration::from_millis(lease_ms) }
+        Whose {
+            cluster,
+            authority: "aa",
+            node,
+            lease: Duration::from_millis(lease_ms),
+        }
     }
 
     #[test]
@@ -318,7 +326,7 @@ mod tests {
             let whose = whose("shop", &node, lease);
             let mut state = StateDir::open(&path, &whose).expect("opened");
             assert_eq!(state.begin_life(&whose).expect("begun"), life);
-            assert_eq!(state.lease_max(), Duration::from_millis(longest));
+            assert_eq!(lease_max(&path), Some(Duration::from_millis(longest)));
         }
     }
 
@@ -337,10 +345,15 @@ mod tests {
     #[test]
     fn another_cluster_node_or_a_damaged_file_is_refused_and_nothing_changed() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (ams1, fra1) =
-            (NodeName::new("ams1").expect("a name"), NodeName::new("fra1").expect("a name"));
+        let (ams1, fra1) = (
+            NodeName::new("ams1").expect("a name"),
+            NodeName::new("fra1").expect("a name"),
+        );
         let own = whose("shop", &ams1, 120);
-        StateDir::open(dir.path(), &own).expect("opened").begin_life(&own).expect("begun");
+        StateDir::open(dir.path(), &own)
+            .expect("opened")
+            .begin_life(&own)
+            .expect("begun");
         let before = fs::read(dir.path().join(IDENTITY)).expect("there");
         let error = StateDir::open(dir.path(), &whose("other", &ams1, 120)).expect_err("refused");
         assert!(matches!(error, StateError::OtherCluster { .. }), "{error}");

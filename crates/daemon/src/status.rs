@@ -38,8 +38,11 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
     let alive = |id: NodeId| id == beside.me || node.view().alive(now, id);
     let voters = topology.voters().count();
     let quorum = topology.voters().filter(|one| alive(one.id)).count() >= majority(voters);
-    let groups: Vec<api::Group> =
-        topology.groups.values().map(|one| group(now, node, one, quorum)).collect();
+    let groups: Vec<api::Group> = topology
+        .groups
+        .values()
+        .map(|one| group(now, node, one, quorum))
+        .collect();
     let nodes = topology
         .nodes
         .values()
@@ -56,7 +59,10 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
     api::Status {
         cluster: topology.cluster.clone(),
         node: topology.node_name(beside.me),
-        leader: node.leader().filter(|_| quorum).map(|id| topology.node_name(id)),
+        leader: node
+            .leader()
+            .filter(|_| quorum)
+            .map(|id| topology.node_name(id)),
         quorum,
         groups,
         nodes,
@@ -110,8 +116,14 @@ fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
     let topology = node.topology();
     let current = node.ledger().current(group.id);
     let holder = current.map(|current| current.assign.holder);
-    let ranked =
-        standby::rank(now, topology, node.ledger(), node.view(), node.wellness(), group);
+    let ranked = standby::rank(
+        now,
+        topology,
+        node.ledger(),
+        node.view(),
+        node.wellness(),
+        group,
+    );
     let next = ranked
         .iter()
         .find(|one| Some(one.node) != holder && one.fitness <= Fitness::HeldDown)
@@ -131,12 +143,23 @@ fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
         ),
         addresses: current.map_or_else(
             || group.addresses.iter().map(ToString::to_string).collect(),
-            |current| current.assign.addresses.iter().map(ToString::to_string).collect(),
+            |current| {
+                current
+                    .assign
+                    .addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect()
+            },
         ),
         guard: if full { "full" } else { "reduced" }.to_owned(),
         protected: next.is_some() && spare_vote,
         next: next.map(|one| topology.node_name(one.node)),
-        nodes: group.nodes.iter().map(|id| group_node(now, node, group, *id, &ranked)).collect(),
+        nodes: group
+            .nodes
+            .iter()
+            .map(|id| group_node(now, node, group, *id, &ranked))
+            .collect(),
     }
 }
 
@@ -157,13 +180,22 @@ fn state(
     current: Option<&Assigned>,
     quorum: bool,
 ) -> api::State {
-    let Some(current) = current else { return api::State::Closed };
+    let Some(current) = current else {
+        return api::State::Closed;
+    };
     let said = node.view().standing(now, current.assign.holder, group.id);
-    match said.filter(|said| said.epoch == current.epoch).map(|said| said.standing) {
+    match said
+        .filter(|said| said.epoch == current.epoch)
+        .map(|said| said.standing)
+    {
         Some(Standing::Open) => api::State::Serving,
         Some(Standing::Lapsed) => api::State::Muted,
         Some(Standing::Opening | Standing::Off | Standing::Released) | None => {
-            if quorum { api::State::Moving } else { api::State::Muted }
+            if quorum {
+                api::State::Moving
+            } else {
+                api::State::Muted
+            }
         }
     }
 }
@@ -237,7 +269,14 @@ fn story(node: &Node, one: &Move) -> api::Move {
         evidence: evidence
             .checks
             .iter()
-            .map(|fact| format!("{} ({} says): {}", fact.check, name(fact.said_by), fact.detail))
+            .map(|fact| {
+                format!(
+                    "{} ({} says): {}",
+                    fact.check,
+                    name(fact.said_by),
+                    fact.detail
+                )
+            })
             .collect(),
         considered: evidence
             .considered

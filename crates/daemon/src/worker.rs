@@ -15,7 +15,7 @@
 //! reads its floors first, because nothing may be answered without them.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ use evenkeel_wire::v1::hello::Hello;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
-use crate::decision::{self, Driver, End, QUESTIONS_MAX, Rooms, Sources};
+use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
 use crate::keeper::KeeperThread;
 use crate::lease::{self, Parts};
 use crate::mirror::{Found, Memory};
@@ -69,10 +69,17 @@ impl Inherited {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let mut number = || words.next()?.parse::<u64>().ok();
-        let incarnation = Incarnation { counter: number()?, nonce: number()? };
+        let incarnation = Incarnation {
+            counter: number()?,
+            nonce: number()?,
+        };
         let memory = memory_path(i32::try_from(number()?).ok()?);
         let parent = rustix::process::Pid::from_raw(i32::try_from(number()?).ok()?)?;
-        Some(Self { incarnation, memory, parent })
+        Some(Self {
+            incarnation,
+            memory,
+            parent,
+        })
     }
 }
 
@@ -121,8 +128,8 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
     if let Found::Torn = found {
         return Ok(Outcome::NeedsNewLife);
     }
-    let pair = udp::pair(prepared.node.address)
-        .map_err(|error| at_node(&prepared, &error.to_string()))?;
+    let pair =
+        udp::pair(prepared.node.address).map_err(|error| at_node(&prepared, &error.to_string()))?;
     let control = ControlSocket::bind(&options.socket)?;
     let mut advice = Vec::new();
     note(&mut advice, sched::lock_memory());
@@ -131,8 +138,16 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
         .thread_name("ordinary")
         .enable_all()
         .build()?;
-    let start = Starting { options, prepared, inherited, memory, advice };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let start = Starting {
+        options,
+        prepared,
+        inherited,
+        memory,
+        advice,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     note_realtime(&start);
     runtime.block_on(start.run(found, pair, control, ordinary))
 }
@@ -214,17 +229,33 @@ impl Starting<'_> {
         );
         let hello = hello(&self.prepared, self.inherited.incarnation);
         let (endpoint, incoming) = endpoint(&self.prepared, &gate, &hello, pair.control)?;
-        let remembers = state::log_path(&self.options.state).exists();
-        let (engine, agreed) =
-            engine(&self.prepared, &self.options.state, &endpoint, &ledger, remembers).await?;
-        let engine = Arc::new(engine);
-        let voting = remembers && engine.status().last_index.is_some();
+        let log = state::log_path(&self.options.state);
+        let remembers = log.exists();
+        let restart = engine_starter(&self.prepared, log, &endpoint, &ledger);
+        let (engine, agreed) = match restart(remembers).await {
+            Ok((engine, agreed)) => (Some(Arc::new(engine)), Some(agreed)),
+            // A continued worker renews without its log rather than not at all.
+            Err(reason) if early.is_some() => {
+                tracing::error!(reason, "the log cannot be opened; leases go on without it");
+                (None, None)
+            }
+            Err(reason) => anyhow::bail!(reason),
+        };
+        let voting = remembers
+            && engine
+                .as_ref()
+                .is_some_and(|one| one.status().last_index.is_some());
         let (lease, news, _lease_thread) = match (early, parts) {
             (Some(started), _) => started,
             (None, Some(mut parts)) => {
-                parts.floors = engine.floors().iter().filter_map(assignment_of).collect();
+                let floors = engine
+                    .as_ref()
+                    .map_or_else(Vec::new, |engine| engine.floors());
+                parts.floors = floors.iter().filter_map(assignment_of).collect();
                 // The longest lease ever allowed, from the state directory's identity.
-                parts.start = Start::Amnesiac { quiet_for: quiet_for(self.options, &self.prepared) };
+                parts.start = Start::Amnesiac {
+                    quiet_for: quiet_for(self.options, &self.prepared),
+                };
                 lease::start(parts)?
             }
             (None, None) => unreachable!("one of the two is there"),
@@ -273,18 +304,30 @@ impl Starting<'_> {
             },
         );
         for group in own_groups(&self.prepared) {
-            let event = Event::Readiness { group: group.0, unready: None };
+            let event = Event::Readiness {
+                group: group.0,
+                unready: None,
+            };
             node.step(clock::now(), event, 0);
         }
-        let rooms =
-            Rooms { mover, keeper, gate, ledger, hello, placed, advice: self.advice, voting };
+        let rooms = Rooms {
+            restart,
+            mover,
+            keeper,
+            gate,
+            ledger,
+            hello,
+            placed,
+            advice: self.advice,
+            voting,
+        };
         let driver = Driver::new(
             node,
             me,
             self.inherited.incarnation,
             self.prepared.config.digest,
             lease,
-            Arc::clone(&engine),
+            engine,
             endpoint,
             rooms,
         );
@@ -310,9 +353,6 @@ impl Starting<'_> {
         drop(prober);
         serving.abort();
         drop((traffic_out, verdicts_out));
-        if let Ok(engine) = Arc::try_unwrap(engine) {
-            engine.shutdown().await;
-        }
         ordinary.shutdown_background();
         Ok(match end {
             End::Stopped => Outcome::Stopped,
@@ -371,40 +411,61 @@ fn endpoint(
     control: std::net::UdpSocket,
 ) -> anyhow::Result<(Endpoint, evenkeel_transport::Incoming)> {
     let topology = prepared.topology();
-    let others = topology.nodes.values().filter(|node| node.id != prepared.node.id);
+    let others = topology
+        .nodes
+        .values()
+        .filter(|node| node.id != prepared.node.id);
     let settings = TransportSettings {
         tuning: Tuning::of(&topology.timing),
         peers: others
-            .map(|node| PeerAddress { name: node.name.clone(), address: node.address })
+            .map(|node| PeerAddress {
+                name: node.name.clone(),
+                address: node.address,
+            })
             .collect(),
         revoked: fingerprints(&prepared.config),
         hello: hello.encode().into(),
         admission: gate.admission(),
     };
-    Ok(Endpoint::start(settings, control, prepared.identity.clone())?)
+    Ok(Endpoint::start(
+        settings,
+        control,
+        prepared.identity.clone(),
+    )?)
 }
 
-async fn engine(
+fn engine_starter(
     prepared: &Prepared,
-    state: &Path,
+    log: PathBuf,
     endpoint: &Endpoint,
     ledger: &SharedLedger,
-    remembers: bool,
-) -> anyhow::Result<(Engine, evenkeel_consensus::Events)> {
+) -> Restart {
     let topology = prepared.topology();
     let voters: Vec<NodeId> = topology.voters().map(|node| node.id).collect();
-    let mut settings = evenkeel_consensus::Settings::new(prepared.node.id, voters);
+    let me = prepared.node.id;
+    let mut settings = evenkeel_consensus::Settings::new(me, voters);
     let far = topology.timing.lease >= std::time::Duration::from_secs(1);
-    settings.timing = if far { ElectionTiming::WAN } else { ElectionTiming::LAN };
-    settings.may_vote = remembers;
-    let disk = LogFile::new(state::log_path(state), prepared.node.id, settings.limits);
-    let ports = Ports {
-        disk: Box::new(disk),
-        network: Arc::new(OverQuic(endpoint.clone())),
-        machine: Box::new(ledger.clone()),
-        floors: Arc::new(AssignmentsRaiseFloors),
+    settings.timing = if far {
+        ElectionTiming::WAN
+    } else {
+        ElectionTiming::LAN
     };
-    Ok(Engine::start(settings, ports).await?)
+    let (endpoint, ledger) = (endpoint.clone(), ledger.clone());
+    Arc::new(move |may_vote| {
+        let mut settings = settings.clone();
+        settings.may_vote = may_vote;
+        let ports = Ports {
+            disk: Box::new(LogFile::new(&log, me, settings.limits)),
+            network: Arc::new(OverQuic(endpoint.clone())),
+            machine: Box::new(ledger.clone()),
+            floors: Arc::new(AssignmentsRaiseFloors),
+        };
+        Box::pin(async move {
+            Engine::start(settings, ports)
+                .await
+                .map_err(|error| error.to_string())
+        })
+    })
 }
 
 type OwnGroups = Vec<(GroupId, Vec<evenkeel_core::topology::ServiceAddress>)>;
@@ -432,9 +493,9 @@ fn mover(
 /// Points at the address in the file that the message speaks of.
 fn at_address(prepared: &Prepared, groups: &OwnGroups, message: &str) -> anyhow::Error {
     let config = &prepared.config;
-    let named = groups.iter().flat_map(|(group, addresses)| {
-        addresses.iter().map(move |address| (*group, address.ip))
-    });
+    let named = groups
+        .iter()
+        .flat_map(|(group, addresses)| addresses.iter().map(move |address| (*group, address.ip)));
     let place = named
         .filter(|(_, ip)| message.contains(&ip.to_string()))
         .find_map(|(group, ip)| config.place_of_address(group, ip));

@@ -23,13 +23,24 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pki(pki) => certificates(pki),
         Command::Run(run) => daemon(run),
         Command::Config(Config::Check { file }) => check(&file),
-        Command::Status { json, watch, client } => status(json, watch, &client),
+        Command::Status {
+            json,
+            watch,
+            client,
+        } => status(json, watch, &client),
         Command::Switch { group, to, client } => ask(&client, &Request::Switch { group, to }),
-        Command::Why { group, json, client } => why(group, json, &client),
+        Command::Why {
+            group,
+            json,
+            client,
+        } => why(group, json, &client),
         Command::Readmit { node, client } => ask(&client, &Request::Readmit { node }),
-        Command::Recover(recover) => {
-            ask(&recover.client, &Request::Recover { stopped: recover.i_have_stopped })
-        }
+        Command::Recover(recover) => ask(
+            &recover.client,
+            &Request::Recover {
+                stopped: recover.i_have_stopped,
+            },
+        ),
         Command::Demo { plain } => demo(plain),
         Command::Lab { arguments } => return evenkeel_lab::main_lab(&arguments),
     };
@@ -149,5 +160,8 @@ fn why(group: Option<String>, json: bool, client: &Client) -> anyhow::Result<Exi
 }
 
 fn demo(plain: bool) -> anyhow::Result<ExitCode> {
-    evenkeel_lab::demo(&evenkeel_lab::DemoOptions { evenkeel: None, plain })
+    evenkeel_lab::demo(&evenkeel_lab::DemoOptions {
+        evenkeel: None,
+        plain,
+    })
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
     // The lab starts this program again in other roles.
     if let Some(code) = evenkeel_lab::entry(&arguments) {
         return code;
