@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use evenkeel_core::names::{Epoch, NodeId};
 use openraft::alias::InstantOf;
@@ -71,6 +71,10 @@ pub(crate) struct Inner<R: Runtime> {
     pub(crate) voting: AtomicBool,
     pub(crate) disk_slow: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// How many appends of a leader were taken.
+    pub(crate) heard: AtomicU64,
+    /// Since when leadership is being handed over, and in which term.
+    pub(crate) handing: Mutex<Option<(InstantOf<Types<R>>, u64)>>,
 }
 
 impl<R: Runtime> Inner<R> {
@@ -80,6 +84,45 @@ impl<R: Runtime> Inner<R> {
         self.raft
             .runtime_config()
             .elect(self.voting.load(Ordering::Relaxed) && !slow);
+    }
+
+    /// Whether this node would take leadership.
+    pub(crate) fn fit(&self) -> bool {
+        let slow = self.disk_slow.load(Ordering::Relaxed);
+        self.voting.load(Ordering::Relaxed) && !slow && !self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Whether `to` would take leadership now. Asked first, because the engine leads no more once
+    /// it has begun to hand over, whether or not the other takes it.
+    pub(crate) async fn is_fit(&self, to: NodeId) -> bool {
+        let ttl = self.timing.election_min;
+        let answer = ask::<R>(&*self.network, to, &Request::Fit, ttl).await;
+        answer == Ok(Reply::Fit(true))
+    }
+
+    /// Begins to hand leadership over.
+    pub(crate) async fn hand_over(&self, to: NodeId) -> Result<(), TransferError> {
+        let term = self
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .vote
+            .leader_id
+            .term;
+        *self.handing.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((InstantOf::<Types<R>>::now(), term));
+        let begun = self.raft.trigger().transfer_leader(to.0).await;
+        begun.map_err(|_| TransferError::Stopped)
+    }
+
+    /// For how long this node has been handing over leadership that it still has.
+    pub(crate) fn handing(&self) -> Option<Duration> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        let leads = metrics.current_leader == Some(self.me.0);
+        let term = metrics.vote.leader_id.term;
+        *handing = handing.filter(|(_, handed)| leads && *handed == term);
+        handing.map(|(since, _)| since.elapsed())
     }
 }
 
@@ -194,7 +237,8 @@ impl<R: Runtime> Engine<R> {
         self.inner.writer.floors()
     }
 
-    /// Who leads, as far as this node knows.
+    /// Who leads, as far as this node knows: a leader that has died is named until another asks
+    /// for votes.
     pub fn leader(&self) -> Option<NodeId> {
         self.inner
             .raft
@@ -206,12 +250,12 @@ impl<R: Runtime> Engine<R> {
 
     /// Gets `payload` decided and applied, and answers its epoch. From any node; it is forwarded
     /// to the leader. The same `request` proposed again, anywhere, is applied once and answers the
-    /// same epoch, as long as it is among the [`REQUESTS_REMEMBERED`] newest.
+    /// same epoch, as long as it is among the [`REQUESTS_REMEMBERED`] applied last.
     ///
     /// When this returns, the entry is applied on the leader; on this node its
     /// [`Event::Committed`] may still be on the way.
     ///
-    /// [`REQUESTS_REMEMBERED`]: crate::settings::REQUESTS_REMEMBERED
+    /// [`REQUESTS_REMEMBERED`]: crate::REQUESTS_REMEMBERED
     pub async fn propose(&self, request: u128, payload: Vec<u8>) -> Result<Epoch, ProposeError> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(ProposeError::TooBig {
@@ -343,12 +387,10 @@ impl<R: Runtime> Engine<R> {
         if to == inner.me {
             return Ok(());
         }
-        inner
-            .raft
-            .trigger()
-            .transfer_leader(to.0)
-            .await
-            .map_err(|_| TransferError::Stopped)?;
+        if !inner.is_fit(to).await {
+            return Err(TransferError::Refused(to));
+        }
+        inner.hand_over(to).await?;
         let mut seen = inner.raft.server_metrics();
         let taken = async {
             while seen.borrow_and_update().current_leader != Some(to.0) {
@@ -469,6 +511,7 @@ impl<R: Runtime> Assembly<R> {
         let peers = Peers {
             me: settings.me,
             network: network.clone(),
+            append_ttl: settings.timing.election_min,
         };
         let raft = Raft::build(settings.me.0, Arc::new(config), peers, log.clone(), state)
             .await
@@ -486,6 +529,8 @@ impl<R: Runtime> Assembly<R> {
             voting: AtomicBool::new(settings.may_vote),
             disk_slow: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            handing: Mutex::new(None),
         });
         let engine = Engine { inner };
         telling.start();

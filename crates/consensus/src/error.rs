@@ -180,6 +180,10 @@ pub enum TransferError {
     /// The node is no voter.
     #[error("hand over leadership: node {0:?} is not a voter")]
     NotAVoter(NodeId),
+    /// The other node is not there, or would not take it: it does not vote now, or its disk is
+    /// slow. Nothing has changed.
+    #[error("hand over leadership: node {0:?} is away or would not take it now")]
+    Refused(NodeId),
     /// The other node did not take it within the time.
     #[error("hand over leadership: node {0:?} did not take it within {1:?}")]
     TimedOut(NodeId, Duration),

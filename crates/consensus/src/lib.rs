@@ -52,7 +52,10 @@ pub use ports::{
 #[cfg(any(test, feature = "virtual"))]
 pub use runtime::Virtual;
 pub use runtime::{Live, Runtime};
-pub use settings::{ElectionTiming, Limits, Settings};
+pub use settings::{
+    ElectionTiming, Limits, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, REQUESTS_REMEMBERED,
+    SNAPSHOT_BYTES_MAX, Settings,
+};
 pub use status::{Follower, Status};
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ pub(crate) async fn ask<R: Runtime>(
 pub(crate) struct Peers {
     pub(crate) me: NodeId,
     pub(crate) network: Arc<dyn Network>,
+    /// How long an append with entries may take. Longer than the engine's own patience, which is
+    /// less than a heartbeat and would send again and again to a follower whose disk needs longer.
+    pub(crate) append_ttl: Duration,
 }
 
 impl<R: Runtime> RaftNetworkFactory<Types<R>> for Peers {
@@ -53,6 +56,7 @@ impl<R: Runtime> RaftNetworkFactory<Types<R>> for Peers {
             me: self.me,
             to: NodeId(target),
             network: self.network.clone(),
+            append_ttl: self.append_ttl,
             runtime: core::marker::PhantomData,
         }
     }
@@ -63,6 +67,7 @@ pub(crate) struct Peer<R> {
     me: NodeId,
     to: NodeId,
     network: Arc<dyn Network>,
+    append_ttl: Duration,
     runtime: core::marker::PhantomData<fn() -> R>,
 }
 
@@ -131,10 +136,11 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Peer<R> {
             entries: rpc.entries.iter().map(Into::into).collect(),
             committed: v1::mark(rpc.leader_commit.as_ref()),
         };
-        match self
-            .call(request, RPCTypes::AppendEntries, option.soft_ttl())
-            .await?
-        {
+        let ttl = match rpc.entries.is_empty() {
+            true => option.soft_ttl(),
+            false => option.soft_ttl().max(self.append_ttl),
+        };
+        match self.call(request, RPCTypes::AppendEntries, ttl).await? {
             Reply::Append(appended) => Ok(match appended {
                 v1::Appended::All => AppendEntriesResponse::Success,
                 v1::Appended::UpTo(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),

@@ -6,13 +6,13 @@ use evenkeel_core::names::NodeId;
 
 /// The largest payload of one entry, in bytes: far above any command of the cluster, small enough
 /// that a full window of unapplied entries stays in the tens of megabytes.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The largest request or reply between two engines, in bytes: a snapshot and its frame.
-pub(crate) const MESSAGE_BYTES_MAX: usize = SNAPSHOT_BYTES_MAX + 64 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = SNAPSHOT_BYTES_MAX + 64 * 1024;
 
 /// The largest snapshot, in bytes. It travels in one request.
-pub(crate) const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// How many entries may be in a leader's log without being committed. More can only pile up while
 /// there is no majority; then refusing is kinder than filling the disk.
@@ -20,7 +20,7 @@ pub(crate) const UNCOMMITTED_MAX: u64 = 256;
 
 /// How many request ids are remembered as applied: enough for every retry within minutes at the
 /// pace of a cluster, some 200 kB of memory.
-pub(crate) const REQUESTS_REMEMBERED: usize = 4096;
+pub const REQUESTS_REMEMBERED: usize = 4096;
 
 /// How many events wait for the driver. A driver that is this far behind re-reads state instead.
 pub(crate) const EVENTS_WAITING_MAX: usize = 1024;

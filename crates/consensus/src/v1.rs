@@ -253,6 +253,8 @@ pub(crate) enum Request {
         request: u128,
         payload: Arc<[u8]>,
     },
+    /// Would you take leadership now?
+    Fit,
 }
 
 impl Request {
@@ -264,7 +266,7 @@ impl Request {
             | Self::Append { vote, .. }
             | Self::Snapshot { vote, .. }
             | Self::Transfer { from: vote, .. } => Some(vote.node),
-            Self::Propose { .. } => None,
+            Self::Propose { .. } | Self::Fit => None,
         }
     }
 }
@@ -286,6 +288,7 @@ pub(crate) enum Reply {
     },
     Proposed(Proposed),
     Refused(Refusal),
+    Fit(bool),
 }
 
 /// How an append went.

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use evenkeel_core::names::NodeId;
-use openraft::AsyncRuntime;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::{AsyncRuntime, Instant as _};
 
 use crate::engine::Inner;
 use crate::event::Event;
@@ -35,6 +35,14 @@ const LOG_BYTES_SNAPSHOT: usize = 32 * 1024 * 1024;
 
 /// How many longest elections a node with a slow disk leaves leadership to others.
 const LEADERLESS_MAX: u32 = 5;
+
+/// How many longest elections a slow leader waits before it hands over to somebody else.
+const HANDOVER_PATIENCE: u32 = 2;
+
+/// After how many longest elections a handover that nobody took is given up. The engine cannot
+/// take leadership back, so it stops and is started again by the daemon; by then the others have
+/// long chosen a leader, unless they cannot.
+const HANDOVER_MAX: u32 = 10;
 
 /// Starts the tasks that last as long as the engine.
 pub(crate) fn start<R: Runtime>(inner: &Arc<Inner<R>>) {
@@ -166,6 +174,7 @@ impl Disk {
 async fn look_after<R: Runtime>(weak: std::sync::Weak<Inner<R>>) {
     let mut keeper = Keeper {
         disk: Disk::Quick,
+        heard: 0,
         leaderless: 0,
         snapshot_asked: false,
     };
@@ -185,13 +194,22 @@ async fn look_after<R: Runtime>(weak: std::sync::Weak<Inner<R>>) {
             });
             return;
         }
+        if inner.handing() > Some(inner.timing.election_max * HANDOVER_MAX) {
+            let reason = "a handover of leadership was not taken by anybody".to_owned();
+            tracing::error!(reason, "the engine stops and must be started again");
+            inner.teller.tell(Event::Stopped { reason });
+            drop(inner.raft.shutdown().await);
+            return;
+        }
         keeper.look(&inner).await;
     }
 }
 
 struct Keeper {
     disk: Disk,
-    /// For how many looks nobody has led.
+    /// How many appends of a leader had been taken at the last look.
+    heard: u64,
+    /// For how many looks no leader was heard.
     leaderless: u32,
     snapshot_asked: bool,
 }
@@ -243,29 +261,42 @@ impl Keeper {
         let Disk::Slow { since_index } = self.disk else {
             return;
         };
+        let patience = inner.timing.election_max * HANDOVER_PATIENCE;
+        if inner.handing().is_some_and(|since| since < patience) {
+            return;
+        }
         let metrics = inner.raft.metrics().borrow_watched().clone();
         let Some(replication) = metrics.replication else {
             return;
         };
-        let quicker = replication
+        let mut quicker: Vec<(Option<u64>, u64)> = replication
             .iter()
             .filter(|(node, _)| **node != inner.me.0)
             .map(|(node, matched)| (matched.as_ref().map(|id| id.index), *node))
-            .max()
-            .filter(|(matched, _)| *matched >= since_index);
-        if let Some((_, to)) = quicker {
-            drop(inner.raft.trigger().transfer_leader(to).await);
+            .filter(|(matched, _)| *matched >= since_index)
+            .collect();
+        quicker.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, to) in quicker {
+            if inner.is_fit(NodeId(to)).await {
+                drop(inner.hand_over(NodeId(to)).await);
+                return;
+            }
         }
     }
 
     /// A slow leader is better than none.
     fn mind_leaderless<R: Runtime>(&mut self, inner: &Inner<R>) {
-        let led = inner
-            .raft
-            .server_metrics()
-            .borrow_watched()
-            .current_leader
-            .is_some();
+        let heard = inner.heard.load(Ordering::Relaxed);
+        let leads = {
+            let metrics = inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let patience = inner.timing.election_max;
+            metrics
+                .last_quorum_acked
+                .is_some_and(|at| at.elapsed() < patience)
+        };
+        let led = heard != self.heard || leads;
+        self.heard = heard;
         self.leaderless = if led {
             0
         } else {

@@ -34,8 +34,11 @@ pub(crate) enum Done<R: Runtime> {
 }
 
 impl<R: Runtime> Done<R> {
-    fn tell(self, result: Result<(), &DiskError>) {
-        let result = result.map_err(|error| io::Error::other(error.to_string()));
+    fn tell(self, failure: Option<&DiskError>) {
+        let result = match failure {
+            None => Ok(()),
+            Some(error) => Err(io::Error::other(error.to_string())),
+        };
         match self {
             Self::Entries(callback) => callback.io_completed(result),
             Self::Waiter(waiter) => {
@@ -175,7 +178,6 @@ impl<R: Runtime> Writer<R> {
 }
 
 /// A channel for one answer.
-#[expect(clippy::type_complexity, reason = "an alias of aliases would be worse")]
 pub(crate) fn oneshot<R: Runtime, T: Send>() -> (
     OneshotSenderOf<Types<R>, T>,
     openraft::alias::OneshotReceiverOf<Types<R>, T>,
@@ -250,34 +252,36 @@ impl<R: Runtime> Worker<R> {
             .iter_mut()
             .flat_map(|order| core::mem::take(&mut order.writes))
             .collect();
-        let result = if self.failed {
-            Err(DiskError::Failed)
-        } else {
-            let delay = self.disk.delay(&writes);
-            if !delay.is_zero() {
-                R::pause(delay).await;
-            }
-            self.disk.write(&writes)
-        };
-        if let Err(error) = &result
+        let failure = self.write(&writes).await.err();
+        if let Some(error) = &failure
             && !self.failed
         {
             self.failed = true;
             tracing::error!(%error, "the log cannot be written; the engine stops");
-            self.teller.tell(Event::DiskFailed {
-                reason: error.to_string(),
-            });
+            let reason = error.to_string();
+            self.teller.tell(Event::DiskFailed { reason });
         }
-        self.measure(orders.len(), &writes, result.is_ok());
+        self.measure(orders.len(), &writes, failure.is_none());
         for order in orders {
-            if result.is_ok() {
+            if failure.is_none() {
                 order
                     .events
                     .into_iter()
                     .for_each(|event| self.teller.tell(event));
             }
-            order.done.tell(result.as_ref().map(|()| ()));
+            order.done.tell(failure.as_ref());
         }
+    }
+
+    async fn write(&mut self, writes: &[Write]) -> Result<(), DiskError> {
+        if self.failed {
+            return Err(DiskError::Failed);
+        }
+        let delay = self.disk.delay(writes);
+        if !delay.is_zero() {
+            R::pause(delay).await;
+        }
+        self.disk.write(writes)
     }
 
     fn measure(&self, orders: usize, writes: &[Write], durable: bool) {

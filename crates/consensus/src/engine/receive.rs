@@ -71,7 +71,8 @@ impl<R: Runtime> Engine<R> {
             Request::Vote { .. }
             | Request::WouldVote { .. }
             | Request::Transfer { .. }
-            | Request::Propose { .. } => false,
+            | Request::Propose { .. }
+            | Request::Fit => false,
         })
     }
 
@@ -79,14 +80,15 @@ impl<R: Runtime> Engine<R> {
     /// leadership that it does not take now.
     fn asks_for_leadership(&self, request: &Request) -> bool {
         let inner = &self.inner;
-        let voting = inner.voting.load(Ordering::Relaxed);
         match request {
-            Request::Vote { .. } | Request::WouldVote { .. } => !voting,
-            Request::Transfer { to, .. } => {
-                let fit = voting && !inner.disk_slow.load(Ordering::Relaxed);
-                *to == inner.me.0 && !fit
+            Request::Vote { .. } | Request::WouldVote { .. } => {
+                !inner.voting.load(Ordering::Relaxed)
             }
-            Request::Append { .. } | Request::Snapshot { .. } | Request::Propose { .. } => false,
+            Request::Transfer { to, .. } => *to == inner.me.0 && !inner.fit(),
+            Request::Append { .. }
+            | Request::Snapshot { .. }
+            | Request::Propose { .. }
+            | Request::Fit => false,
         }
     }
 
@@ -112,6 +114,7 @@ impl<R: Runtime> Engine<R> {
                     .map(ballot_reply)
                     .map_err(|_| Refusal::Stopped)
             }
+            Request::Fit => Ok(Reply::Fit(self.inner.fit())),
             Request::Append {
                 vote,
                 after,
@@ -128,7 +131,11 @@ impl<R: Runtime> Engine<R> {
                     .append_entries(append)
                     .await
                     .map_err(|_| Refusal::Stopped)?;
-                Ok(Reply::Append(append_reply(&appended)))
+                let appended = append_reply(&appended);
+                if !matches!(appended, Appended::HigherVote(_)) {
+                    self.inner.heard.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Reply::Append(appended))
             }
             Request::Snapshot { vote, snapshot } => self.take_snapshot(vote, snapshot).await,
             Request::Transfer { from, to, last } => {

@@ -4,7 +4,7 @@ use evenkeel_core::names::NodeId;
 
 use super::harness::*;
 use crate::v1::{self, Body, Entry, LogId, Refusal, Reply, Request, Vote};
-use crate::{ConsensusError, Engine, Live, Settings};
+use crate::{ConsensusError, Engine, Event, Live, Settings, TransferError};
 
 async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
     let reply = engine.handle(from, v1::encode(request)).await;
@@ -173,4 +173,39 @@ async fn a_log_of_other_voters_is_refused() {
     // Nothing was changed, and the file is free.
     cluster.start(leader).await;
     cluster.leader().await;
+}
+
+/// The engine itself never takes back a handover that it has begun, so ours must end it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_that_nobody_takes_stops_the_engine_so_that_it_can_start_again() {
+    let (mut cluster, leader) = Cluster::led().await;
+    let [mute, gone] = others(leader);
+    cluster.engine(mute).set_voting(false);
+    cluster.stop(gone).await;
+    let refused = cluster.engine(leader).transfer(mute).await;
+    assert_eq!(refused, Err(TransferError::Refused(mute)));
+    cluster
+        .engine(leader)
+        .propose(1, b"still leads".to_vec())
+        .await
+        .expect("applied");
+    // As if the other had changed its mind in between.
+    cluster
+        .engine(leader)
+        .inner
+        .hand_over(mute)
+        .await
+        .expect("begun");
+    let node = cluster.nodes.get_mut(&leader).expect("it runs");
+    node.event(|event| matches!(event, Event::Stopped { .. }).then_some(()))
+        .await;
+    cluster.stop(leader).await;
+    cluster.start(leader).await;
+    cluster.engine(mute).set_voting(true);
+    cluster.leader().await;
+    cluster
+        .engine(leader)
+        .propose(2, b"on".to_vec())
+        .await
+        .expect("applied");
 }

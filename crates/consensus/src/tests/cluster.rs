@@ -147,7 +147,8 @@ async fn truncation_lowers_no_floor() {
     let (mut cluster, leader) = Cluster::led().await;
     let group = GroupId(1);
     let proposer = cluster.engine(leader).clone();
-    cluster.wires.isolate(leader);
+    // The leader keeps leading, so that it takes the entry, but nobody else gets it.
+    cluster.wires.lose_entries(true);
     let lost = tokio::spawn(async move { proposer.propose(1, b"assign 1 to a".to_vec()).await });
     let node = cluster.nodes.get_mut(&leader).expect("it runs");
     let appended = node
@@ -156,6 +157,9 @@ async fn truncation_lowers_no_floor() {
             _ => None,
         })
         .await;
+    cluster.wires.isolate(leader);
+    cluster.wires.lose_entries(false);
+    lost.abort();
     let floors = cluster.engine(leader).floors();
     assert_eq!((floors[0].group, floors[0].epoch), (group, appended));
     // The others decide something else at the same place.
@@ -171,7 +175,6 @@ async fn truncation_lowers_no_floor() {
         .await
         .expect("applied");
     assert!(cluster.engine(next).floors().is_empty());
-    lost.abort();
     cluster.wires.heal();
     let node = cluster.nodes.get_mut(&leader).expect("it runs");
     let since = node

@@ -1,6 +1,7 @@
 //! Clusters in one process: engines joined by a network of function calls that can be cut.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use evenkeel_core::names::{Epoch, GroupId, NodeId};
 use openraft::AsyncRuntime;
 use tempfile::TempDir;
 
+use crate::v1::{self, Request};
 use crate::{
     BoxFuture, Disk, ElectionTiming, Engine, Event, Events, Floors, Limits, Live, LogFile, Machine,
     Network, NetworkError, Ports, Runtime, Settings, Unreadable,
@@ -27,7 +29,7 @@ pub(super) const TIMING: ElectionTiming = ElectionTiming {
     election_min: Duration::from_millis(120),
     election_max: Duration::from_millis(240),
     append_slow: Duration::from_millis(150),
-    propose_within: Duration::from_secs(5),
+    propose_within: Duration::from_secs(3),
 };
 
 /// What joins the engines.
@@ -35,6 +37,8 @@ pub(super) struct Wires<R: Runtime> {
     engines: Mutex<BTreeMap<NodeId, Engine<R>>>,
     /// Ordered pairs that do not reach each other.
     cuts: Mutex<BTreeSet<(NodeId, NodeId)>>,
+    /// Appends with entries are lost, while heartbeats pass.
+    entries_lost: AtomicBool,
     /// One way.
     latency: Duration,
 }
@@ -44,6 +48,7 @@ impl<R: Runtime> Wires<R> {
         Arc::new(Self {
             engines: Mutex::default(),
             cuts: Mutex::default(),
+            entries_lost: AtomicBool::new(false),
             latency,
         })
     }
@@ -66,6 +71,19 @@ impl<R: Runtime> Wires<R> {
 
     pub(super) fn heal(&self) {
         self.cuts.lock().unwrap().clear();
+    }
+
+    /// Loses, or passes again, appends with entries.
+    pub(super) fn lose_entries(&self, lost: bool) {
+        self.entries_lost.store(lost, Ordering::Relaxed);
+    }
+
+    fn loses(&self, request: &[u8]) -> bool {
+        let carries = || match v1::decode(request) {
+            Ok(Request::Append { entries, .. }) => !entries.is_empty(),
+            _ => false,
+        };
+        self.entries_lost.load(Ordering::Relaxed) && carries()
     }
 
     fn passes(&self, from: NodeId, to: NodeId) -> bool {
@@ -94,6 +112,9 @@ impl<R: Runtime> Network for Wire<R> {
         Box::pin(async move {
             let gone = || NetworkError::Unreachable("cut".to_owned());
             pause::<R>(wires.latency).await;
+            if wires.loses(&request) {
+                return Err(gone());
+            }
             let engine = wires
                 .engine(to)
                 .filter(|_| wires.passes(me, to))
@@ -117,7 +138,10 @@ async fn pause<R: Runtime>(span: Duration) {
 
 /// A machine that writes down what it is told.
 #[derive(Clone, Default)]
-pub(super) struct Journal(pub(super) Arc<Mutex<Vec<(Epoch, Vec<u8>)>>>);
+pub(super) struct Journal(pub(super) Arc<Mutex<Vec<Line>>>);
+
+/// One applied entry.
+pub(super) type Line = (Epoch, Vec<u8>);
 
 impl Journal {
     pub(super) fn payloads(&self) -> Vec<Vec<u8>> {
@@ -185,19 +209,21 @@ pub(super) struct Running<R: Runtime> {
 
 impl<R: Runtime> Running<R> {
     /// Waits for the first event for which `pick` has an answer.
-    pub(super) async fn event<T>(&mut self, mut pick: impl FnMut(&Event) -> Option<T> + Send) -> T {
+    pub(super) async fn event<T>(&mut self, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
+        let mut seen = Vec::new();
         let wanted = async {
             loop {
                 let event = self.events.next().await.expect("the engine runs");
                 if let Some(found) = pick(&event) {
                     return found;
                 }
+                seen.push(event);
             }
         };
-        // In pieces, because the closure need not be Send for the runtime's own time-out.
-        tokio::time::timeout(PATIENCE, wanted)
-            .await
-            .expect("the event comes")
+        match tokio::time::timeout(PATIENCE, wanted).await {
+            Ok(found) => found,
+            Err(_) => panic!("the event does not come; these did: {seen:#?}"),
+        }
     }
 }
 

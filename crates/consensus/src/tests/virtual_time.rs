@@ -11,8 +11,8 @@ use evenkeel_core::names::{Epoch, NodeId};
 use openraft::AsyncRuntime;
 use openraft_rt_sim::{SimInstant, SimRuntime};
 
-use super::harness::{ALL, Running, Wires, others, settings, start};
-use crate::{MemoryDisk, Settings, Virtual};
+use super::harness::{ALL, Running, TIMING, Wires, others, settings, start};
+use crate::{ElectionTiming, MemoryDisk, Settings, Virtual};
 
 /// How many seeds the test draws.
 const SEEDS: u64 = 30;
@@ -39,6 +39,7 @@ struct World {
     wires: Arc<Wires<Virtual>>,
     nodes: BTreeMap<NodeId, Running<Virtual>>,
     disks: BTreeMap<NodeId, MemoryDisk>,
+    timing: ElectionTiming,
     /// What the clients were told is decided.
     acknowledged: Vec<(Epoch, Vec<u8>)>,
     /// What happened, for comparing runs.
@@ -61,6 +62,7 @@ impl World {
             wires: Wires::new(Duration::from_micros(200)),
             nodes: BTreeMap::new(),
             disks: ALL.map(|node| (node, MemoryDisk::new())).into(),
+            timing: TIMING,
             acknowledged: Vec::new(),
             trace: Vec::new(),
         };
@@ -79,7 +81,10 @@ impl World {
         let latency = Duration::from_micros(100 + self.dice.roll(3000));
         let disk = self.disks[&node].share();
         disk.set_latency(latency);
-        let settings = Settings { ..settings(node) };
+        let settings = Settings {
+            timing: self.timing,
+            ..settings(node)
+        };
         let running = start::<Virtual>(settings, Box::new(disk), &self.wires).await;
         self.nodes.insert(node, running);
         self.note(format!("{node:?} starts, a write takes {latency:?}"));
@@ -226,4 +231,55 @@ fn the_same_seed_gives_the_same_run() {
     let (first, second) = (run(7), run(7));
     assert_eq!(first, second);
     assert_ne!(first, run(8), "the seed decides");
+}
+
+/// With the relaxed timing for a local network and disks that need a millisecond.
+#[test]
+fn a_lost_leader_is_replaced_within_a_second() {
+    let mut spans: Vec<Duration> = (0..SEEDS).map(replaced_after).collect();
+    spans.sort();
+    println!("replaced after {spans:?}");
+    assert!(spans[spans.len() - 1] < Duration::from_secs(1), "{spans:?}");
+}
+
+fn replaced_after(seed: u64) -> Duration {
+    SimRuntime::with_seed(seed).block_on(async {
+        let mut world = World::new(seed).await;
+        for node in ALL {
+            world.crash(node);
+            world.timing = ElectionTiming::LAN;
+            world.start(node).await;
+        }
+        let leader = world.leader().await;
+        world.propose(leader, 1).await;
+        pause(Duration::from_millis(world.dice.roll(1000))).await;
+        world.crash(leader);
+        let crashed = now();
+        world.leader().await;
+        now() - crashed
+    })
+}
+
+#[test]
+fn a_node_that_was_cut_off_disturbs_nobody_when_it_returns() {
+    for seed in 0..SEEDS {
+        SimRuntime::with_seed(seed).block_on(async {
+            let mut world = World::new(seed).await;
+            let leader = world.leader().await;
+            world.propose(leader, 1).await;
+            let before = world.nodes[&leader].engine.status();
+            let cut = others(leader)[usize::try_from(seed % 2).expect("small")];
+            world.wires.isolate(cut);
+            pause(Duration::from_millis(2000 + world.dice.roll(2000))).await;
+            world.wires.heal();
+            pause(Duration::from_secs(1)).await;
+            world.propose(cut, 2).await;
+            let after = world.nodes[&leader].engine.status();
+            assert_eq!(
+                (after.leader, after.term),
+                (before.leader, before.term),
+                "seed {seed}"
+            );
+        });
+    }
 }
