@@ -52,6 +52,8 @@ pub enum Event {
         judged: NodeId,
         /// What it says.
         state: CheckState,
+        /// When that was last confirmed.
+        at: Moment,
         /// What exactly.
         detail: String,
     },
@@ -224,6 +226,7 @@ pub struct Node {
     floors_above: BTreeMap<GroupId, Epoch>,
     proposing: BTreeMap<GroupId, (u64, Moment)>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
+    recording: BTreeMap<NodeId, Moment>,
     wishes: Vec<PendingWish>,
     heard: BTreeMap<NodeId, bool>,
     next_id: u64,
@@ -289,6 +292,7 @@ impl Node {
             floors_above: BTreeMap::new(),
             proposing: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            recording: BTreeMap::new(),
             wishes: Vec::new(),
             heard: BTreeMap::new(),
             next_id: first_seq,
@@ -351,9 +355,15 @@ impl Node {
                 check,
                 judged,
                 state,
+                at,
                 detail,
             } => {
-                self.verdict(now, group, check, judged, state, detail);
+                let verdict = OwnVerdict {
+                    state,
+                    at,
+                    detail: shortened(&detail, FACT_LENGTH_MAX),
+                };
+                self.verdict((group, judged, check), verdict);
             }
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
@@ -384,6 +394,8 @@ impl Node {
         }
         self.note_heard(now);
         self.tell(now);
+        self.wellness
+            .observe(now, &self.topology, &self.ledger, &self.view);
         if self.leader == Some(self.me) {
             self.lead(now, wall_ms);
         }
@@ -411,42 +423,25 @@ impl Node {
         self.next_id
     }
 
-    fn verdict(
-        &mut self,
-        now: Moment,
-        group: GroupId,
-        check: CheckName,
-        judged: NodeId,
-        state: CheckState,
-        detail: String,
-    ) {
-        let key = (group, judged, check);
+    fn verdict(&mut self, key: (GroupId, NodeId, CheckName), verdict: OwnVerdict) {
         let before = self.verdicts.get(&key).map(|known| known.state);
-        let detail = shortened(&detail, FACT_LENGTH_MAX);
-        if before != Some(state) {
+        if before != Some(verdict.state) {
             self.dirty = true;
-            let word = match state {
+            let state = match verdict.state {
                 CheckState::Ok => "ok",
                 CheckState::Failing => "failing",
                 CheckState::Unknown => "unknown",
                 CheckState::Idle => "idle",
             };
             self.act(Act::Say(Said::Check {
-                group,
+                group: key.0,
                 check: key.2.to_string(),
-                judged,
-                state: word,
-                detail: detail.clone(),
+                judged: key.1,
+                state,
+                detail: verdict.detail.clone(),
             }));
         }
-        self.verdicts.insert(
-            key,
-            OwnVerdict {
-                state,
-                at: now,
-                detail,
-            },
-        );
+        self.verdicts.insert(key, verdict);
     }
 
     fn appended(&mut self, now: Moment, epoch: Epoch, assign: &Assign) {
@@ -685,9 +680,6 @@ impl Node {
     }
 
     fn lead(&mut self, now: Moment, wall_ms: u64) {
-        let mut wellness = core::mem::take(&mut self.wellness);
-        wellness.observe(now, &self.topology, &self.ledger, &self.view);
-        self.wellness = wellness;
         self.proposing
             .retain(|_, (_, since)| now.since(*since) < PROPOSAL_PATIENCE);
         let groups: Vec<GroupId> = self.topology.groups.keys().copied().collect();
@@ -706,7 +698,40 @@ impl Node {
                 self.propose(now, assign);
             }
         }
+        self.record_lives(now);
         self.prefer_other_leader(now);
+    }
+
+    /// Gets each node's life agreed on, so that every voter knows an older one or a
+    /// clone when it comes (DESIGN 3.1 rule 8).
+    fn record_lives(&mut self, now: Moment) {
+        let news: Vec<(NodeId, Incarnation)> = self
+            .topology
+            .nodes
+            .keys()
+            .filter_map(|node| {
+                let life = self.view.fresh(now, *node)?.report.incarnation;
+                let known = self
+                    .ledger
+                    .nodes
+                    .get(node)
+                    .and_then(|record| record.incarnation);
+                let newer = known.is_none_or(|known| known.counter < life.counter);
+                newer.then_some((*node, life))
+            })
+            .collect();
+        for (node, incarnation) in news {
+            let waited = self
+                .recording
+                .get(&node)
+                .is_none_or(|asked| now.since(*asked) >= PROPOSAL_PATIENCE);
+            if waited {
+                self.recording.insert(node, now);
+                let id = self.fresh_id();
+                let command = Command::Started { node, incarnation };
+                self.act(Act::Propose { id, command });
+            }
+        }
     }
 
     /// Leadership belongs on a node that holds nothing: then the death of a holder

@@ -28,7 +28,7 @@ use crate::ledger::{Assigned, Ledger};
 use crate::names::{GroupId, Incarnation, NodeId};
 use crate::quorum::majority;
 use crate::rule::Truth;
-use crate::standby::{self, Candidate, Fitness, WELL_MIN, Wellness};
+use crate::standby::{self, Candidate, Fitness, Wellness};
 use crate::topology::{Failback, Group, ServiceAddress, Timing, Topology};
 
 /// How long a new leader listens before it gives a group its very first holder, so
@@ -159,7 +159,11 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
     }
     match chosen.fitness {
         Fitness::Fit | Fitness::HeldDown => {}
-        Fitness::Unknown | Fitness::Failing | Fitness::Unready | Fitness::Absent => {
+        Fitness::Unknown
+        | Fitness::Recovering
+        | Fitness::Failing
+        | Fitness::Unready
+        | Fitness::Absent => {
             return Err(Refusal(format!(
                 "{} could not serve now: {}",
                 topology.node_name(chosen.node),
@@ -225,7 +229,7 @@ fn reason_to_leave(
         .view
         .rule(situation.now, situation.topology, group, holder);
     if truth == Truth::Yes {
-        let next = others().find(|one| better_than_failing(situation, group, one))?;
+        let next = others().find(|one| better_than_failing(one))?;
         return Some((Cause::RuleHolds, next.node));
     }
     if reconfigured(situation, group, current) {
@@ -292,21 +296,21 @@ fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress
 /// node that might.
 fn better_than_unready(one: &Candidate) -> bool {
     match one.fitness {
-        Fitness::Fit | Fitness::HeldDown | Fitness::Unknown => true,
+        Fitness::Fit | Fitness::HeldDown | Fitness::Unknown | Fitness::Recovering => true,
         Fitness::Failing | Fitness::Unready | Fitness::Absent => false,
     }
 }
 
 /// A standby for a holder whose checks fail must be known to be well: a move to a
 /// node that would do no better is an outage for nothing.
-fn better_than_failing(situation: &Situation<'_>, group: &Group, one: &Candidate) -> bool {
+fn better_than_failing(one: &Candidate) -> bool {
     match one.fitness {
-        Fitness::Fit => true,
-        Fitness::HeldDown => situation
-            .wellness
-            .well_for(situation.now, group.id, one.node)
-            .is_some_and(|well| well >= WELL_MIN),
-        Fitness::Unknown | Fitness::Failing | Fitness::Unready | Fitness::Absent => false,
+        Fitness::Fit | Fitness::HeldDown => true,
+        Fitness::Unknown
+        | Fitness::Recovering
+        | Fitness::Failing
+        | Fitness::Unready
+        | Fitness::Absent => false,
     }
 }
 
@@ -376,8 +380,8 @@ fn returned(situation: &Situation<'_>, current: &Assigned) -> Option<NodeId> {
 /// A voter whose floor was raised by an entry that was never committed refuses the
 /// holder: a newer epoch for the same holder makes it whole again (rule 1).
 fn floor_above(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
-    for voter in situation.topology.voters() {
-        let Some(heard) = situation.view.fresh(situation.now, voter.id) else {
+    for node in situation.topology.nodes.keys() {
+        let Some(heard) = situation.view.fresh(situation.now, *node) else {
             continue;
         };
         let above = heard
@@ -386,7 +390,7 @@ fn floor_above(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             .iter()
             .any(|(group, floor)| *group == current.assign.group && *floor > current.epoch);
         if above {
-            return Some(Cause::FloorAbove { voter: voter.id });
+            return Some(Cause::FloorAbove { voter: *node });
         }
     }
     None

@@ -27,6 +27,9 @@ pub enum Fitness {
     HeldDown,
     /// Alive and ready; whether its checks are well is not known.
     Unknown,
+    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet: a
+    /// move to it now could be the first of many.
+    Recovering,
     /// The rule of the group holds for it.
     Failing,
     /// It says itself that it could not serve, or is about to stop.
@@ -161,16 +164,24 @@ fn assess(
             (Fitness::Failing, names.join("; "))
         }
         Truth::Unknown => (Fitness::Unknown, "its checks are not known yet".to_owned()),
-        Truth::No => match wellness.held_down(now, ledger, group.id, node) {
-            Some(left) => (
-                Fitness::HeldDown,
-                format!(
-                    "well, but it failed the group; held down for {} s more",
-                    left.as_secs() + 1
-                ),
-            ),
-            None => (Fitness::Fit, "well".to_owned()),
-        },
+        Truth::No => {
+            let Some(left) = wellness.held_down(now, ledger, group.id, node) else {
+                return (Fitness::Fit, "well".to_owned());
+            };
+            let well = wellness.well_for(now, group.id, node).unwrap_or_default();
+            if well < WELL_MIN {
+                let why = format!(
+                    "it failed the group; taken again once it has been well for {} s",
+                    WELL_MIN.as_secs()
+                );
+                return (Fitness::Recovering, why);
+            }
+            let why = format!(
+                "well, but it failed the group; others are preferred for {} s more",
+                left.as_secs() + 1
+            );
+            (Fitness::HeldDown, why)
+        }
     }
 }
 

@@ -93,7 +93,13 @@ mod tests {
             version: "0.1.0".to_owned(),
             membership: 9,
             last_log_index: 4,
-            knows: vec![(NodeId(1), Incarnation { counter: 1, nonce: 2 })],
+            knows: vec![(
+                NodeId(1),
+                Incarnation {
+                    counter: 1,
+                    nonce: 2,
+                },
+            )],
         };
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
     }
