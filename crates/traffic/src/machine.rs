@@ -168,6 +168,9 @@ impl Machine {
             .groups
             .entry(id)
             .or_insert_with(|| Group::new(Vec::new()));
+        if !sites.is_empty() && group.sites == sites {
+            return;
+        }
         let new: BTreeSet<IpAddr> = sites.iter().map(|site| site.ip).collect();
         for site in &group.sites {
             if !new.contains(&site.ip) && self.owners.get(&site.ip) == Some(&id) {

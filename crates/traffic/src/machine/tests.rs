@@ -658,6 +658,19 @@ fn an_address_that_leaves_its_group_is_taken_away() {
 }
 
 #[test]
+fn the_same_addresses_assigned_again_change_nothing() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.announce();
+    world.settle();
+    world.wait(Duration::from_millis(1));
+    let same = vec![site("192.0.2.1", "eth0"), site("2001:db8::1", "eth0")];
+    world.step(Event::Assign(WWW, same));
+    assert_eq!(world.settle(), []);
+    assert_eq!(world.announce(), QUIET);
+}
+
+#[test]
 fn an_address_that_moves_to_another_group_here_stays() {
     let mut world = World::www();
     world.want(WWW, Want::Closed);
