@@ -79,18 +79,28 @@ as_root() {
 # only here, where the package was not there before, so nobody's choice is undone.
 install_packages() {
 	policy=/usr/sbin/policy-rc.d
-	ours=no
-	if [ ! -e "$policy" ]; then
-		# Whatever happens from here on, it does not stay.
-		trap remove_policy EXIT
-		trap 'exit 1' HUP INT TERM
-		ours=yes
-		# shellcheck disable=SC2016 # the inner shell expands $1
-		as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > "$1" && chmod 0755 "$1"' sh "$policy"
+	if [ -e "$policy" ]; then
+		fetch_packages "$1"
+		return
 	fi
-	as_root DEBIAN_FRONTEND=noninteractive apt-get -q update
+	# Whatever happens from here on, it does not stay.
+	trap remove_policy EXIT
+	trap 'exit 1' HUP INT TERM
+	# shellcheck disable=SC2016 # the inner shell expands $1
+	as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > "$1" && chmod 0755 "$1"' sh "$policy" || return 1
+	fetched=0
+	fetch_packages "$1" || fetched=1
+	remove_policy
+	trap - EXIT HUP INT TERM
+	return "$fetched"
+}
+
+# Its callers look at how it ended, which switches `set -e` off: each step says so itself.
+fetch_packages() {
+	as_root DEBIAN_FRONTEND=noninteractive apt-get -q update || return 1
 	# shellcheck disable=SC2086 # a list of packages
-	as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $1
+	as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $1 ||
+		return 1
 	case " $1 " in
 	*" apache2 "*)
 		if has systemctl && ! as_root systemctl --quiet disable apache2.service 2>/dev/null; then
@@ -98,10 +108,6 @@ install_packages() {
 		fi
 		;;
 	esac
-	if [ "$ours" = yes ]; then
-		remove_policy
-		trap - EXIT HUP INT TERM
-	fi
 }
 
 remove_policy() {
@@ -133,7 +139,10 @@ check_packages() {
 		say "(apache2 starts a web server of its own then: systemctl disable --now apache2)"
 		return 1
 	fi
-	install_packages "$wanted"
+	if ! install_packages "$wanted"; then
+		say "the packages could not be installed; what apt-get said is above"
+		return 1
+	fi
 	left=$(missing_packages)
 	if [ -n "${left# }" ]; then
 		say "still missing after the installation: $left"
