@@ -39,6 +39,11 @@ pub struct Fingerprint([u8; 32]);
 pub struct FingerprintFault;
 
 impl Fingerprint {
+    /// The fingerprint with these bytes, as a file lists it.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The fingerprint of a certificate in DER form.
     pub fn of(certificate: &[u8]) -> Self {
         let mut bytes = [0; 32];
@@ -198,6 +203,10 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.der)
+    }
+
     /// The authority with this certificate, or why it is none.
     pub(crate) fn new(der: CertificateDer<'static>) -> Result<Self, String> {
         let (cluster, validity) = {

@@ -81,6 +81,9 @@ pub enum StartError {
     /// No random numbers from the kernel.
     #[error("the kernel gives no random numbers")]
     Random,
+    /// A renewed certificate must be of the same node.
+    #[error("the certificate is of {0}, which is another node")]
+    OtherNode(NodeName),
     /// The hello is too long.
     #[error("a hello of {0} bytes is longer than 4096")]
     HelloTooLong(usize),
@@ -230,13 +233,18 @@ impl Endpoint {
     }
 
     /// Uses a renewed certificate of the same node on connections made from now on.
-    pub fn set_identity(&self, identity: Identity) {
-        *self
+    pub fn set_identity(&self, identity: Identity) -> Result<(), StartError> {
+        if identity.id() != self.0.0.own {
+            return Err(StartError::OtherNode(identity.name().clone()));
+        }
+        let mut current = self
             .0
             .0
             .identity
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = identity;
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = identity;
+        Ok(())
     }
 
     /// Asks `to` and waits for its answer, at most for `deadline`.

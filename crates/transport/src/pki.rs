@@ -166,6 +166,11 @@ impl Identity {
         self.presented.validity
     }
 
+    /// The fingerprint of its cluster's authority: what tells clusters apart.
+    pub fn authority_fingerprint(&self) -> Fingerprint {
+        self.authority.fingerprint()
+    }
+
     /// The dates of its cluster's authority.
     pub fn authority_validity(&self) -> Validity {
         self.authority.validity()
@@ -242,7 +247,7 @@ pub fn issue(
     make_directory(out)?;
     files.create(&key.serialize_pem(), &certificate.pem())?;
     if let AuthorityBeside::Absent(path) = beside {
-        let pem = read(&Files::of(dir, AUTHORITY).certificate, || String::new())?;
+        let pem = read(&Files::of(dir, AUTHORITY).certificate, String::new)?;
         create(&path, 0o644, &pem)?;
     }
     Ok(Fingerprint::of(certificate.der()))

@@ -91,6 +91,11 @@ pub struct Request {
 pub struct Responder(oneshot::Sender<Bytes>);
 
 impl Responder {
+    /// Whether the other side has stopped waiting: working on the answer is of no use.
+    pub fn is_given_up(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Sends the answer. Never waits; what is longer than [`BODY_MAX`] is not sent, and
     /// the other side hears that there is no answer.
     pub fn send(self, body: Bytes) {

@@ -286,3 +286,64 @@ pub(crate) fn server(
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     Ok(Handshake { config, verdict })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::Validity;
+
+    fn name(text: &str) -> NodeName {
+        NodeName::new(text).expect("a name")
+    }
+
+    fn presented(node: &str) -> Presented {
+        Presented {
+            node: name(node),
+            cluster: "shop".into(),
+            validity: Validity {
+                not_before: 0,
+                not_after: 0,
+            },
+            fingerprint: Fingerprint::of(node.as_bytes()),
+        }
+    }
+
+    fn judge(node: &str, expected: &Expected) -> Result<(), CertificateFault> {
+        let names = ["b", "c"].map(|node| (NodeId::of(&name(node)), name(node)));
+        let directory = Directory {
+            names: names.into_iter().collect(),
+            revoked: BTreeSet::from([Fingerprint::of(b"c")]),
+        };
+        permit(&presented(node), &name("a"), expected, &directory)
+    }
+
+    #[test]
+    fn only_the_right_node_may_speak() {
+        let other = CertificateFault::OtherNode {
+            found: name("c"),
+            wanted: name("b"),
+        };
+        let ourselves = CertificateFault::Ourselves { node: name("a") };
+        let unknown = CertificateFault::UnknownNode { node: name("d") };
+        let fingerprint = Fingerprint::of(b"c");
+        let revoked = CertificateFault::Revoked {
+            node: name("c"),
+            fingerprint,
+        };
+        assert_eq!(judge("b", &Expected::Peer), Ok(()));
+        assert_eq!(judge("b", &Expected::Node(name("b"))), Ok(()));
+        assert_eq!(judge("c", &Expected::Node(name("b"))), Err(other));
+        assert_eq!(judge("a", &Expected::Peer), Err(ourselves));
+        assert_eq!(judge("d", &Expected::Peer), Err(unknown));
+        assert_eq!(judge("c", &Expected::Peer), Err(revoked));
+    }
+
+    #[test]
+    fn the_other_side_reads_the_fault_alone() {
+        let fault = CertificateFault::UnknownNode { node: name("d") };
+        let error: rustls::Error =
+            CertificateError::Other(OtherError(Arc::new(Told(fault.clone())))).into();
+        assert_eq!(told(&error.to_string()), fault.to_string());
+        assert_eq!(told("something else"), "something else");
+    }
+}
