@@ -366,15 +366,15 @@ fn run_row(
     mut cluster: Cluster,
     plan: &Plan,
     row: Row,
-    o: &BenchOptions,
+    options: &BenchOptions,
 ) -> Result<(Cluster, Line)> {
     let (mut runs, mut wrong) = (Vec::new(), 0);
-    for round in 0..o.runs {
+    for round in 0..options.runs {
         match run_once(&mut cluster, row, round) {
             Ok(run) => {
                 if !run.violations.is_empty() {
                     let name = format!("{}-{row:?}-{round}", plan.profile.name());
-                    keep_logs(&cluster, o.keep_logs.as_deref(), &name);
+                    keep_logs(&cluster, options.keep_logs.as_deref(), &name);
                 }
                 runs.push(run);
             }
@@ -382,12 +382,14 @@ fn run_row(
                 wrong += 1;
                 show_trouble(&cluster, row, round, &fault);
                 let name = format!("{}-{row:?}-{round}", plan.profile.name());
-                keep_logs(&cluster, o.keep_logs.as_deref(), &name);
+                keep_logs(&cluster, options.keep_logs.as_deref(), &name);
                 cluster = cluster.restart(plan)?;
             }
         }
     }
     let line = line(row, plan, &runs, wrong);
+    let name = format!("{}-{row:?}", plan.profile.name());
+    keep_logs(&cluster, options.keep_logs.as_deref(), &name);
     Ok((cluster, line))
 }
 

@@ -56,7 +56,8 @@ pub(crate) struct BenchOptions {
     /// Write the figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Copy the daemons' logs into this directory if something went wrong.
+    /// Copy the daemons' logs into this directory, after each row and each run that
+    /// went wrong.
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_logs: Option<PathBuf>,
 }

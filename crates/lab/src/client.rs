@@ -71,6 +71,8 @@ impl Record {
 #[derive(Debug, Default)]
 struct Shared {
     records: Mutex<Vec<Record>>,
+    /// When each request was begun, in order.
+    starts: Mutex<Vec<Moment>>,
     stopping: AtomicBool,
 }
 
@@ -116,6 +118,17 @@ impl Client {
         let new = records.get(*from..).unwrap_or_default().to_vec();
         *from = records.len();
         new
+    }
+
+    /// How many requests were begun from `from` on and before `to`, ended or not.
+    pub(crate) fn begun(&self, from: Moment, to: Moment) -> usize {
+        let starts = self
+            .shared
+            .starts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = |moment| starts.partition_point(|start| *start < moment);
+        before(to) - before(from)
     }
 
     /// The last good answer, and who gave it.
@@ -273,6 +286,11 @@ impl<'a> Asking<'a> {
         let number = self.next_number;
         self.next_number += 1;
         let start = now();
+        self.shared
+            .starts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(start);
         match self.connect(number) {
             Ok(socket) => {
                 let answer = Vec::new();

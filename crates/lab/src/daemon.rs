@@ -148,8 +148,10 @@ impl Evenkeel {
         socket: &Path,
         mark: &str,
     ) -> Result<u32> {
-        let pki = host.disk().join("pki");
-        self.issue(node, &pki)?;
+        let pki = host.disk().join(format!("pki-{node}"));
+        if !pki.exists() {
+            self.issue(node, &pki)?;
+        }
         fs::create_dir_all(state).context("making a state directory")?;
         let mut argv = vec![self.program.clone().into_os_string(), "run".into()];
         let options: [(&str, OsString); 5] = [
