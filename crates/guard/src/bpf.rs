@@ -45,13 +45,18 @@ pub(crate) struct Bpf {
     directory: PathBuf,
     addresses: Map,
     programs: Programs,
+    names: [String; 2],
     links: BTreeMap<(u32, Tcx), Link>,
 }
 
 impl Bpf {
     /// Continues from the pins under `directory` in the bpffs at `mount`, or makes
     /// everything new and closed.
-    pub(crate) fn open(mount: &Path, directory: &Path) -> Result<(Self, MappedWords), GuardError> {
+    pub(crate) fn open(
+        mount: &Path,
+        directory: &Path,
+        digest: u32,
+    ) -> Result<(Self, MappedWords), GuardError> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |source| GuardError::Bpffs { path, source }
@@ -63,15 +68,20 @@ impl Bpf {
         let words = slots
             .words()
             .map_err(|error| GuardError::kernel("map the deadlines", error))?;
+        let names = [
+            format!("ek_{digest:08x}_in"),
+            format!("ek_{digest:08x}_out"),
+        ];
         let programs = Programs {
-            ethernet: load(Framing::Ethernet, &addresses, &slots)?,
-            other: load(Framing::Other, &addresses, &slots)?,
+            ethernet: load(Framing::Ethernet, &names, &addresses, &slots)?,
+            other: load(Framing::Other, &names, &addresses, &slots)?,
         };
         let mut new = Self {
             mount: mount.to_path_buf(),
             directory: directory.to_path_buf(),
             addresses,
             programs,
+            names,
             links: BTreeMap::new(),
         };
         new.adopt_links()?;
@@ -135,63 +145,100 @@ impl Bpf {
         Ok(())
     }
 
+    /// Detaches programs of this guard that hang on other pins, for example in another
+    /// bpffs that a former process used: nobody would ever extend their deadlines.
+    pub(crate) fn detach_strays(&self, devices: &[Device]) {
+        for device in devices {
+            for (side, name) in SIDES.into_iter().zip(&self.names) {
+                let own = self
+                    .links
+                    .get(&(device.index, side))
+                    .and_then(|link| link.id().ok());
+                for link in Link::all_on(device.index, side, name).unwrap_or_default() {
+                    if link.id().ok() != own {
+                        let detached = link.detach();
+                        tracing::warn!(
+                            device = device.name,
+                            ?detached,
+                            "found a program of an earlier guard whose pins are elsewhere"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     /// Covers `devices`, and nothing else; counts what had been taken away.
     pub(crate) fn cover(&mut self, devices: &[Device]) -> Result<Repairs, GuardError> {
         let mut repairs = Repairs::default();
-        let mut failure = None;
         let gone = |key: &(u32, Tcx)| !devices.iter().any(|device| device.index == key.0);
         let dead: Vec<_> = self.links.keys().copied().filter(gone).collect();
         for (ifindex, side) in dead {
             self.links.remove(&(ifindex, side));
             let _ = fs::remove_file(self.link_path(ifindex, side));
         }
+        // One device that refuses must not leave the others uncovered.
+        let mut failure = None;
+        let mut missing = Vec::new();
         for device in devices {
             for side in SIDES {
-                if let Err(error) = self.cover_side(device, side, &mut repairs) {
-                    failure = Some(error);
+                match self.links.get(&(device.index, side)) {
+                    Some(link) if link.is_on(device.index, side).unwrap_or(false) => {
+                        match self.restore_pin(device.index, side) {
+                            Ok(count) => repairs.pins += count,
+                            Err(error) => failure = Some(error),
+                        }
+                        continue;
+                    }
+                    Some(_) => repairs.links += 1,
+                    None if side == Tcx::Ingress => repairs.devices += 1,
+                    None => {}
                 }
+                missing.push((device, side));
             }
         }
-        // One device that refuses must not leave the others uncovered.
+        // One after another: each waits, under one lock of the kernel's, until no
+        // processor can be in the old list of programs any more, some 25 ms.
+        for (device, side) in missing {
+            if let Err(error) = self.attach(device, side) {
+                failure = Some(error);
+            }
+        }
         failure.map_or(Ok(repairs), Err)
     }
 
-    fn cover_side(
-        &mut self,
-        device: &Device,
-        side: Tcx,
-        repairs: &mut Repairs,
-    ) -> Result<(), GuardError> {
-        let path = self.link_path(device.index, side);
-        match self.links.get(&(device.index, side)) {
-            Some(link) if link.is_on(device.index, side).unwrap_or(false) => {
-                if !path.exists() {
-                    self.repin(&path)?;
-                    pin(link.as_fd(), &path)?;
-                    repairs.pins += 1;
-                }
-                return Ok(());
-            }
-            Some(_) => repairs.links += 1,
-            None if side == Tcx::Ingress => repairs.devices += 1,
-            None => {}
-        }
-        let attach = |error: io::Error| {
-            GuardError::kernel(format!("attach the program to {}", device.name), error)
-        };
+    /// Attaches the program and pins the link.
+    fn attach(&mut self, device: &Device, side: Tcx) -> Result<(), GuardError> {
         let link = match Link::attach(self.program(device, side), device.index, side) {
             Ok(link) => link,
-            // It has gone meanwhile.
+            // The device has gone meanwhile.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
                 self.links.remove(&(device.index, side));
                 return Ok(());
             }
-            Err(error) => return Err(attach(error)),
+            Err(error) => {
+                let what = format!("attach the program to {}", device.name);
+                return Err(GuardError::kernel(what, error));
+            }
         };
+        let path = self.link_path(device.index, side);
         self.repin(&path)?;
         pin(link.as_fd(), &path)?;
         self.links.insert((device.index, side), link);
         Ok(())
+    }
+
+    /// Pins a link again if its pin is gone; how many that were.
+    fn restore_pin(&self, ifindex: u32, side: Tcx) -> Result<usize, GuardError> {
+        let path = self.link_path(ifindex, side);
+        match self.links.get(&(ifindex, side)) {
+            Some(link) if !path.exists() => {
+                self.repin(&path)?;
+                pin(link.as_fd(), &path)?;
+                Ok(1)
+            }
+            Some(_) | None => Ok(0),
+        }
     }
 
     /// Makes room for a pin at `path`: the directory is there, the path is free.
@@ -303,15 +350,20 @@ fn open_map(directory: &Path, name: &str, shape: MapShape) -> Result<Map, GuardE
     Ok(map)
 }
 
-fn load(framing: Framing, addresses: &Map, slots: &Map) -> Result<[Program; 2], GuardError> {
-    let load_side = |side, name| {
+fn load(
+    framing: Framing,
+    [ingress, egress]: &[String; 2],
+    addresses: &Map,
+    slots: &Map,
+) -> Result<[Program; 2], GuardError> {
+    let load_side = |side, name: &str| {
         let (addresses, slots) = (addresses.as_fd().as_raw_fd(), slots.as_fd().as_raw_fd());
         let instructions = program::program(framing, side, addresses, slots);
         Program::load(name, &instructions)
             .map_err(|error| GuardError::kernel("load the eBPF program", error))
     };
     Ok([
-        load_side(Tcx::Ingress, "evenkeel_in")?,
-        load_side(Tcx::Egress, "evenkeel_out")?,
+        load_side(Tcx::Ingress, ingress)?,
+        load_side(Tcx::Egress, egress)?,
     ])
 }

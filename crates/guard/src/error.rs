@@ -25,6 +25,17 @@ pub enum GuardError {
         /// Which name: cluster or node.
         what: &'static str,
     },
+    /// Another process that still lives has this guard.
+    #[error(
+        "another process guards this cluster and node here (netlink port {owner} owns the nftables \
+         table {table}): stop it first"
+    )]
+    InUse {
+        /// The table.
+        table: String,
+        /// Port of the netlink socket; usually the number of the process.
+        owner: u32,
+    },
     /// A kernel interface refused.
     #[error("{what}: {source}")]
     Kernel {
@@ -84,6 +95,7 @@ impl GuardError {
                 .is_some_and(|code| unsupported.iter().any(|errno| errno.raw_os_error() == code)),
             Self::NoBackend { .. }
             | Self::EmptyName { .. }
+            | Self::InUse { .. }
             | Self::TooManyGroups
             | Self::AlikeGroups { .. }
             | Self::TooManyAddresses { .. } => false,

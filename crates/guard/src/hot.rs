@@ -6,7 +6,7 @@ use std::time::Duration;
 use evenkeel_core::lease::Lease;
 use evenkeel_core::{GroupId, Moment};
 
-use crate::nft::{Hold, Ownership};
+use crate::nft::{Hold, Ownership, Relay, Table};
 use crate::slots::{Slot, Slots};
 use crate::{GuardError, Keeper, Settings};
 
@@ -29,6 +29,18 @@ const READING_TIME: Duration = Duration::from_millis(1);
 /// done again before the group is muted until the next renewal.
 const REFRESH_TRIES: usize = 3;
 
+/// How renewals reach nftables.
+enum Nft {
+    /// Not at all.
+    Absent,
+    /// By the lease thread itself: nothing else enforces, so what it does must be done
+    /// when it returns.
+    Alone(Hold),
+    /// eBPF enforces. The lease thread itself only opens a closed group, so that its
+    /// announcements pass; renewals go by the relay, which may have to wait for others.
+    Behind(Hold, Relay),
+}
+
 /// The hot handle: one thread, the lease thread, owns it and alone writes deadlines.
 /// Nothing here allocates, opens a file or logs.
 ///
@@ -38,9 +50,7 @@ const REFRESH_TRIES: usize = 3;
 /// relative time-out can be.
 pub struct Guard {
     slots: Arc<Slots>,
-    /// Whether the kernel reads the slots.
-    absolute: bool,
-    hold: Option<Hold>,
+    nft: Nft,
 }
 
 impl Guard {
@@ -56,12 +66,19 @@ impl Guard {
         Keeper::open(settings, Ownership::IfPossible)
     }
 
-    pub(crate) fn new(slots: Arc<Slots>, absolute: bool, hold: Option<Hold>) -> Self {
-        Self {
+    /// Over both mechanisms.
+    pub(crate) fn both(slots: Arc<Slots>, table: &Table) -> Result<Self, GuardError> {
+        let relay = Relay::start(Arc::clone(&slots), table.hold())?;
+        Ok(Self {
             slots,
-            absolute,
-            hold,
-        }
+            nft: Nft::Behind(table.hold(), relay),
+        })
+    }
+
+    /// Over eBPF alone, or over `table` alone.
+    pub(crate) fn one(slots: Arc<Slots>, table: Option<&Table>) -> Self {
+        let nft = table.map_or(Nft::Absent, |table| Nft::Alone(table.hold()));
+        Self { slots, nft }
     }
 
     /// Lets the group of `lease` act until the lease ends, and not a moment longer.
@@ -81,15 +98,20 @@ impl Guard {
         let Some(slot) = self.slots.find(group) else {
             return Extended::UnknownGroup;
         };
+        let before = self.slots.deadline(slot);
         self.slots.open(slot, epoch, until);
-        if let Some(hold) = &mut self.hold {
-            if self.absolute {
-                hold.refresh(group, now().until(until));
-            } else {
-                refresh_alone(hold, group, until, &now);
-            }
-            if now() >= until {
-                hold.delete(group);
+        match &mut self.nft {
+            Nft::Absent => {}
+            Nft::Alone(hold) => refresh_alone(hold, group, until, &now),
+            Nft::Behind(hold, relay) => {
+                let start = now();
+                if before <= start {
+                    hold.refresh(group, start.until(until));
+                    if now() >= until {
+                        hold.delete(group);
+                    }
+                }
+                relay.wake();
             }
         }
         if now() < until {
@@ -104,8 +126,10 @@ impl Guard {
         if let Some(slot) = self.slots.find(group) {
             self.slots.close(slot);
         }
-        if let Some(hold) = &mut self.hold {
-            hold.delete(group);
+        match &mut self.nft {
+            Nft::Absent => {}
+            Nft::Alone(hold) => hold.delete(group),
+            Nft::Behind(_, relay) => relay.wake(),
         }
     }
 
@@ -119,10 +143,14 @@ impl Guard {
 
 /// A time-out counts from when the kernel reads it. Whatever lies between our look at
 /// the clock and that moment is granted too much, so a refresh during which more than
-/// [`READING_TIME`] passed is repeated with what is left then.
+/// [`READING_TIME`] passed is repeated with what is left then, and what has passed in the
+/// end is deleted.
 fn refresh_alone(hold: &mut Hold, group: GroupId, until: Moment, now: &impl Fn() -> Moment) {
     for _ in 0..REFRESH_TRIES {
         let before = now();
+        if before >= until {
+            break;
+        }
         hold.refresh(group, before.until(until).saturating_sub(READING_TIME));
         if now().since(before) <= READING_TIME {
             return;

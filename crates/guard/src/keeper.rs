@@ -17,6 +17,13 @@ use crate::slots::{Slot, Slots};
 use crate::state::{BackendState, GuardState, Repairs};
 use crate::{ADDRESSES_MAX, Backends, Guard, GuardError, Settings};
 
+/// Failures of the last round of repairs.
+#[derive(Debug, Default)]
+struct Faults {
+    bpf: Option<String>,
+    nft: Option<String>,
+}
+
 /// Why a mechanism is absent that the settings leave out.
 const NOT_WANTED: &str = "left out by the settings";
 
@@ -33,6 +40,8 @@ pub struct Keeper {
     nft: Result<Table, String>,
     devices: Devices,
     events: OwnedFd,
+    /// Why the last repair of a mechanism failed: it may not enforce everywhere.
+    faults: Faults,
     /// All guarded addresses; those of no group belong to [`CLOSED`].
     pub(crate) guarded: Guarded,
     /// Addresses that are to join a group which is open under an older epoch: closed
@@ -49,14 +58,16 @@ impl Keeper {
         let pins = settings.pins()?;
         let bpf = match settings.backends {
             Backends::Both | Backends::BpfOnly => {
-                Bpf::open(&settings.bpffs, &pins).map_err(|error| error.to_string())
+                Bpf::open(&settings.bpffs, &pins, settings.digest())
+                    .map_err(|error| error.to_string())
             }
             Backends::NftOnly => Err(NOT_WANTED.to_owned()),
         };
         let nft = match settings.backends {
-            Backends::Both | Backends::NftOnly => {
-                Table::open(&settings.key(), ownership).map_err(|error| error.to_string())
-            }
+            Backends::Both | Backends::NftOnly => match Table::open(&settings.key(), ownership) {
+                Err(error @ GuardError::InUse { .. }) => return Err(error),
+                answer => answer.map_err(|error| error.to_string()),
+            },
             Backends::BpfOnly => Err(NOT_WANTED.to_owned()),
         };
         if let (Err(bpf), Err(nft)) = (&bpf, &nft) {
@@ -75,8 +86,6 @@ impl Keeper {
             Ok((table, guarded)) => (Ok(table), guarded),
             Err(reason) => (Err(reason), Guarded::new()),
         };
-        let absolute = bpf.is_ok();
-        let hold = nft.as_ref().ok().map(Table::hold);
         let slots = Arc::new(slots);
         let events = watch(&devices, nft.as_ref().ok())?;
         let mut keeper = Self {
@@ -85,11 +94,16 @@ impl Keeper {
             nft,
             devices,
             events,
+            faults: Faults::default(),
             guarded: Guarded::new(),
             waiting: BTreeMap::new(),
         };
         keeper.continue_from(in_table)?;
-        Ok((Guard::new(slots, absolute, hold), keeper))
+        let guard = match (&keeper.bpf, &keeper.nft) {
+            (Ok(_), Ok(table)) => Guard::both(slots, table)?,
+            (_, table) => Guard::one(slots, table.as_ref().ok()),
+        };
+        Ok((guard, keeper))
     }
 
     /// Finds the addresses that an earlier process guarded, makes both mechanisms agree
@@ -140,7 +154,11 @@ impl Keeper {
                 .change(&changes)
                 .map_err(|error| GuardError::kernel("fill the nftables table", error))?;
         }
-        self.verify_and_repair().map(|_| ())
+        self.verify_and_repair()?;
+        if let Ok(bpf) = &self.bpf {
+            bpf.detach_strays(&devices);
+        }
+        Ok(())
     }
 
     fn list_devices(&self) -> Result<Vec<Device>, GuardError> {
@@ -332,13 +350,18 @@ impl Keeper {
     pub fn verify_and_repair(&mut self) -> Result<Repairs, GuardError> {
         self.devices.skip_news();
         let devices = self.list_devices()?;
-        // One mechanism that cannot be repaired must not keep the other from it.
+        // nftables first, which covers a new device in a millisecond; eBPF takes some
+        // 50 ms for it. If one cannot be repaired, the other must be all the same.
+        let nft = self.repair_table(&devices);
         let bpf = match &mut self.bpf {
             Ok(bpf) => bpf.cover(&devices),
             Err(_) => Ok(Repairs::default()),
         };
-        let nft = self.repair_table(&devices);
         let waiting = self.admit_waiting();
+        self.faults = Faults {
+            bpf: bpf.as_ref().err().map(GuardError::to_string),
+            nft: nft.as_ref().err().map(GuardError::to_string),
+        };
         let (bpf, nft) = (bpf?, nft?);
         waiting?;
         Ok(Repairs {
@@ -385,16 +408,17 @@ impl Keeper {
         }
     }
 
-    /// Which mechanisms enforce.
+    /// Which mechanisms enforce, as far as the last round of repairs knows.
     pub fn state(&self) -> GuardState {
-        let state = |reason: Option<&String>| {
+        let state = |absent: Option<&String>, fault: &Option<String>| {
+            let reason = absent.or(fault.as_ref());
             reason.map_or(BackendState::Active, |reason| {
                 BackendState::Absent(reason.clone())
             })
         };
         GuardState {
-            bpf: state(self.bpf.as_ref().err()),
-            nft: state(self.nft.as_ref().err()),
+            bpf: state(self.bpf.as_ref().err(), &self.faults.bpf),
+            nft: state(self.nft.as_ref().err(), &self.faults.nft),
         }
     }
 

@@ -40,9 +40,8 @@ pub use keeper::Keeper;
 pub use settings::{Backends, Settings, uninstall};
 pub use state::{BackendState, GuardState, Repairs};
 
-/// How many groups one guard enforces at a time. Their deadlines share two pages of
-/// memory; one entry is the one that is closed for ever.
-pub const GROUPS_MAX: usize = 255;
+/// How many groups one guard enforces at a time: as many as a cluster may have.
+pub const GROUPS_MAX: usize = evenkeel_core::lease::GROUPS_MAX;
 
 /// How many addresses one guard knows, over all groups: eight times the 2,000 that
 /// DESIGN 7 measures with.

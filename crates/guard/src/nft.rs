@@ -15,10 +15,12 @@
 //! handle and the keeper share it: the hot one only sends, the keeper alone reads.
 
 mod hold;
+mod relay;
 mod rules;
 mod table;
 mod words;
 
 pub(crate) use hold::Hold;
+pub(crate) use relay::Relay;
 pub(crate) use rules::Tag;
 pub(crate) use table::{CLOSED, Condition, Content, Guarded, Ownership, Table, delete};

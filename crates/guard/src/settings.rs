@@ -70,13 +70,17 @@ impl Settings {
 
     /// Name of the table, and the first part of the directory of pins.
     pub(crate) fn key(&self) -> String {
-        let names = format!("{}\0{}", self.cluster, self.node);
-        let digest = digest(names.as_bytes()) as u32;
+        let digest = self.digest();
         format!(
             "evenkeel-{}-{}-{digest:08x}",
             shown(&self.cluster),
             shown(&self.node)
         )
+    }
+
+    /// Tells guards apart where there is no room for names.
+    pub(crate) fn digest(&self) -> u32 {
+        digest(format!("{}\0{}", self.cluster, self.node).as_bytes()) as u32
     }
 
     /// Directory of the pins. Numbers of network namespaces are used again after the

@@ -90,7 +90,11 @@ impl Slots {
         &words[slot.0 as usize * SLOT_WORDS + word]
     }
 
-    fn all() -> impl Iterator<Item = Slot> {
+    /// How many slots [`Slots::all`] has.
+    pub(crate) const COUNT: usize = GROUPS_MAX;
+
+    /// All slots of groups.
+    pub(crate) fn all() -> impl Iterator<Item = Slot> {
         (1..SLOTS as u32).map(Slot)
     }
 
@@ -179,7 +183,7 @@ mod tests {
         for group in 1..=GROUPS_MAX as u64 {
             assert!(slots.claim(GroupId(group)).is_some());
         }
-        assert_eq!(slots.claim(GroupId(1000)), None);
+        assert_eq!(slots.claim(GroupId(99_999)), None);
     }
 
     /// A slot that is still open must not become another group's.

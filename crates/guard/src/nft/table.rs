@@ -145,13 +145,10 @@ impl Table {
     /// Two processes that both think the table theirs would be a fault of the daemon.
     fn refuse_foreign(&self, found: &Found) -> Result<(), GuardError> {
         match found.owner {
-            Some(owner) if owner != self.port.number() => Err(GuardError::kernel(
-                format!(
-                    "claim the table {}: netlink port {owner} owns it",
-                    self.name
-                ),
-                Errno::BUSY,
-            )),
+            Some(owner) if owner != self.port.number() => Err(GuardError::InUse {
+                table: self.name.clone(),
+                owner,
+            }),
             _ => Ok(()),
         }
     }

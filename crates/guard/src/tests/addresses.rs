@@ -120,7 +120,7 @@ fn too_many_are_refused() {
             .set_addresses(GroupId(group), EPOCH, &[])
             .expect("a place for the group");
     }
-    let refused = keeper.set_addresses(GroupId(999), EPOCH, &[]);
+    let refused = keeper.set_addresses(GroupId(99_999), EPOCH, &[]);
     assert!(
         matches!(refused, Err(GuardError::TooManyGroups)),
         "{refused:?}"

@@ -89,10 +89,32 @@ fn one_mechanism_learns_from_the_other() {
 fn a_second_process_cannot_take_the_table() {
     let world = World::new();
     let (_guard, _keeper) = world.guard(Backends::NftOnly);
-    let Err(error) = Guard::open(&world.settings(Backends::NftOnly)) else {
-        panic!("two processes own one table");
+    let refused = Guard::open(&world.settings(Backends::Both)).map(|_| ());
+    assert!(
+        matches!(refused, Err(crate::GuardError::InUse { .. })),
+        "{refused:?}"
+    );
+}
+
+/// The pins were in another bpffs: what hangs on them would drop for ever.
+#[test]
+fn programs_on_lost_pins_are_detached() {
+    let world = World::new();
+    drop(world.guard(Backends::BpfOnly));
+    world.assert_answers(false, "after the process ended");
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let settings = Settings {
+        bpffs: elsewhere.path().to_owned(),
+        ..world.settings(Backends::BpfOnly)
     };
-    assert!(error.to_string().contains("owns it"), "{error}");
+    let (mut guard, mut keeper) = Guard::open(&settings).expect("a guard");
+    keeper
+        .set_addresses(GROUP, Epoch::NONE, &[ip(V4), ip(V6)])
+        .expect("they are taken");
+    world.assert_answers(false, "before it is held");
+    hold(&mut guard, PATIENCE);
+    world.assert_answers(true, "when it is held");
+    keeper.uninstall().expect("it is taken away");
 }
 
 #[test]

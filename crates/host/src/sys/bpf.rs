@@ -23,9 +23,12 @@ mod command {
     pub(super) const PROG_LOAD: libc::c_int = 5;
     pub(super) const OBJ_PIN: libc::c_int = 6;
     pub(super) const OBJ_GET: libc::c_int = 7;
+    pub(super) const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    pub(super) const PROG_QUERY: libc::c_int = 16;
     pub(super) const LINK_CREATE: libc::c_int = 28;
     pub(super) const LINK_UPDATE: libc::c_int = 29;
+    pub(super) const LINK_GET_FD_BY_ID: libc::c_int = 30;
     pub(super) const LINK_DETACH: libc::c_int = 34;
 }
 
@@ -193,6 +196,39 @@ struct LinkUpdate {
     new_program_fd: u32,
     flags: u32,
     old_program_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    count: u32,
+    unused: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    program_type: u32,
+    id: u32,
+    before_name: [u64; 7],
+    name: [u8; 16],
 }
 
 /// The number of a descriptor as the kernel's structures carry it.
@@ -479,6 +515,16 @@ impl AsFd for Program {
     }
 }
 
+/// The kernel lets no more programs sit at one place (`BPF_MPROG_MAX`).
+const ATTACHED_MAX: usize = 64;
+
+/// Opens a program or link by its number.
+fn by_id(command: libc::c_int, id: u32) -> io::Result<OwnedFd> {
+    let mut attribute = ById { id, ..ById::default() };
+    // SAFETY: the attribute points to nothing.
+    take(unsafe { bpf(command, &mut attribute) }?)
+}
+
 /// Where a program sits on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tcx {
@@ -532,6 +578,41 @@ impl Link {
         // SAFETY: the attribute points to nothing.
         unsafe { bpf(command::LINK_UPDATE, &mut attribute) }?;
         Ok(())
+    }
+
+    /// All links on device `ifindex` at `at` whose program is called `name`, whoever
+    /// made them.
+    pub fn all_on(ifindex: u32, at: Tcx, name: &str) -> io::Result<Vec<Self>> {
+        let mut programs = [0_u32; ATTACHED_MAX];
+        let mut links = [0_u32; ATTACHED_MAX];
+        let mut attribute = Query {
+            target_ifindex: ifindex,
+            attach_type: at.attach_type(),
+            program_ids: address(programs.as_mut_ptr()),
+            link_ids: address(links.as_mut_ptr()),
+            count: ATTACHED_MAX as u32,
+            ..Query::default()
+        };
+        // SAFETY: both arrays live through the call and have room for `count` numbers.
+        unsafe { bpf(command::PROG_QUERY, &mut attribute) }?;
+        let mut found = Vec::new();
+        for (program, link) in programs.into_iter().zip(links).take(attribute.count as usize) {
+            // What is gone meanwhile is none; number 0 stands for no link.
+            if link != 0
+                && by_id(command::PROG_GET_FD_BY_ID, program)
+                    .and_then(|fd| info::<ProgramInfo>(fd.as_fd()))
+                    .is_ok_and(|info| info.name == name16(name))
+                && let Ok(link) = by_id(command::LINK_GET_FD_BY_ID, link)
+            {
+                found.push(Self(link));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Its number, by which the kernel tells links apart.
+    pub fn id(&self) -> io::Result<u32> {
+        info::<LinkInfo>(self.0.as_fd()).map(|info| info.id)
     }
 
     /// Takes the program off the device, whoever else holds the link.
