@@ -155,6 +155,7 @@ impl Row {
 struct Run {
     seen: Seen,
     violations: Vec<String>,
+    returns: Vec<String>,
     missed: u64,
 }
 
@@ -171,6 +172,7 @@ pub(crate) struct Line {
     reached: bool,
     runs_wrong: usize,
     violations: Vec<String>,
+    moved_back: Vec<String>,
     frames_missed: u64,
 }
 
@@ -204,6 +206,7 @@ fn line(row: Row, plan: &Plan, runs: &[Run], wrong: usize) -> Line {
         Goal::NoneFailed => failed.total == 0,
     };
     let violations: Vec<String> = runs.iter().flat_map(|run| run.violations.clone()).collect();
+    let returns: Vec<String> = runs.iter().flat_map(|run| run.returns.clone()).collect();
     let missed = runs.iter().map(|run| run.missed).sum();
     let pause = runs
         .iter()
@@ -221,9 +224,10 @@ fn line(row: Row, plan: &Plan, runs: &[Run], wrong: usize) -> Line {
             Goal::Outage(p50, p99) => format!("{p50:.0} / {p99:.0}"),
             Goal::NoneFailed => "0 failed".into(),
         },
-        reached: met && wrong == 0 && violations.is_empty() && missed == 0,
+        reached: met && wrong == 0 && violations.is_empty() && returns.is_empty() && missed == 0,
         runs_wrong: wrong,
         violations,
+        moved_back: returns,
         frames_missed: missed,
     }
 }
@@ -234,14 +238,14 @@ fn print_head(profile: Profile, runs: usize) {
         profile.name()
     );
     println!(
-        "{:<21} {:>7} {:>7} {:>7}  {:>13} {:>11}  {:>7} {:>6}",
-        "", "p50", "p99", "max", "goal p50/p99", "failed/run", "two ans", "wrong"
+        "{:<21} {:>7} {:>7} {:>7}  {:>13} {:>11}  {:>7} {:>5} {:>6}",
+        "", "p50", "p99", "max", "goal p50/p99", "failed/run", "two ans", "back", "wrong"
     );
 }
 
 fn print_line(line: &Line) {
     println!(
-        "{:<21} {:>7.1} {:>7.1} {:>7.1}  {:>13} {:>5}..{:<4}  {:>7} {:>6}  {}",
+        "{:<21} {:>7.1} {:>7.1} {:>7.1}  {:>13} {:>5}..{:<4}  {:>7} {:>5} {:>6}  {}",
         line.row.name(),
         line.outage_ms.p50,
         line.outage_ms.p99,
@@ -250,11 +254,15 @@ fn print_line(line: &Line) {
         line.failed.p50,
         line.failed.max,
         line.violations.len(),
+        line.moved_back.len(),
         line.runs_wrong,
         if line.reached { "reached" } else { "SHORT" },
     );
     for violation in line.violations.iter().take(VIOLATIONS_SHOWN) {
         println!("    TWO ANSWERED: {violation}");
+    }
+    for back in line.moved_back.iter().take(VIOLATIONS_SHOWN) {
+        println!("    moved back unasked: {back}");
     }
     if line.frames_missed > 0 {
         println!("    the observer missed {} frames", line.frames_missed);
@@ -337,6 +345,7 @@ fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     Ok(Run {
         seen,
         violations: report.violations,
+        returns: report.returns,
         missed: report.missed,
     })
 }
@@ -372,7 +381,7 @@ fn run_row(
     for round in 0..options.runs {
         match run_once(&mut cluster, row, round) {
             Ok(run) => {
-                if !run.violations.is_empty() {
+                if !run.violations.is_empty() || !run.returns.is_empty() {
                     let name = format!("{}-{row:?}-{round}", plan.profile.name());
                     keep_logs(&cluster, options.keep_logs.as_deref(), &name);
                 }

@@ -149,7 +149,9 @@ impl Cluster {
         let text = config_text::text(&wishes, &servers, &witness, &addresses);
         fs::write(&evenkeel.config, text).context("writing the configuration")?;
         evenkeel.make_authority()?;
-        let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
+        // A holder is suspected after half a lease: no second move is as soon as this.
+        let soonest = plan.profile.lease() / 3;
+        let observer = Observer::start(switch, &[SERVICE, SERVICE6], soonest)?;
         let client = Host::boot(lab, switch, &Place::new("client", 50))?;
         let mut cluster = Self {
             lab: lab.clone(),

@@ -93,7 +93,7 @@ impl Test {
         let asking = Host::boot(lab, switch, &Place::new("client", 50))?;
         apache::start(&mut a)?;
         apache::start(&mut b)?;
-        let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
+        let observer = Observer::start(switch, &[SERVICE, SERVICE6], SOON)?;
         add_address(&a)?;
         let client = Client::start(&asking, SocketAddr::new(SERVICE, 80), PACE)?;
         Ok(Self {
