@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use evenkeel_core::topology::Timing;
 use evenkeel_core::{Moment, NodeId, NodeName};
+use evenkeel_host::sys::udp::pair;
 use evenkeel_transport::pki::{self, Identity};
 use evenkeel_transport::{
-    Alarmed, Class, DownReason, Endpoint, Events, Fingerprint, Incoming, Keyring, Messages,
-    PeerAddress, PeerEvent, RefusedBy, Requests, Settings, TransportError, Tuning,
+    Alarmed, Class, DownReason, Endpoint, Events, Fingerprint, Incoming, Keyring, LeaseKeys,
+    Messages, PeerAddress, PeerEvent, RefusedBy, Requests, Settings, TransportError, Tuning,
 };
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -134,7 +135,7 @@ impl Node {
         }
     }
 
-    async fn up(&mut self, whom: &str) -> evenkeel_transport::LeaseKeys {
+    async fn up(&mut self, whom: &str) -> LeaseKeys {
         let wanted = id(whom);
         self.until(|event| match event {
             PeerEvent::Up { peer, keys, .. } if peer == wanted => Some(keys),
@@ -680,45 +681,93 @@ async fn everything_ends_when_the_endpoint_is_dropped() {
         .await;
 }
 
-#[tokio::test]
-async fn random_bytes_disturb_neither_quic_nor_seals() {
-    let (_cluster, mut a, b) = two("127.0.0.1:0").await;
-    let at_b = b.endpoint.local_address().expect("bound");
-    echo(b.requests);
-    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let mut ring = Keyring::new();
-    // A bounded flood: bytes that pass the kernel's filter, QUIC's long headers among them.
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut noise = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    for round in 0..20 {
-        for _ in 0..250 {
-            let length = 1 + (noise() % 1300) as usize;
-            let mut bytes: Vec<u8> = (0..length).map(|_| noise() as u8).collect();
-            bytes[0] |= 0x40;
-            if length > 5 && noise() % 2 == 0 {
-                // Looks like QUIC version 1.
-                bytes[0] |= 0x80;
-                bytes[1..5].copy_from_slice(&1u32.to_be_bytes());
-            }
-            let _ = stranger.send_to(&bytes, at_b);
-            bytes[0] = evenkeel_transport::seal::FIRST_BYTE;
-            assert!(ring.open(&mut bytes).is_err());
+/// Random bytes of a stranger, the first of them as he likes.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn datagram(&mut self) -> Vec<u8> {
+        let length = 1 + (self.next() % 1300) as usize;
+        let mut bytes: Vec<u8> = (0..length).map(|_| self.next() as u8).collect();
+        match self.next() % 4 {
+            // Begins like a lease datagram.
+            0 => bytes[0] = evenkeel_transport::seal::FIRST_BYTE,
+            // Begins like a connection of QUIC version 1.
+            1 if length > 5 => bytes[..5].copy_from_slice(&[0xc0, 0, 0, 0, 1]),
+            2 => bytes[0] |= 0x40,
+            _ => {}
         }
+        bytes
+    }
+}
+
+/// What the lease socket holds: messages that opened, and how many did not.
+fn open_all(lease: &UdpSocket, ring: &mut Keyring) -> (Vec<Vec<u8>>, usize) {
+    let (mut opened, mut refused) = (Vec::new(), 0);
+    let mut buffer = [0; 2048];
+    while let Ok(length) = lease.recv(&mut buffer) {
+        match ring.open(&mut buffer[..length]) {
+            Ok((_, message)) => opened.push(message.to_vec()),
+            Err(_) => refused += 1,
+        }
+    }
+    (opened, refused)
+}
+
+#[tokio::test]
+async fn random_bytes_on_the_port_disturb_neither_quic_nor_leases() {
+    let cluster = Cluster::new();
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let (port_a, port_b) = (pair(any).expect("a port"), pair(any).expect("a port"));
+    let at_a = port_a.lease.local_addr().expect("bound");
+    let at_b = port_b.lease.local_addr().expect("bound");
+    let settings_a = settings("a", &[("b", at_b)]);
+    let mut a = Node::start(settings_a, port_a.control, cluster.identity("a"));
+    let settings_b = settings("b", &[("a", at_a)]);
+    let mut b = Node::start(settings_b, port_b.control, cluster.identity("b"));
+    a.up("b").await;
+    b.up("a").await;
+    echo(b.requests);
+    let (mut ring_a, mut ring_b) = (Keyring::new(), Keyring::new());
+    let keys = |peer| LeaseKeys {
+        peer,
+        id: 1,
+        seal: [1; 32],
+        open: [1; 32],
+    };
+    ring_a.install(Moment::ZERO, keys(id("b")));
+    ring_b.install(Moment::ZERO, keys(id("a")));
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut noise = Noise(0x2545_f491_4f6c_dd1d);
+    let (mut out, mut forged) = (Vec::new(), 0);
+    for round in 0..20u64 {
+        for _ in 0..250 {
+            let _ = stranger.send_to(&noise.datagram(), at_b);
+        }
+        let message = round.to_le_bytes();
+        ring_a
+            .seal(Moment::from_nanos(round), id("b"), &message, &mut out)
+            .expect("sealed");
+        port_a.lease.send_to(&out, at_b).expect("sent");
+        // Loopback delivers before it returns: the renewal is there, behind the noise.
+        let (opened, refused) = open_all(&port_b.lease, &mut ring_b);
+        assert_eq!(opened, [message.to_vec()]);
+        forged += refused;
         let answer = a.ask("b", b"still there?").await;
         assert!(answer.is_ok(), "round {round}: {answer:?}");
     }
+    assert!(forged > 500, "the noise never came as far as the seals");
     assert_eq!(a.endpoint.up(), [id("b")]);
-    let down = timeout(
-        Duration::ZERO,
-        a.until(|event| match event {
-            PeerEvent::Down { reason, .. } => Some(reason),
-            _ => None,
-        }),
-    );
-    assert!(down.await.is_err(), "the link went down");
+    let mut down = |event| match event {
+        PeerEvent::Down { reason, .. } => Some(reason),
+        _ => None,
+    };
+    let waited = timeout(Duration::ZERO, a.until(&mut down)).await;
+    assert!(waited.is_err(), "the link went down: {waited:?}");
 }
