@@ -7,12 +7,12 @@ use std::time::Duration;
 use evenkeel_core::Moment;
 use evenkeel_host::clock;
 use evenkeel_host::listener::{Presence, Watch, diag};
-use tokio::task::{JoinError, JoinSet};
 
 use crate::io::Answer;
 use crate::io::http::Page;
 use crate::machine::{Effect, Event, Limits, Machine, Outcome, Veil};
 use crate::outbox::Weight;
+use crate::pending::Pending;
 use crate::probe::{Asker, Millis, Phases, Probe, Resolved, State, Verdict, bounded};
 use crate::prober::Shared;
 
@@ -104,23 +104,20 @@ impl Asking {
     }
 
     async fn run(mut self) {
-        let mut questions = JoinSet::new();
+        let mut pending = Pending::default();
         loop {
             let wait = clock::now().until(self.machine.wake());
             // All arms are cancel-safe: what is not taken now is there the next time.
             let event = tokio::select! {
                 biased;
                 presence = changed(&mut self.door) => self.opened(presence),
-                Some(ended) = questions.join_next() => self.answered(ended),
+                (question, answer) = pending.next() => Some(self.answered(question, answer)),
                 () = tokio::time::sleep(wait) => Some(Event::Woke),
             };
             let Some(event) = event else { continue };
             for effect in self.machine.step(clock::now(), event) {
                 match effect {
-                    Effect::Ask { question } => {
-                        let asked = self.ask();
-                        questions.spawn(async move { (question, asked.await) });
-                    }
+                    Effect::Ask { question } => pending.push(question, self.ask()),
                     Effect::Change => self.tell(Weight::Change),
                     Effect::Refresh => self.tell(Weight::Refresh),
                 }
@@ -157,31 +154,22 @@ impl Asking {
     }
 
     /// What the end of a question means.
-    fn answered(&mut self, ended: Result<(u64, Answer), JoinError>) -> Option<Event> {
-        let (question, answer) = match ended {
-            Ok(ended) => ended,
-            Err(broken) => {
-                // Which question is not known: forget all that are pending.
-                tracing::error!(check = %self.probe.check, %broken, "a question broke off");
-                self.machine = Machine::new(limits_of(&self.probe), clock::now());
-                return None;
-            }
-        };
+    fn answered(&mut self, question: u64, answer: Answer) -> Event {
         self.phases = answer.phases;
         self.text = answer.detail;
         let door = self.door.as_ref();
         // A refusal may be a full queue; that nobody listens is what the kernel says.
         if let Some(door) = door.filter(|door| answer.refused && door.is_deserted()) {
             self.text = format!("connection refused, {}", door.deserted());
-            return Some(Event::Deserted);
+            return Event::Deserted;
         }
         if let Some(remark) = door.and_then(Door::remark) {
             self.text.push_str(&remark);
         }
-        Some(Event::Settled {
+        Event::Settled {
             question,
             outcome: answer.outcome,
-        })
+        }
     }
 
     fn tell(&self, weight: Weight) {

@@ -17,6 +17,7 @@ mod from_config;
 mod io;
 pub mod machine;
 mod outbox;
+mod pending;
 mod probe;
 mod prober;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! probe task: machine <- woken, settled, deserted        (one per probe)
-//!                \-> ask: a question each, at most 8     (within the task's own set)
+//!                \-> ask: a question each, at most 8     (polled by the same task)
 //!                \-> change, refresh -> outbox -> forwarder -> the reader's queue
 //! ```
 

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustix::process::Signal;
 use rustls_pki_types::CertificateDer;
 use support::apache::{self, Apache, Mpm, free_port};
-use support::{Told, page, page_with};
+use support::{SOON, Told, page, page_with};
 
 /// A probe whose own questions cannot be what notices a death.
 fn patient(mut probe: Probe) -> Probe {
@@ -37,12 +37,12 @@ async fn a_killed_apache_fails_without_a_question() {
             .await;
         apache.signal(Signal::KILL);
         let ill = told.wait_for_state(State::Failing).await;
+        // The parent, or a child if the parent is still about to die.
         let expected = format!(
-            "nobody listens on {} since the death of apache2 (pid {})",
-            apache.at,
-            apache.pid()
+            "nobody listens on {} since the death of apache2 (pid ",
+            apache.at
         );
-        assert_eq!(ill.detail, expected, "{mpm:?}");
+        assert!(ill.detail.starts_with(&expected), "{mpm:?}: {}", ill.detail);
     }
 }
 
@@ -64,7 +64,10 @@ async fn an_apache_without_its_parent_serves_and_is_well() {
         return;
     }
     let apache = Apache::start(Mpm::Prefork);
-    let mut told = Told::start(vec![page(apache.at)]);
+    let mut told = Told::start(vec![Probe {
+        timeout: SOON,
+        ..page(apache.at)
+    }]);
     told.wait_for_state(State::Ok).await;
     apache.kill_parent();
     told.stays(Duration::from_millis(500), |verdict| {
@@ -196,7 +199,7 @@ async fn certificates_are_judged() {
             });
         });
         // What is judged here is the certificate, not the speed.
-        probe.timeout = Duration::from_secs(5);
+        probe.timeout = SOON;
         let mut told = Told::start(vec![probe]);
         let verdict = told.wait_for_state(state).await;
         assert!(

@@ -95,7 +95,8 @@ pub enum Presence {
     Gone {
         /// When the kernel said so.
         since: Moment,
-        /// The oldest process that had held the socket, if it was seen and has died.
+        /// The oldest process that had held the socket, if it was seen and has died, else
+        /// another one that has just died.
         death_of: Option<Holder>,
     },
     /// The kernel does not tell.
@@ -214,7 +215,20 @@ impl Listeners {
 enum Seen {
     Never,
     Hidden,
-    Held(Holder, Identity),
+    Held {
+        /// The oldest.
+        main: Holder,
+        identity: Identity,
+        /// One that has just died.
+        died: Option<Holder>,
+    },
+}
+
+fn holder_of(process: &Watched) -> Holder {
+    Holder {
+        pid: process.pid(),
+        name: process.name().into(),
+    }
 }
 
 /// The task of one address.
@@ -224,12 +238,6 @@ struct Look {
     searches: mpsc::Sender<Search>,
     pollers: Arc<AtomicUsize>,
     seen: Seen,
-}
-
-/// What the kernel says now.
-enum Now {
-    Nobody,
-    Somebody(u64),
 }
 
 impl Look {
@@ -265,11 +273,13 @@ impl Look {
         match held.first() {
             None => self.attend_hidden().await,
             Some(main) => {
-                let holder = Holder {
-                    pid: main.pid(),
-                    name: main.name().into(),
+                let holder = holder_of(main);
+                let (main, identity) = (holder.clone(), main.identity());
+                self.seen = Seen::Held {
+                    main,
+                    identity,
+                    died: None,
                 };
-                self.seen = Seen::Held(holder.clone(), main.identity());
                 self.say(Presence::Listening {
                     by: Some(holder),
                     processes: held.len(),
@@ -288,51 +298,52 @@ impl Look {
         let until = Instant::now() + SEARCH_AGAIN;
         while Instant::now() < until {
             self.poll_pause().await;
-            if !matches!(self.now(), Some(Now::Somebody(_))) {
+            if self.inode().is_none() {
                 return;
             }
         }
     }
 
     /// Watches all holders.
-    async fn attend_held(&self, held: Vec<Watched>) {
+    async fn attend_held(&mut self, held: Vec<Watched>) {
         let mut alive = held.len();
         let mut deaths = JoinSet::new();
         for process in held {
-            deaths.spawn(async move { process.wait_death().await });
+            deaths.spawn(async move {
+                process.wait_death().await;
+                holder_of(&process)
+            });
         }
-        let known = self.now().map(|now| match now {
-            Now::Nobody => 0,
-            Now::Somebody(inode) => inode,
-        });
+        let known = self.inode();
+        let mut follow_up_until = Instant::now();
         while alive > 0 {
-            // Both arms are cancel-safe.
-            let died = timeout(LOOK_AGAIN, deaths.join_next()).await.is_ok();
-            match self.now() {
-                Some(Now::Somebody(inode)) if Some(inode) == known => {}
-                // `SO_REUSEPORT` answers with any of several sockets: then the holders
-                // are searched once a second, which is what it costs.
-                _ => return,
-            }
-            if died {
+            let following_up = Instant::now() < follow_up_until;
+            let pause = if following_up {
+                AFTER_DEATH_POLL
+            } else {
+                LOOK_AGAIN
+            };
+            // Cancel-safe: a death that is not taken now is there the next time.
+            if let Ok(death) = timeout(pause, deaths.join_next()).await {
                 alive -= 1;
-                if self.ends_after_death().await {
-                    return;
-                }
+                follow_up_until = Instant::now() + AFTER_DEATH;
+                self.remember(death.and_then(Result::ok));
+            } else if !following_up {
+                self.remember(None);
+            }
+            // `SO_REUSEPORT` answers with any of several sockets: then the holders are
+            // searched once a second, which is what it costs.
+            if known.is_none() || self.inode() != known {
+                return;
             }
         }
     }
 
-    /// Follows up a death: whether nobody listens soon after.
-    async fn ends_after_death(&self) -> bool {
-        let until = Instant::now() + AFTER_DEATH;
-        while Instant::now() < until {
-            if !matches!(self.now(), Some(Now::Somebody(_))) {
-                return true;
-            }
-            sleep(AFTER_DEATH_POLL).await;
+    /// Which of the holders has just died, other than the oldest perhaps.
+    fn remember(&mut self, death: Option<Holder>) {
+        if let Seen::Held { died, .. } = &mut self.seen {
+            *died = death;
         }
-        false
     }
 
     /// The processes that hold the sockets behind the address, oldest first; nothing
@@ -350,7 +361,7 @@ impl Look {
         };
         tokio::pin!(search);
         loop {
-            if let Ok(found) = timeout(POLL, &mut search).await {
+            if let Ok(found) = timeout(AFTER_DEATH_POLL, &mut search).await {
                 let found = found.unwrap_or_default();
                 return Some(
                     found
@@ -359,29 +370,32 @@ impl Look {
                         .collect(),
                 );
             }
-            if !matches!(self.now(), Some(Now::Somebody(_))) {
-                return None;
-            }
+            self.inode()?;
         }
     }
 
-    fn now(&self) -> Option<Now> {
-        match diag::listening(self.target) {
-            Ok(None) => Some(Now::Nobody),
-            Ok(Some(socket)) => Some(Now::Somebody(socket.inode)),
-            Err(_) => None,
-        }
+    /// The inode of the socket that a connection would reach; none if nobody listens, or
+    /// the kernel does not tell.
+    fn inode(&self) -> Option<u64> {
+        let socket = diag::listening(self.target).ok().flatten();
+        socket.map(|socket| socket.inode)
     }
 
     fn say_nobody(&self) {
         let death_of = match &self.seen {
             Seen::Never => return self.say(Presence::Unseen),
             Seen::Hidden => None,
-            Seen::Held(holder, identity) => match Watched::open_same(*identity) {
+            Seen::Held {
+                main,
+                identity,
+                died,
+            } => match Watched::open_same(*identity) {
                 Err(ProcessError::Ended { .. } | ProcessError::Replaced { .. }) => {
-                    Some(holder.clone())
+                    Some(main.clone())
                 }
-                Ok(_) | Err(ProcessError::Refused { .. }) => None,
+                // A process closes its files a moment before it is dead: the oldest may
+                // be about to die behind the others.
+                Ok(_) | Err(ProcessError::Refused { .. }) => died.clone(),
             },
         };
         if !matches!(*self.publish.borrow(), Presence::Gone { .. }) {

@@ -95,11 +95,6 @@ impl Apache {
     pub fn kill_parent(&self) {
         kill_process(self.group(), Signal::KILL).expect("ours");
     }
-
-    /// The number of the parent.
-    pub fn pid(&self) -> u32 {
-        self.parent.id()
-    }
 }
 
 impl Drop for Apache {
