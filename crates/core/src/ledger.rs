@@ -138,6 +138,7 @@ impl Ledger {
         Change::Assigned(assign.group)
     }
 
+    /// The first account counts: a restarted worker tells of its resumption again.
     fn told(&mut self, opened: &Opened) -> Change {
         let Some(record) = self.groups.get_mut(&opened.group) else {
             return Change::Nothing;
@@ -147,7 +148,7 @@ impl Ledger {
             .iter_mut()
             .find(|one| one.assigned.epoch == opened.epoch);
         match known {
-            Some(one) if one.assigned.assign.holder == opened.node => {
+            Some(one) if one.assigned.assign.holder == opened.node && one.opened.is_none() => {
                 one.opened = Some(opened.clone());
                 Change::Told(opened.group)
             }

@@ -13,7 +13,7 @@ use crate::evidence::{FACT_LENGTH_MAX, shortened};
 use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing, View};
 use crate::ledger::{Change, Ledger};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
-use crate::policy::{self, Noticed, Situation, Wish, suspicion};
+use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
 use crate::role::{Role, Want};
 use crate::standby::Wellness;
 use crate::story::Said;
@@ -234,6 +234,7 @@ pub struct Node {
     told_at: Moment,
     dirty: bool,
     transfer_asked: Moment,
+    knows_ledger: bool,
     acts: VecDeque<Act>,
 }
 
@@ -247,8 +248,10 @@ pub struct Start {
     pub topology: Topology,
     /// Its digest.
     pub config_digest: u64,
-    /// The agreed state as the log on disk has it.
-    pub ledger: Ledger,
+    /// The agreed state as the log on disk has it; none if the log cannot be read now.
+    /// Until it is known nothing is wanted of the movers: a continued worker must not
+    /// take away what it still holds.
+    pub ledger: Option<Ledger>,
     /// Where this process begins to number its reports and proposals: later processes
     /// of one incarnation begin higher, so nanoseconds of the boot clock do.
     pub first_seq: u64,
@@ -271,12 +274,12 @@ impl Node {
             .filter(|group| group.nodes.contains(&me))
             .map(|group| (group.id, Role::new(group.id, now)))
             .collect();
-        Self {
+        let mut node = Self {
             me,
             incarnation,
             topology,
             config_digest,
-            ledger,
+            ledger: Ledger::default(),
             view: View::default(),
             wellness: Wellness::default(),
             noticed: Noticed::default(),
@@ -300,8 +303,13 @@ impl Node {
             told_at: Moment::ZERO,
             dirty: true,
             transfer_asked: now,
+            knows_ledger: false,
             acts: VecDeque::new(),
+        };
+        if let Some(ledger) = ledger {
+            node.restored(now, ledger);
         }
+        node
     }
 
     /// What is agreed.
@@ -499,6 +507,7 @@ impl Node {
             self.appended(now, epoch, &assign);
         }
         self.ledger = ledger;
+        self.knows_ledger = true;
         self.dirty = true;
     }
 
@@ -581,14 +590,16 @@ impl Node {
     }
 
     fn hear_silences(&mut self, silences: Vec<Silence>) {
-        let bound = suspicion(&self.topology.timing);
-        let loud = |list: &[Silence]| -> Vec<(GroupId, Epoch, bool, bool)> {
-            list.iter()
-                .map(|one| {
-                    let deaf = one.standing.is_some_and(|standing| standing >= bound);
-                    (one.group, one.epoch, one.unheard >= bound, deaf)
-                })
-                .collect()
+        let timing = self.topology.timing;
+        let loud = |list: &[Silence]| -> Vec<(GroupId, Epoch, Hearing)> {
+            let judged = list.iter().map(|one| {
+                (
+                    one.group,
+                    one.epoch,
+                    hearing(&timing, one.unheard, one.standing),
+                )
+            });
+            judged.collect()
         };
         self.dirty |= loud(&self.silences) != loud(&silences);
         self.silences = silences;
@@ -821,6 +832,9 @@ impl Node {
     }
 
     fn want(&mut self) {
+        if !self.knows_ledger {
+            return;
+        }
         let mut news = Vec::new();
         for (group, role) in &self.roles {
             let want = role.want();

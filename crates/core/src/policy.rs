@@ -35,10 +35,35 @@ use crate::topology::{Failback, Group, ServiceAddress, Timing, Topology};
 /// that the preferred node has had time to be heard.
 pub const FIRST_START_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Suspicion: silence of three heartbeats, but always well under a lease, so that the
-/// wait for promises is already running out when the assignment is committed.
-pub fn suspicion(timing: &Timing) -> Duration {
-    (timing.heartbeat * 3).min(timing.lease * 3 / 4)
+/// What a voter makes of a holder (DESIGN 3.1 rule 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// It renews, or its silence is no reason yet.
+    Fine,
+    /// Unheard for so long that its lease is nearly over.
+    Silent,
+    /// Heard, but its proven deadline stands still: it hears nobody.
+    Deaf,
+}
+
+/// Judges a holder by the time since its last Renew and since its proven deadline
+/// moved.
+///
+/// Silence counts after three quarters of a lease: the next holder waits for a whole
+/// one and the margin anyway, so an earlier suspicion would gain nothing, and a worker
+/// that its parent restarts has the time to resume. Deafness counts after three
+/// heartbeats, because a deaf holder is promised ever more until the assignment is
+/// there.
+pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Hearing {
+    let silent = timing.lease * 3 / 4;
+    let deaf = (timing.heartbeat * 3).min(silent);
+    if unheard >= silent {
+        Hearing::Silent
+    } else if unheard < timing.heartbeat * 3 / 2 && standing.is_some_and(|span| span >= deaf) {
+        Hearing::Deaf
+    } else {
+        Hearing::Fine
+    }
 }
 
 /// An operator's wish to move a group.
@@ -322,7 +347,6 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         view,
         ..
     } = situation;
-    let bound = suspicion(&topology.timing);
     let mut silent: Vec<Duration> = Vec::new();
     let mut deaf: Option<Duration> = None;
     let voters = topology.voters().count();
@@ -336,14 +360,14 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             .iter()
             .find(|one| one.group == current.assign.group && one.epoch == current.epoch);
         let Some(said) = said else { continue };
-        if said.unheard >= bound {
-            silent.push(said.unheard);
-        } else if let Some(standing) = said.standing.filter(|standing| *standing >= bound) {
-            deaf = Some(deaf.map_or(standing, |known| known.max(standing)));
+        match hearing(&topology.timing, said.unheard, said.standing) {
+            Hearing::Fine => {}
+            Hearing::Silent => silent.push(said.unheard),
+            Hearing::Deaf => deaf = deaf.max(said.standing),
         }
     }
     if silent.len() >= majority(voters) {
-        let silence = silent.iter().copied().min().unwrap_or(bound);
+        let silence = silent.iter().copied().min().unwrap_or_default();
         let cause = match restarted(situation, current) {
             Some(cause) => cause,
             None => Cause::HolderSilent {
@@ -479,4 +503,48 @@ fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec
             detail: shortened(&merged.detail, FACT_LENGTH_MAX),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BALANCED: Timing = Timing {
+        lease: Duration::from_millis(120),
+        heartbeat: Duration::from_millis(20),
+    };
+
+    #[test]
+    fn a_holder_is_suspected_when_its_lease_is_nearly_over_or_it_hears_nobody() {
+        let ms = Duration::from_millis;
+        let table = [
+            (0, Some(0), Hearing::Fine),
+            // A worker that is restarted: neither heard nor advancing for a while.
+            (65, Some(80), Hearing::Fine),
+            (89, Some(89), Hearing::Fine),
+            (90, Some(90), Hearing::Silent),
+            (90, None, Hearing::Silent),
+            // Heard, but it proves nothing new.
+            (10, Some(59), Hearing::Fine),
+            (10, Some(60), Hearing::Deaf),
+            (10, None, Hearing::Fine),
+        ];
+        for (unheard, standing, wanted) in table {
+            let judged = hearing(&BALANCED, ms(unheard), standing.map(ms));
+            assert_eq!(judged, wanted, "unheard {unheard}, standing {standing:?}");
+        }
+    }
+
+    #[test]
+    fn suspicion_comes_before_the_lease_ends() {
+        for (lease, heartbeat) in [(40, 8), (120, 20), (1500, 250), (20, 6)] {
+            let lease = Duration::from_millis(lease);
+            let timing = Timing {
+                lease,
+                heartbeat: Duration::from_millis(heartbeat),
+            };
+            assert_eq!(hearing(&timing, lease * 3 / 4, None), Hearing::Silent);
+            assert!(lease * 3 / 4 < lease);
+        }
+    }
 }

@@ -525,6 +525,9 @@ impl Driver {
                 self.lease.order(Order::FloorRaised(assignment));
             }
         }
+        if self.engine.is_none() {
+            return;
+        }
         let ledger = self.ledger.copy();
         for (group, record) in &ledger.groups {
             if let Some(current) = &record.current {
@@ -930,7 +933,9 @@ impl Driver {
             Asked::Readmit { node } => self.readmit(&node, answer),
             Asked::Recover { .. } => {
                 let _ = answer.send(Answer::Refused(
-                    "a majority can be recovered only while the daemon is stopped".to_owned(),
+                    "this version cannot recover without a majority yet: bring one of the other \
+                     voters back; nothing was changed"
+                        .to_owned(),
                 ));
             }
         }

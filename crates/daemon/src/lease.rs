@@ -17,6 +17,8 @@ use std::time::Duration;
 use evenkeel_core::health::Silence;
 use evenkeel_core::lease::Life;
 use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
+use evenkeel_core::policy::{Hearing, hearing};
+use evenkeel_core::topology::Timing;
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_guard::Guard;
 use evenkeel_host::clock;
@@ -120,8 +122,8 @@ pub struct Parts {
     pub guard: Option<Guard>,
     /// The mirror's memory.
     pub memory: Memory,
-    /// How long silence is suspicious.
-    pub suspicion: Duration,
+    /// Lease and heartbeat: when silence is suspicious.
+    pub timing: Timing,
 }
 
 /// Starts the thread. Says whether real-time scheduling was refused, for people.
@@ -156,7 +158,7 @@ struct Thread {
     orders: Receiver<Order>,
     news: mpsc::Sender<News>,
     wake: Arc<OwnedFd>,
-    suspicion: Duration,
+    timing: Timing,
     heartbeat: Duration,
     sealed: Vec<u8>,
     datagram: Vec<u8>,
@@ -204,7 +206,7 @@ impl Thread {
             orders,
             news,
             wake,
-            suspicion: parts.suspicion,
+            timing: parts.timing,
             heartbeat,
             sealed: Vec::with_capacity(DATAGRAM_MAX),
             datagram: vec![0; DATAGRAM_MAX],
@@ -351,17 +353,17 @@ impl Thread {
             self.keys_at = now;
             self.memory.write_keys(self.keyring.mirror());
         }
-        let bound = self.suspicion;
+        let timing = self.timing;
         let silences: Vec<Silence> = self
             .machine
             .observations(now)
-            .filter(|(_, seen)| seen.renewed >= bound || seen.advanced >= bound)
             .map(|(group, seen)| Silence {
                 group,
                 epoch: seen.epoch,
                 unheard: seen.renewed,
-                standing: (seen.advanced >= bound).then_some(seen.advanced),
+                standing: Some(seen.advanced),
             })
+            .filter(|one| hearing(&timing, one.unheard, one.standing) != Hearing::Fine)
             .collect();
         if self.silent || !silences.is_empty() {
             self.silent = !silences.is_empty();

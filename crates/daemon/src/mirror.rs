@@ -17,7 +17,7 @@
 
 use evenkeel_core::lease::{Assigned, Assignment, Held, Mirror, Promise, Record};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
-use evenkeel_guard::GROUPS_MAX;
+use evenkeel_config::GROUPS_MAX;
 use evenkeel_host::sys::shm::{SharedPage, ShmError};
 use evenkeel_transport::LeaseKeys;
 use evenkeel_transport::seal::Mirrored;

@@ -25,7 +25,8 @@ use crate::options::Options;
 use crate::prepare::Prepared;
 use crate::state::StateDir;
 
-/// Carries a worker's life from the parent: `counter nonce memfd parent`.
+/// Carries a worker's life from the parent: `counter nonce memfd parent start`, the last
+/// in nanoseconds of the boot clock.
 pub const WORKER: &str = "EVENKEEL_WORKER";
 /// Real-time priority of the parent: it only has to wake up and start a process.
 const PRIORITY: u8 = 5;
@@ -104,9 +105,10 @@ impl LifeOfDaemon {
     fn start_worker(&self, options: &Options) -> anyhow::Result<Child> {
         let Incarnation { counter, nonce } = self.incarnation;
         let life = format!(
-            "{counter} {nonce} {} {}",
+            "{counter} {nonce} {} {} {}",
             self.memory.as_raw_fd(),
-            std::process::id()
+            std::process::id(),
+            clock::now().as_nanos()
         );
         let mut command = Command::new("/proc/self/exe");
         command.args(options.arguments()).env(WORKER, life);

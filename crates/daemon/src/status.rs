@@ -93,10 +93,8 @@ fn advice(now: Moment, node: &Node, beside: &Beside<'_>, quorum: bool) -> Vec<St
     if !quorum {
         advice.push(format!(
             "no majority of voters can be reached (not heard: {}), so nothing may serve: two sides \
-             could otherwise answer at once. Bring one of them back or mend the network. If they \
-             are gone for good and certainly stopped: evenkeel recover --alone --i-have-stopped {}",
-            silent.join(", "),
-            silent.join(" ")
+             could otherwise answer at once. Bring one of them back or mend the network",
+            silent.join(", ")
         ));
     } else if node.leader().is_none() {
         advice.push("no leader yet: the voters are agreeing on one (under a second)".to_owned());

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use evenkeel_checks::{Prober, probes_of};
@@ -25,8 +26,7 @@ use evenkeel_consensus::{ElectionTiming, Engine, LogFile, Ports};
 use evenkeel_console::server::ControlSocket;
 use evenkeel_core::lease::{Life, Start};
 use evenkeel_core::node::{Event, Node, Start as NodeStart};
-use evenkeel_core::policy::suspicion;
-use evenkeel_core::{Epoch, GroupId, Incarnation, NodeId};
+use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
 use evenkeel_guard::{Guard, Keeper};
 use evenkeel_host::clock;
 use evenkeel_host::sys::sched::{self, Parent, Share};
@@ -63,6 +63,7 @@ struct Inherited {
     incarnation: Incarnation,
     memory: PathBuf,
     parent: rustix::process::Pid,
+    started: Moment,
 }
 
 impl Inherited {
@@ -75,10 +76,12 @@ impl Inherited {
         };
         let memory = memory_path(i32::try_from(number()?).ok()?);
         let parent = rustix::process::Pid::from_raw(i32::try_from(number()?).ok()?)?;
+        let started = Moment::from_nanos(words.next()?.parse().ok()?);
         Some(Self {
             incarnation,
             memory,
             parent,
+            started,
         })
     }
 }
@@ -122,6 +125,8 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
     if let Parent::Gone = sched::die_with(inherited.parent)? {
         return Ok(Outcome::Stopped);
     }
+    // First of all: a continued worker's leases have milliseconds left.
+    let realtime = sched::realtime(decision::PRIORITY, Share::InTurns);
     let prepared = Prepared::load(options)?;
     let mut memory = Memory::open(&inherited.memory)?;
     let found = memory.read(inherited.incarnation);
@@ -132,7 +137,11 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
         udp::pair(prepared.node.address).map_err(|error| at_node(&prepared, &error.to_string()))?;
     let control = ControlSocket::bind(&options.socket)?;
     let mut advice = Vec::new();
-    note(&mut advice, sched::lock_memory());
+    note(&mut advice, realtime);
+    // A continued worker locks its memory when its leases run again.
+    if let Found::Blank = found {
+        note(&mut advice, sched::lock_memory());
+    }
     let ordinary = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(ORDINARY_THREADS)
         .thread_name("ordinary")
@@ -148,7 +157,6 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    note_realtime(&start);
     runtime.block_on(start.run(found, pair, control, ordinary))
 }
 
@@ -156,15 +164,6 @@ fn note(advice: &mut Vec<String>, outcome: Result<(), sched::SchedError>) {
     if let Err(error) = outcome {
         tracing::warn!("failed to {error}");
         advice.push(format!("failed to {error}"));
-    }
-}
-
-fn note_realtime(start: &Starting<'_>) {
-    if let Err(error) = sched::realtime(decision::PRIORITY, Share::InTurns) {
-        tracing::warn!(
-            node = start.options.node.as_str(),
-            "failed to {error}; under load a lease may be lost without need"
-        );
     }
 }
 
@@ -185,7 +184,7 @@ struct Starting<'a> {
 
 impl Starting<'_> {
     async fn run(
-        self,
+        mut self,
         found: Found,
         pair: udp::UdpPair,
         control: ControlSocket,
@@ -209,15 +208,20 @@ impl Starting<'_> {
             keys: Vec::new(),
             guard,
             memory: self.memory,
-            suspicion: suspicion(&self.prepared.topology().timing),
+            timing: self.prepared.topology().timing,
         };
         let ready = Memory::open(&self.inherited.memory)?;
+        let mut lease_after = Duration::ZERO;
+        let mut continued = false;
         // A continued worker's leases run: its lease thread comes first.
         let (early, parts) = match found {
             Found::Whole { mirror, keys } => {
                 parts.start = Start::Mirrored(mirror);
                 parts.keys = keys;
-                (Some(lease::start(parts)?), None)
+                let started = lease::start(parts)?;
+                lease_after = clock::now().since(self.inherited.started);
+                continued = true;
+                (Some(started), None)
             }
             Found::Blank | Found::Torn => (None, Some(parts)),
         };
@@ -299,7 +303,7 @@ impl Starting<'_> {
                 incarnation: self.inherited.incarnation,
                 topology: self.prepared.topology().clone(),
                 config_digest: self.prepared.config.digest,
-                ledger: ledger.copy(),
+                ledger: engine.is_some().then(|| ledger.copy()),
                 first_seq: life.seq_base,
             },
         );
@@ -318,7 +322,7 @@ impl Starting<'_> {
             ledger,
             hello,
             placed,
-            advice: self.advice,
+            advice: self.advice.clone(),
             voting,
         };
         let driver = Driver::new(
@@ -341,12 +345,18 @@ impl Starting<'_> {
             questions,
             stop,
         };
+        if continued {
+            // Late, because it holds up everything that touches new memory meanwhile.
+            note(&mut self.advice, sched::lock_memory());
+        }
         ready.set_ready();
         tracing::info!(
             node = self.options.node.as_str(),
             cluster = self.prepared.topology().cluster,
             start = self.inherited.incarnation.counter,
             version = env!("CARGO_PKG_VERSION"),
+            lease_ms = lease_after.as_secs_f64() * 1e3,
+            up_ms = clock::now().since(self.inherited.started).as_secs_f64() * 1e3,
             "running"
         );
         let end = driver.run(sources).await;
@@ -387,7 +397,7 @@ fn bpffs() -> PathBuf {
     PathBuf::from(if there { BPFFS } else { OWN_BPFFS })
 }
 
-fn quiet_for(options: &Options, prepared: &Prepared) -> std::time::Duration {
+fn quiet_for(options: &Options, prepared: &Prepared) -> Duration {
     // The parent holds the lock and has written it; unreadable means the longest known.
     state::lease_max(&options.state).unwrap_or(prepared.topology().timing.lease)
 }
@@ -444,7 +454,7 @@ fn engine_starter(
     let voters: Vec<NodeId> = topology.voters().map(|node| node.id).collect();
     let me = prepared.node.id;
     let mut settings = evenkeel_consensus::Settings::new(me, voters);
-    let far = topology.timing.lease >= std::time::Duration::from_secs(1);
+    let far = topology.timing.lease >= Duration::from_secs(1);
     settings.timing = if far {
         ElectionTiming::WAN
     } else {

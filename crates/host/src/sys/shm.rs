@@ -87,12 +87,31 @@ impl SharedPage {
         let file: File = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(failed("open"))?
             .into();
-        trust(&file, path)?;
+        Self::of(&file, path, length)
+    }
+
+    /// Maps `length` bytes of a file that is open already, as [`SharedPage::open`] does:
+    /// memory that a parent handed down (memfd_create(2)). `path` names it in errors.
+    pub fn of(file: &File, path: &Path, length: usize) -> Result<Self, ShmError> {
+        if length == 0 || length > LENGTH_MAX || !length.is_multiple_of(WORD) {
+            return Err(ShmError::Length {
+                path: path.to_owned(),
+                length,
+            });
+        }
+        let failed = |attempt| {
+            move |error: rustix::io::Errno| ShmError::Kernel {
+                attempt,
+                path: path.to_owned(),
+                source: error.into(),
+            }
+        };
+        trust(file, path)?;
         // Reserved, not only sized: storing into a page that a full /run cannot provide
         // would kill this process.
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length as u64)
+        rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length as u64)
             .map_err(failed("reserve space for"))?;
-        let start = map(&file, length).map_err(failed("map"))?;
+        let start = map(file, length).map_err(failed("map"))?;
         Ok(Self { start, length })
     }
 
