@@ -46,7 +46,11 @@ impl Moment {
 /// Nanoseconds of `span`, saturating after 584 years.
 const fn nanos_of(span: Duration) -> u64 {
     let nanos = span.as_nanos();
-    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+    if nanos > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        nanos as u64
+    }
 }
 
 impl Add<Duration> for Moment {

@@ -41,12 +41,16 @@ impl Topology {
 
     /// The name of a node, or its number if the file does not know it.
     pub fn node_name(&self, id: NodeId) -> String {
-        self.nodes.get(&id).map_or_else(|| format!("node {id:?}"), |node| node.name.to_string())
+        self.nodes
+            .get(&id)
+            .map_or_else(|| format!("node {id:?}"), |node| node.name.to_string())
     }
 
     /// The name of a group, or its number if the file does not know it.
     pub fn group_name(&self, id: GroupId) -> String {
-        self.groups.get(&id).map_or_else(|| format!("group {id:?}"), |group| group.name.to_string())
+        self.groups
+            .get(&id)
+            .map_or_else(|| format!("group {id:?}"), |group| group.name.to_string())
     }
 }
 

@@ -15,9 +15,9 @@
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
 
+use evenkeel_config::GROUPS_MAX;
 use evenkeel_core::lease::{Assigned, Assignment, Held, Mirror, Promise, Record};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
-use evenkeel_config::GROUPS_MAX;
 use evenkeel_host::sys::shm::{SharedPage, ShmError};
 use evenkeel_transport::LeaseKeys;
 use evenkeel_transport::seal::Mirrored;
@@ -525,11 +525,11 @@ mod tests {
         let before: Vec<u64> = (0..GROUP_PLACE / WORD)
             .map(|n| memory.word(GROUPS_AT + n * WORD))
             .collect();
-        for spoiled in 0..before.len() {
-            memory.put(GROUPS_AT + spoiled * WORD, before[spoiled] ^ 0x5555);
+        for (spoiled, word) in before.iter().enumerate() {
+            memory.put(GROUPS_AT + spoiled * WORD, word ^ 0x5555);
             let (mirrored, _) = found(&path).expect("whole");
             assert_eq!(mirrored.records, vec![record(1, 20)], "word {spoiled}");
-            memory.put(GROUPS_AT + spoiled * WORD, before[spoiled]);
+            memory.put(GROUPS_AT + spoiled * WORD, *word);
         }
         assert_eq!(found(&path).expect("whole").0.records, vec![record(1, 30)]);
     }

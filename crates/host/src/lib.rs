@@ -9,5 +9,8 @@ pub mod netlink;
 pub mod ping;
 pub mod process;
 pub mod sockets;
-#[expect(unsafe_code, reason = "the kernel's interfaces that no safe crate covers")]
+#[expect(
+    unsafe_code,
+    reason = "the kernel's interfaces that no safe crate covers"
+)]
 pub mod sys;

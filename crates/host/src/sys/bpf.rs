@@ -53,9 +53,18 @@ unsafe fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_
     // SAFETY: the attribute is a live, initialised, plain structure and its own size is
     // passed, so the kernel stays inside it; what it points to is the caller's word.
     let answer = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), size_of::<T>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attribute),
+            size_of::<T>(),
+        )
     };
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer)
+    }
 }
 
 /// Takes over the descriptor that a command has just made.
@@ -267,7 +276,11 @@ fn info<T: Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
 /// Pins what `fd` stands for at `path` in a bpffs: it lives on without us.
 pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
-    let mut attribute = Object { path: address(path.as_ptr()), fd: number(fd), flags: 0 };
+    let mut attribute = Object {
+        path: address(path.as_ptr()),
+        fd: number(fd),
+        flags: 0,
+    };
     // SAFETY: the path is a live string that ends in zero.
     unsafe { bpf(command::OBJ_PIN, &mut attribute) }?;
     Ok(())
@@ -276,7 +289,11 @@ pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 /// Opens what is pinned at `path`.
 fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attribute = Object { path: address(path.as_ptr()), fd: 0, flags: 0 };
+    let mut attribute = Object {
+        path: address(path.as_ptr()),
+        fd: 0,
+        flags: 0,
+    };
     // SAFETY: the path is a live string that ends in zero.
     take(unsafe { bpf(command::OBJ_GET, &mut attribute) }?)
 }
@@ -408,7 +425,10 @@ impl Map {
         }?;
         let start = NonNull::new(start.cast::<AtomicU64>())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
-        Ok(MappedWords { start, count: bytes / 8 })
+        Ok(MappedWords {
+            start,
+            count: bytes / 8,
+        })
     }
 }
 
@@ -520,7 +540,10 @@ const ATTACHED_MAX: usize = 64;
 
 /// Opens a program or link by its number.
 fn by_id(command: libc::c_int, id: u32) -> io::Result<OwnedFd> {
-    let mut attribute = ById { id, ..ById::default() };
+    let mut attribute = ById {
+        id,
+        ..ById::default()
+    };
     // SAFETY: the attribute points to nothing.
     take(unsafe { bpf(command, &mut attribute) }?)
 }
@@ -596,7 +619,11 @@ impl Link {
         // SAFETY: both arrays live through the call and have room for `count` numbers.
         unsafe { bpf(command::PROG_QUERY, &mut attribute) }?;
         let mut found = Vec::new();
-        for (program, link) in programs.into_iter().zip(links).take(attribute.count as usize) {
+        for (program, link) in programs
+            .into_iter()
+            .zip(links)
+            .take(attribute.count as usize)
+        {
             // What is gone meanwhile is none; number 0 stands for no link.
             if link != 0
                 && by_id(command::PROG_GET_FD_BY_ID, program)
@@ -617,7 +644,10 @@ impl Link {
 
     /// Takes the program off the device, whoever else holds the link.
     pub fn detach(&self) -> io::Result<()> {
-        let mut attribute = LinkUpdate { link_fd: number(self.0.as_fd()), ..LinkUpdate::default() };
+        let mut attribute = LinkUpdate {
+            link_fd: number(self.0.as_fd()),
+            ..LinkUpdate::default()
+        };
         // SAFETY: the attribute points to nothing.
         unsafe { bpf(command::LINK_DETACH, &mut attribute) }?;
         Ok(())

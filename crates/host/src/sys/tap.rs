@@ -35,9 +35,19 @@ fn set<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &T) 
     // SAFETY: `value` is valid for `length` bytes for the whole call, and the kernel only
     // reads it.
     let done = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 impl Tap {
@@ -62,11 +72,28 @@ impl Tap {
         // SAFETY: `raw` was just returned by socket(2) and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         let yes: libc::c_int = 1;
-        set(fd.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &yes)?;
+        set(
+            fd.as_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            &yes,
+        )?;
         set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &yes)?;
         // Without the right to force it, the ordinary limit has to do.
-        if set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER).is_err() {
-            set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &RECEIVE_BUFFER)?;
+        if set(
+            fd.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            &RECEIVE_BUFFER,
+        )
+        .is_err()
+        {
+            set(
+                fd.as_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUF,
+                &RECEIVE_BUFFER,
+            )?;
         }
         Ok(Self(fd))
     }
@@ -78,11 +105,18 @@ impl Tap {
     /// What the kernel says, `ENETDOWN` of a device that has just gone excepted: that is
     /// no fault of the tap.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Seen>> {
-        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let mut part = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
         let mut control = Control([0; 128]);
         // SAFETY: both structures are plain numbers and pointers for which zero is valid.
-        let (mut from, mut message) =
-            unsafe { (std::mem::zeroed::<libc::sockaddr_ll>(), std::mem::zeroed::<libc::msghdr>()) };
+        let (mut from, mut message) = unsafe {
+            (
+                std::mem::zeroed::<libc::sockaddr_ll>(),
+                std::mem::zeroed::<libc::msghdr>(),
+            )
+        };
         message.msg_name = std::ptr::from_mut(&mut from).cast();
         message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         message.msg_iov = &raw mut part;
@@ -125,7 +159,11 @@ impl Tap {
                 &raw mut length,
             )
         };
-        if done == 0 { Ok(counts.tp_drops) } else { Err(io::Error::last_os_error()) }
+        if done == 0 {
+            Ok(counts.tp_drops)
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 }
 
@@ -139,7 +177,11 @@ fn time_in(message: &libc::msghdr) -> Duration {
         let header = unsafe { *at };
         if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_TIMESTAMPNS {
             // SAFETY: the kernel puts a `timespec` after a header of this kind.
-            let time = unsafe { libc::CMSG_DATA(at).cast::<libc::timespec>().read_unaligned() };
+            let time = unsafe {
+                libc::CMSG_DATA(at)
+                    .cast::<libc::timespec>()
+                    .read_unaligned()
+            };
             let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
             return Duration::new(time.tv_sec.unsigned_abs(), nanos);
         }
