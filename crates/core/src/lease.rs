@@ -1,4 +1,72 @@
-//! "May it move": promises, floors, leases.
+//! "May it move": promises, floors, leases. The one place that can allow a node to act
+//! for a group; policy, operators and bugs elsewhere can ask it to stop, never to start.
+//!
+//! # The protocol
+//!
+//! A *voter* promises a holder not to help anybody else act for a group for a while. A
+//! *holder* that has such promises from a majority may act until the first of them
+//! could run out: that is its *lease*. Since two majorities share a voter, two holders
+//! can only overlap if some voter helps both, and three rules keep each voter from that:
+//!
+//! - its **floor**. Every assignment is an entry of the agreed log and has an [`Epoch`].
+//!   Once an [`Assignment`] is in a voter's log it renews no lower epoch, ever: the
+//!   floor is kept apart from the log, and does not sink when the entry is truncated.
+//! - the **wait**. A voter whose floor is at an epoch says how long its promises to
+//!   lower ones still run. The new holder opens when its assignment is committed and a
+//!   majority has said so and those times are over. What a voter has said stays true:
+//!   its floor forbids new promises below.
+//! - the **silence**. A voter that starts without memory answers nothing for the
+//!   longest lease that it has ever allowed. With memory ([`Mirror`]) it goes on.
+//!
+//! Clocks differ: the holder counts its lease from *before* it asked and gives up a
+//! margin of a fifth; the voter counts from when it answered; the next holder adds the
+//! margin again. So two clocks may run apart by a fifth, and nobody compares times.
+//!
+//! A holder that gives the group back marks its epochs **spent**, shuts its guard, and
+//! only then says so; late answers then prove nothing, and promises are free at once. An
+//! epoch belongs to one [`Incarnation`] of one node, so a daemon that has forgotten what
+//! it gave back cannot use it again.
+//!
+//! ```text
+//!   holder                voters              next holder
+//!     | Renew (e1, L) ----> | promise e1 until now + L
+//!     | <---------- Answer  |
+//!     | Extend to t+L-margin|
+//!     |                     | <== Assign e2 appended: floor e2
+//!     | Renew (e1) -------> |
+//!     | <- BelowFloor, e2 - | --- Standing (e2, lower = rest of e1) --> |
+//!     | shuts               | <------------------------- Renew (e2) --- |
+//!     | Released (e1) ----> | --- Standing (e2, lower = 0) -----------> |
+//!     |                     | --- Answer (promised, lower = 0) -------> | opens
+//! ```
+//!
+//! # The holder's side of one group
+//!
+//! | from \ what     | assigned to me     | assigned to other | conditions met | lease over | asked to release | majority above | truncated |
+//! | --------------- | ------------------ | ----------------- | -------------- | ---------- | ---------------- | -------------- | --------- |
+//! | Idle            | Opening            | Idle              | -              | -          | Idle             | -              | Idle      |
+//! | Opening         | Opening (newer)    | Idle, gives back  | Held           | -          | Spent            | Spent          | Idle      |
+//! | Held            | Held, opening too  | Idle, closes      | Held, extends  | Lapsed     | Spent, closes    | Spent, closes  | Held      |
+//! | Lapsed          | Lapsed, opening too| Idle, closes      | Held, resumes  | -          | Spent, closes    | Spent, closes  | Lapsed    |
+//! | Spent           | Opening (newer)    | Idle              | -              | -          | Spent            | -              | Spent     |
+//!
+//! *Conditions met*: committed, clear of older promises, and promised by a majority;
+//! once opened, the promises alone. A node that is assigned the group again in the same
+//! life keeps its old epoch until the new one opens, so that it does not blink: its own
+//! promises to lower epochs do not make it wait. `tests.rs` walks the table.
+//!
+//! # How many of each
+//!
+//! One [`Machine`] per node; in it one voter and one holder per group; at most two
+//! tenures of a holder (one opened, one opening), [`PROMISES_MAX`] promises of a voter.
+//!
+//! # What is shown, and where
+//!
+//! `crates/sim` runs this very machine: every state of small worlds, and far larger ones
+//! at random, with clocks that differ, a bad network, truncations, releases, freezes and
+//! restarts at any point; and with each rule taken away ([`Faults`]) it finds the two
+//! holders.
+
 mod holder;
 mod machine;
 mod message;
@@ -6,6 +74,8 @@ mod mirror;
 mod opening;
 mod output;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod voter;
 
 pub use machine::{Life, Machine, Status};
@@ -50,7 +120,7 @@ impl Assignment {
 }
 
 /// The proven right to act for a group until a moment. Only this module makes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     group: GroupId,
     epoch: Epoch,

@@ -72,7 +72,7 @@ pub enum Told {
 }
 
 /// A leader, as it believes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Leader {
     node: usize,
     /// Entries known to be equal, for each node.
@@ -82,7 +82,7 @@ struct Leader {
 }
 
 /// All leaders that have not learned of their end, by term.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Agreement {
     voters: usize,
     leaders: BTreeMap<u64, Leader>,

@@ -20,7 +20,7 @@ pub(super) struct Tenure {
     pub(super) since: Moment,
     /// Rule 3 was fulfilled once: from then on the lease alone decides.
     pub(super) opened: bool,
-    /// The proven deadline, before every moment while nothing is proven.
+    /// The proven deadline; zero if nothing is proven, or no more.
     pub(super) lease: Moment,
     /// When to ask next.
     pub(super) next_ask: Moment,
@@ -61,9 +61,20 @@ impl Tenure {
         }
     }
 
+    /// Forgets renewals and promises that prove nothing any more.
+    pub(super) fn prune(&mut self, now: Moment) {
+        while self.asks.front().is_some_and(|ask| ask.worth <= now) {
+            self.asks.pop_front();
+        }
+        if self.lease <= now {
+            self.lease = Moment::ZERO;
+        }
+        self.votes.values_mut().for_each(|vote| vote.prune(now));
+    }
+
     /// Notes a Renew sent at `now`, and when the next is due.
     pub(super) fn asked(&mut self, now: Moment, seq: u64, settings: &Settings) {
-        while self.asks.front().is_some_and(|ask| ask.worth <= now) || self.asks.len() >= ASKS_MAX {
+        if self.asks.len() >= ASKS_MAX {
             self.asks.pop_front();
         }
         let worth = now
@@ -116,8 +127,8 @@ impl Tenure {
     /// Notes why a voter refused; true if it had not said so before.
     pub(super) fn refused(&mut self, voter: NodeId, refusal: Refusal, floor: Epoch) -> bool {
         let vote = self.votes.entry(voter).or_default();
-        let new = vote.refusal != Some((refusal, floor));
-        vote.refusal = Some((refusal, floor));
+        let new = vote.said.0 != Some((refusal, floor));
+        vote.said.0 = Some((refusal, floor));
         if refusal == Refusal::BelowFloor {
             vote.floor = vote.floor.max(floor);
         }

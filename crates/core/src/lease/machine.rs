@@ -29,7 +29,7 @@ pub struct Life {
 /// received, an append durable): an older `now` would make promises end too early.
 /// After each call it polls all outputs and carries them out in order; it calls
 /// [`Machine::tick`] at [`Machine::next_deadline`], earlier calls are harmless.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
     settings: Settings,
     incarnation: Incarnation,
@@ -46,7 +46,7 @@ pub struct Machine {
 }
 
 /// What comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// The driver does something.
     Do(Output),
@@ -58,7 +58,7 @@ enum Step {
 }
 
 /// One group.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Group {
     floor: Option<Assignment>,
     committed: Epoch,
@@ -759,11 +759,16 @@ impl Machine {
 
     /// Brings the holder's side of one group up to `now`: asks, opens, extends, lapses.
     fn advance(&mut self, now: Moment, id: GroupId) {
-        let due: Vec<Epoch> = self.groups.get(&id).map_or_else(Vec::new, |group| {
-            let due = group.tenures.iter().filter(|tenure| tenure.next_ask <= now);
-            due.map(|tenure| tenure.epoch).collect()
-        });
-        for epoch in due {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.voter.prune(now);
+        group
+            .tenures
+            .iter_mut()
+            .for_each(|tenure| tenure.prune(now));
+        let due = group.tenures.iter().filter(|tenure| tenure.next_ask <= now);
+        for epoch in due.map(|tenure| tenure.epoch).collect::<Vec<Epoch>>() {
             self.ask(now, id, epoch);
         }
         self.open(now, id);
@@ -781,8 +786,8 @@ impl Machine {
         let Some(tenure) = group.tenure(epoch) else {
             return;
         };
-        let seq = self.next_seq;
-        self.next_seq += 1;
+        let seq = self.next_seq.max(now.as_nanos());
+        self.next_seq = seq + 1;
         tenure.asked(now, seq, settings);
         let renew = Renew {
             group: id,

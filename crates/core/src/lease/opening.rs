@@ -12,15 +12,36 @@ use crate::names::{Epoch, NodeId};
 /// What one voter has said to one tenure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Vote {
-    /// What its newest promise is worth on this clock.
+    /// What its newest promise is worth on this clock; zero once that is over.
     pub(super) until: Moment,
     /// When its promises to lower epochs have run out on this clock, the margin
-    /// counted. It can make no new ones: its floor is at this epoch, for ever.
+    /// counted; zero once that is past. It can make no new ones: its floor is at this epoch, for ever.
     pub(super) clear: Option<Moment>,
     /// The highest floor it has refused with.
     pub(super) floor: Epoch,
     /// Its last refusal, so that each is told once.
-    pub(super) refusal: Option<(Refusal, Epoch)>,
+    pub(super) said: Said,
+}
+
+/// A refusal that has been told. Nothing else comes of it: for a search of all states,
+/// machines that differ in nothing else are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said(pub(super) Option<(Refusal, Epoch)>);
+
+impl core::hash::Hash for Said {
+    fn hash<H: core::hash::Hasher>(&self, _: &mut H) {}
+}
+
+impl Vote {
+    /// Forgets what is over.
+    pub(super) fn prune(&mut self, now: Moment) {
+        if self.until <= now {
+            self.until = Moment::ZERO;
+        }
+        if self.clear.is_some_and(|at| at <= now) {
+            self.clear = Some(Moment::ZERO);
+        }
+    }
 }
 
 impl Tenure {

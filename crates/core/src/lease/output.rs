@@ -8,7 +8,7 @@ use crate::Moment;
 use crate::names::{Epoch, GroupId, NodeId};
 
 /// One thing to do, in the order in which they are polled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Write [`super::Machine::record`] of this group into the mirror, before any
     /// later output is carried out.
@@ -34,7 +34,7 @@ pub enum Output {
 }
 
 /// What happened to this node's tenure of a group, or what it was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Assigned to this life of this node; it asks, and waits for older promises.
     Opening {
@@ -127,7 +127,7 @@ pub enum Event {
 }
 
 /// What ended a tenure that nobody asked to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
     /// This node's own log names another holder.
     Superseded,

@@ -1,0 +1,759 @@
+//! The machine alone: the holder's transition table, each rule of a voter, the bounds.
+//! What only shows between several machines is in `crates/sim`.
+
+use core::time::Duration;
+
+use super::*;
+
+const GROUP: GroupId = GroupId(7);
+const ME: NodeId = NodeId(1);
+const A: NodeId = NodeId(2);
+const B: NodeId = NodeId(3);
+const L: Duration = Duration::from_millis(100);
+
+fn ms(n: u64) -> Moment {
+    Moment::from_nanos((1000 + n) * 1_000_000)
+}
+
+fn epoch(index: u64) -> Epoch {
+    Epoch { term: 1, index }
+}
+
+fn life(node: NodeId) -> Incarnation {
+    Incarnation {
+        counter: 1,
+        nonce: node.0,
+    }
+}
+
+fn to(node: NodeId, index: u64) -> Assignment {
+    Assignment {
+        group: GROUP,
+        epoch: epoch(index),
+        holder: node,
+        incarnation: life(node),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        me: ME,
+        voters: vec![ME, A, B],
+        membership: 5,
+        lease: L,
+        heartbeat: Duration::from_millis(20),
+        lease_max: L,
+        faults: Faults::default(),
+    }
+}
+
+fn start(at: Moment, start: Start) -> Machine {
+    Machine::new(
+        at,
+        settings(),
+        Life {
+            incarnation: life(ME),
+            seq_base: 0,
+        },
+        start,
+    )
+}
+
+fn fresh() -> Machine {
+    start(ms(0), Start::Fresh)
+}
+
+fn drain(machine: &mut Machine) -> Vec<Output> {
+    std::iter::from_fn(|| machine.poll()).collect()
+}
+
+fn messages(outputs: &[Output]) -> Vec<(NodeId, Message)> {
+    let sent = outputs.iter().filter_map(|output| match output {
+        Output::Transmit { to, message } => Some((*to, *message)),
+        Output::Mirror(_) | Output::Extend(_) | Output::Close { .. } | Output::Event(_) => None,
+    });
+    sent.collect()
+}
+
+fn last_renew(outputs: &[Output], index: u64) -> Renew {
+    let sent = messages(outputs).into_iter().rev();
+    let mut renews = sent.filter_map(|(_, message)| match message {
+        Message::Renew(renew) if renew.epoch == epoch(index) => Some(renew),
+        _ => None,
+    });
+    renews.next().expect("a Renew")
+}
+
+fn extended(outputs: &[Output]) -> Option<Moment> {
+    let mut leases = outputs.iter().filter_map(|output| match output {
+        Output::Extend(lease) => Some(lease.until()),
+        _ => None,
+    });
+    leases.next_back()
+}
+
+fn closes(outputs: &[Output]) -> bool {
+    outputs
+        .iter()
+        .any(|output| matches!(output, Output::Close { .. }))
+}
+
+fn promise(renew: &Renew, lower: Duration) -> Message {
+    Message::Answer(Answer {
+        group: GROUP,
+        epoch: renew.epoch,
+        seq: renew.seq,
+        floor: renew.epoch,
+        verdict: Verdict::Promised,
+        lower: Some(lower),
+    })
+}
+
+/// From a voter whose floor is not there yet.
+fn promised_only(renew: &Renew) -> Message {
+    let Message::Answer(answer) = promise(renew, Duration::ZERO) else {
+        panic!("an answer")
+    };
+    Message::Answer(Answer {
+        floor: Epoch::NONE,
+        lower: None,
+        ..answer
+    })
+}
+
+fn refuse(index: u64, floor: u64) -> Message {
+    Message::Answer(Answer {
+        group: GROUP,
+        epoch: epoch(index),
+        seq: 0,
+        floor: epoch(floor),
+        verdict: Verdict::Refused(Refusal::BelowFloor),
+        lower: None,
+    })
+}
+
+/// Assigned, committed, promised by one other voter: held from `at` on.
+fn hold(machine: &mut Machine, at: Moment, index: u64) -> Moment {
+    machine.floor_raised(at, &to(ME, index));
+    machine.committed(at, GROUP, epoch(index));
+    let renew = last_renew(&drain(machine), index);
+    machine.receive(at, A, promise(&renew, Duration::ZERO));
+    extended(&drain(machine)).expect("held")
+}
+
+fn phase(machine: &Machine) -> Phase {
+    machine.status(GROUP).phase
+}
+
+/// The time at which the walk through the table goes on.
+const THEN: u64 = 10;
+
+/// A machine in this phase at `ms(THEN)`.
+fn in_phase(wanted: Phase) -> Machine {
+    let mut machine = fresh();
+    match wanted {
+        Phase::Idle => machine.floor_raised(ms(0), &to(A, 1)),
+        Phase::Opening => machine.floor_raised(ms(0), &to(ME, 1)),
+        Phase::Held => {
+            hold(&mut machine, ms(0), 1);
+        }
+        Phase::Lapsed => {
+            let mut early = start(Moment::ZERO, Start::Fresh);
+            hold(&mut early, Moment::ZERO, 1);
+            early.tick(ms(0));
+            machine = early;
+        }
+        Phase::Spent => {
+            hold(&mut machine, ms(0), 1);
+            machine.release(ms(0), GROUP);
+        }
+    }
+    machine.tick(ms(THEN));
+    drain(&mut machine);
+    assert_eq!(phase(&machine), wanted);
+    machine
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Mine,
+    Others,
+    Conditions,
+    LeaseOver,
+    Release,
+    Overtaken,
+    Truncated,
+}
+
+/// Lets `what` happen; whether the guard was closed.
+fn happen(machine: &mut Machine, what: What) -> bool {
+    let now = ms(THEN);
+    match what {
+        What::Mine => machine.floor_raised(now, &to(ME, 5)),
+        What::Others => machine.floor_raised(now, &to(B, 5)),
+        What::Conditions => {
+            machine.committed(now, GROUP, epoch(1));
+            machine.tick(ms(THEN + 30));
+            let outputs = drain(machine);
+            let newest = messages(&outputs)
+                .into_iter()
+                .rev()
+                .find_map(|(_, m)| match m {
+                    Message::Renew(renew) => Some(renew),
+                    _ => None,
+                });
+            if let Some(renew) = newest {
+                machine.receive(ms(THEN + 31), A, promise(&renew, Duration::ZERO));
+            }
+        }
+        What::LeaseOver => machine.tick(ms(THEN) + L),
+        What::Release => machine.release(now, GROUP),
+        What::Overtaken => {
+            machine.receive(now, A, refuse(1, 9));
+            machine.receive(now, B, refuse(1, 9));
+        }
+        What::Truncated => machine.truncated(now, GROUP, epoch(1), None),
+    }
+    closes(&drain(machine))
+}
+
+#[test]
+fn the_whole_table_of_the_holder() {
+    use Phase::{Held, Idle, Lapsed, Opening, Spent};
+    use What::{Conditions, LeaseOver, Mine, Others, Overtaken, Release, Truncated};
+    let table = [
+        (Idle, Mine, Opening, false),
+        (Idle, Others, Idle, false),
+        (Idle, Conditions, Idle, false),
+        (Idle, LeaseOver, Idle, false),
+        (Idle, Release, Idle, false),
+        (Idle, Overtaken, Idle, false),
+        (Idle, Truncated, Idle, false),
+        (Opening, Mine, Opening, false),
+        (Opening, Others, Idle, true),
+        (Opening, Conditions, Held, false),
+        (Opening, LeaseOver, Opening, false),
+        (Opening, Release, Spent, true),
+        (Opening, Overtaken, Spent, true),
+        (Opening, Truncated, Idle, false),
+        (Held, Mine, Held, false),
+        (Held, Others, Idle, true),
+        (Held, Conditions, Held, false),
+        (Held, LeaseOver, Lapsed, false),
+        (Held, Release, Spent, true),
+        (Held, Overtaken, Spent, true),
+        (Held, Truncated, Held, false),
+        (Lapsed, Mine, Lapsed, false),
+        (Lapsed, Others, Idle, true),
+        (Lapsed, Conditions, Held, false),
+        (Lapsed, LeaseOver, Lapsed, false),
+        (Lapsed, Release, Spent, true),
+        (Lapsed, Overtaken, Spent, true),
+        (Lapsed, Truncated, Lapsed, false),
+        (Spent, Mine, Opening, false),
+        (Spent, Others, Idle, false),
+        (Spent, Conditions, Spent, false),
+        (Spent, LeaseOver, Spent, false),
+        (Spent, Release, Spent, false),
+        (Spent, Overtaken, Spent, false),
+        (Spent, Truncated, Spent, false),
+    ];
+    for (from, what, then, close) in table {
+        let mut machine = in_phase(from);
+        let closed = happen(&mut machine, what);
+        assert_eq!(
+            (phase(&machine), closed),
+            (then, close),
+            "{from:?}, {what:?}"
+        );
+    }
+}
+
+// ---- leases ---------------------------------------------------------------------
+
+#[test]
+fn a_lease_is_counted_from_the_sending_and_gives_up_a_fifth() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.committed(ms(0), GROUP, epoch(1));
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(30), A, promise(&renew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), Some(ms(80)));
+}
+
+#[test]
+fn an_answer_proves_nothing_unless_this_process_asked_and_a_voter_answers() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.committed(ms(0), GROUP, epoch(1));
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(1), NodeId(99), promise(&renew, Duration::ZERO));
+    machine.receive(
+        ms(1),
+        A,
+        promise(
+            &Renew {
+                seq: renew.seq + 1,
+                ..renew
+            },
+            Duration::ZERO,
+        ),
+    );
+    assert_eq!(extended(&drain(&mut machine)), None);
+}
+
+#[test]
+fn opening_waits_for_lower_promises_and_the_margin() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 1));
+    let old = Renew {
+        group: GROUP,
+        epoch: epoch(1),
+        incarnation: life(A),
+        length: L,
+        seq: 1,
+        membership: 5,
+        proven: 0,
+    };
+    machine.receive(ms(0), A, Message::Renew(old));
+    machine.floor_raised(ms(10), &to(ME, 2));
+    machine.committed(ms(10), GROUP, epoch(2));
+    let renew = last_renew(&drain(&mut machine), 2);
+    machine.receive(ms(11), B, promise(&renew, Duration::from_millis(90)));
+    // B's word: 90 ms from 11 ms on, and 20 ms of margin; this node's own promise to A
+    // runs out earlier, on the same clock.
+    for at in 12..121 {
+        machine.tick(ms(at));
+        let outputs = drain(&mut machine);
+        assert_eq!(extended(&outputs), None, "at {at} ms");
+        if let Some((_, Message::Renew(renew))) = messages(&outputs).last() {
+            machine.receive(ms(at), B, promised_only(renew));
+            assert_eq!(extended(&drain(&mut machine)), None, "at {at} ms");
+        }
+    }
+    let mut early = machine.clone();
+    machine.tick(ms(121));
+    assert_eq!(
+        phase(&machine),
+        Phase::Held,
+        "at once when the last condition is true"
+    );
+    assert!(extended(&drain(&mut machine)).is_some());
+    // A word that nothing runs any more is better than a margin.
+    early.receive(ms(120), B, promise(&renew, Duration::ZERO));
+    assert_eq!(phase(&early), Phase::Held);
+}
+
+#[test]
+fn without_a_commit_nothing_opens() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(ME, 2));
+    let renew = last_renew(&drain(&mut machine), 2);
+    machine.receive(ms(1), A, promise(&renew, Duration::ZERO));
+    machine.committed(ms(1), GROUP, epoch(1));
+    assert_eq!(phase(&machine), Phase::Opening);
+    machine.committed(ms(2), GROUP, epoch(2));
+    assert_eq!(phase(&machine), Phase::Held);
+}
+
+#[test]
+fn the_same_life_assigned_again_does_not_blink() {
+    let mut machine = fresh();
+    let until = hold(&mut machine, ms(0), 1);
+    machine.floor_raised(ms(10), &to(ME, 2));
+    let outputs = drain(&mut machine);
+    assert!(!closes(&outputs));
+    let renew = last_renew(&outputs, 2);
+    machine.receive(ms(11), A, promise(&renew, Duration::ZERO));
+    assert_eq!(
+        machine.status(GROUP).held,
+        Some(epoch(1)),
+        "not committed yet"
+    );
+    machine.committed(ms(12), GROUP, epoch(2));
+    assert_eq!(machine.status(GROUP).held, Some(epoch(2)));
+    assert!(extended(&drain(&mut machine)).expect("seamless") > until);
+}
+
+#[test]
+fn a_lapse_is_told_then_abandoned_then_resumed() {
+    let mut machine = fresh();
+    let until = hold(&mut machine, ms(0), 1);
+    machine.tick(until);
+    assert!(drain(&mut machine).contains(&Output::Event(Event::Lapsed {
+        group: GROUP,
+        epoch: epoch(1),
+        at: until
+    })));
+    machine.tick(until + L * PATIENCE_LEASES);
+    let outputs = drain(&mut machine);
+    assert!(outputs.contains(&Output::Event(Event::Abandoned {
+        group: GROUP,
+        epoch: epoch(1)
+    })));
+    let renew = last_renew(&outputs, 1);
+    machine.receive(
+        until + L * PATIENCE_LEASES,
+        A,
+        promise(&renew, Duration::ZERO),
+    );
+    let outputs = drain(&mut machine);
+    assert!(
+        outputs
+            .iter()
+            .any(|o| matches!(o, Output::Event(Event::Resumed { .. })))
+    );
+}
+
+// ---- giving back ----------------------------------------------------------------
+
+#[test]
+fn a_release_closes_before_it_speaks_and_the_epoch_is_spent() {
+    let mut machine = fresh();
+    hold(&mut machine, ms(0), 1);
+    machine.tick(ms(25));
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.release(ms(26), GROUP);
+    let outputs = drain(&mut machine);
+    let closed = outputs
+        .iter()
+        .position(|o| matches!(o, Output::Close { .. }));
+    let spoke = outputs
+        .iter()
+        .position(|o| matches!(o, Output::Transmit { .. }));
+    assert!(closed.expect("closes") < spoke.expect("speaks"));
+    machine.receive(ms(27), A, promise(&renew, Duration::ZERO));
+    machine.floor_raised(ms(28), &to(ME, 1));
+    machine.committed(ms(28), GROUP, epoch(1));
+    machine.tick(ms(60));
+    assert_eq!(extended(&drain(&mut machine)), None);
+    assert_eq!(phase(&machine), Phase::Spent);
+}
+
+/// Found by the random search: a worker that died between freeing its own promise and
+/// closing let its next process help another node while the guard was open.
+#[test]
+fn the_own_promise_is_free_only_after_the_guard_has_shut() {
+    let mut machine = fresh();
+    hold(&mut machine, ms(0), 1);
+    machine.floor_raised(ms(5), &to(A, 2));
+    let promised = |machine: &Machine| {
+        machine
+            .record(GROUP)
+            .expect("a record")
+            .promises
+            .iter()
+            .flatten()
+            .count()
+    };
+    loop {
+        assert_eq!(promised(&machine), 1);
+        match machine.poll().expect("a Close") {
+            Output::Close { .. } => break,
+            Output::Transmit { .. } => panic!("spoke before it closed"),
+            Output::Mirror(_) | Output::Extend(_) | Output::Event(_) => {}
+        }
+    }
+    assert_eq!(promised(&machine), 1);
+    let outputs = drain(&mut machine);
+    assert_eq!(promised(&machine), 0);
+    let standing = messages(&outputs)
+        .into_iter()
+        .find_map(|(to, message)| match message {
+            Message::Standing(standing) => Some((to, standing.lower)),
+            _ => None,
+        });
+    assert_eq!(standing, Some((A, Duration::ZERO)));
+}
+
+#[test]
+fn replaced_voters_end_everything_held() {
+    let mut machine = fresh();
+    hold(&mut machine, ms(0), 1);
+    machine.set_voters(ms(1), vec![ME], 6);
+    assert!(closes(&drain(&mut machine)));
+    assert_eq!(phase(&machine), Phase::Spent);
+    machine.floor_raised(ms(2), &to(ME, 2));
+    machine.committed(ms(2), GROUP, epoch(2));
+    assert_eq!(
+        phase(&machine),
+        Phase::Held,
+        "alone, its own vote is the majority"
+    );
+}
+
+// ---- the voter ------------------------------------------------------------------
+
+fn ask(from: NodeId, index: u64) -> Renew {
+    Renew {
+        group: GROUP,
+        epoch: epoch(index),
+        incarnation: life(from),
+        length: L,
+        seq: 1,
+        membership: 5,
+        proven: 0,
+    }
+}
+
+fn answer_to(machine: &mut Machine, at: Moment, from: NodeId, renew: Renew) -> Option<Answer> {
+    machine.receive(at, from, Message::Renew(renew));
+    messages(&drain(machine))
+        .into_iter()
+        .find_map(|(_, message)| match message {
+            Message::Answer(answer) => Some(answer),
+            _ => None,
+        })
+}
+
+fn verdict(machine: &mut Machine, from: NodeId, renew: Renew) -> Verdict {
+    answer_to(machine, ms(50), from, renew)
+        .expect("an answer")
+        .verdict
+}
+
+#[test]
+fn each_refusal_has_its_reason() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    let refused = Verdict::Refused;
+    let check = |machine: &mut Machine, from, renew, expected| {
+        assert_eq!(verdict(machine, from, renew), expected, "{renew:?}");
+    };
+    check(&mut machine, A, ask(A, 5), Verdict::Promised);
+    check(&mut machine, A, ask(A, 4), refused(Refusal::BelowFloor));
+    check(&mut machine, B, ask(B, 5), refused(Refusal::OtherHolder));
+    let next = Incarnation {
+        counter: 2,
+        nonce: 1,
+    };
+    check(
+        &mut machine,
+        A,
+        Renew {
+            incarnation: next,
+            ..ask(A, 5)
+        },
+        refused(Refusal::OtherHolder),
+    );
+    check(
+        &mut machine,
+        A,
+        Renew {
+            membership: 6,
+            ..ask(A, 5)
+        },
+        refused(Refusal::OtherMembership),
+    );
+    check(
+        &mut machine,
+        A,
+        Renew {
+            length: L * 2,
+            ..ask(A, 5)
+        },
+        refused(Refusal::TooLong),
+    );
+    check(
+        &mut machine,
+        A,
+        Renew {
+            length: Duration::ZERO,
+            ..ask(A, 5)
+        },
+        refused(Refusal::TooLong),
+    );
+    // Above the floor the first to renew binds the epoch.
+    check(&mut machine, B, ask(B, 6), Verdict::Promised);
+    check(&mut machine, A, ask(A, 6), refused(Refusal::OtherHolder));
+    check(&mut machine, A, ask(A, 7), Verdict::Promised);
+    check(&mut machine, A, ask(A, 8), Verdict::Promised);
+    check(&mut machine, A, ask(A, 9), refused(Refusal::Full));
+    machine.set_excluded(A, true);
+    check(&mut machine, A, ask(A, 5), refused(Refusal::Excluded));
+    machine.set_excluded(A, false);
+    let released = Released {
+        group: GROUP,
+        epoch: epoch(5),
+        incarnation: life(A),
+    };
+    machine.receive(ms(51), A, Message::Released(released));
+    check(&mut machine, A, ask(A, 5), refused(Refusal::Released));
+}
+
+#[test]
+fn only_ones_own_promises_can_be_given_back() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    assert_eq!(verdict(&mut machine, A, ask(A, 5)), Verdict::Promised);
+    for (from, incarnation) in [(B, life(B)), (B, life(A)), (A, life(B))] {
+        let released = Released {
+            group: GROUP,
+            epoch: epoch(5),
+            incarnation,
+        };
+        machine.receive(ms(51), from, Message::Released(released));
+    }
+    machine.floor_raised(ms(60), &to(B, 6));
+    let lower = answer_to(&mut machine, ms(60), B, ask(B, 6)).and_then(|answer| answer.lower);
+    assert_eq!(lower, Some(Duration::from_millis(90)));
+}
+
+#[test]
+fn the_floor_never_sinks() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.truncated(ms(1), GROUP, epoch(5), Some(&to(B, 4)));
+    machine.floor_raised(ms(1), &to(B, 4));
+    assert_eq!(machine.status(GROUP).floor, Some(to(A, 5)));
+    assert_eq!(
+        verdict(&mut machine, B, ask(B, 4)),
+        Verdict::Refused(Refusal::BelowFloor)
+    );
+}
+
+#[test]
+#[should_panic(expected = "one epoch, two assignments")]
+fn one_epoch_with_two_holders_stops_everything() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.floor_raised(ms(0), &to(B, 5));
+}
+
+#[test]
+fn a_voter_without_memory_is_silent_for_the_longest_lease() {
+    let mut machine = start(ms(0), Start::Amnesiac { quiet_for: L });
+    machine.floor_raised(ms(0), &to(A, 5));
+    assert_eq!(messages(&drain(&mut machine)), []);
+    assert_eq!(answer_to(&mut machine, ms(99), A, ask(A, 5)), None);
+    assert_eq!(machine.next_deadline(), Some(ms(100)));
+    machine.tick(ms(100));
+    let spoke = messages(&drain(&mut machine));
+    assert!(
+        matches!(spoke[..], [(A, Message::Standing(_))]),
+        "it says at once how it stands"
+    );
+    assert!(answer_to(&mut machine, ms(100), A, ask(A, 5)).is_some());
+    // A crash during the silence does not end it.
+    let silent = start(ms(0), Start::Amnesiac { quiet_for: L });
+    let mut next = start(ms(10), Start::Mirrored(silent.mirror()));
+    assert_eq!(answer_to(&mut next, ms(50), A, ask(A, 5)), None);
+}
+
+#[test]
+fn a_restarted_worker_goes_on_and_a_new_life_gives_back() {
+    let mut machine = fresh();
+    let until = hold(&mut machine, ms(0), 1);
+    let mirror = machine.mirror();
+    let mut next = start(ms(5), Start::Mirrored(mirror.clone()));
+    let outputs = drain(&mut next);
+    assert!(!closes(&outputs));
+    assert_eq!(
+        (phase(&next), next.status(GROUP).until),
+        (Phase::Held, until)
+    );
+    let renew = last_renew(&outputs, 1);
+    next.receive(ms(6), A, promise(&renew, Duration::ZERO));
+    assert!(extended(&drain(&mut next)).expect("extends") > until);
+
+    let incarnation = Incarnation {
+        counter: 2,
+        nonce: 9,
+    };
+    let life = Life {
+        incarnation,
+        seq_base: 0,
+    };
+    let mut other = Machine::new(ms(5), settings(), life, Start::Mirrored(mirror));
+    let outputs = drain(&mut other);
+    assert!(closes(&outputs));
+    assert_eq!(phase(&other), Phase::Idle);
+    let released = messages(&outputs);
+    assert!(
+        released
+            .iter()
+            .all(|(_, m)| matches!(m, Message::Released(r) if r.epoch == epoch(1)))
+    );
+    assert_eq!(released.len(), 2);
+}
+
+#[test]
+fn a_guard_left_open_by_a_dead_worker_is_shut() {
+    let mut machine = fresh();
+    hold(&mut machine, ms(0), 1);
+    machine.release(ms(5), GROUP);
+    let died_before_the_close = machine.mirror();
+    let mut next = start(ms(6), Start::Mirrored(died_before_the_close));
+    assert!(closes(&drain(&mut next)));
+    assert_eq!(phase(&next), Phase::Spent);
+}
+
+#[test]
+fn suspicion_has_what_it_needs() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.receive(
+        ms(10),
+        A,
+        Message::Renew(Renew {
+            proven: 1,
+            ..ask(A, 5)
+        }),
+    );
+    machine.receive(
+        ms(30),
+        A,
+        Message::Renew(Renew {
+            proven: 1,
+            ..ask(A, 5)
+        }),
+    );
+    let (group, seen) = machine.observations(ms(40)).next().expect("one group");
+    assert_eq!(group, GROUP);
+    let (renewed, advanced) = (Duration::from_millis(10), Duration::from_millis(30));
+    assert_eq!(
+        seen,
+        Observation {
+            epoch: epoch(5),
+            renewed,
+            advanced
+        }
+    );
+}
+
+#[test]
+fn the_table_of_groups_is_bounded() {
+    let mut machine = fresh();
+    for n in 0..=GROUPS_MAX as u64 {
+        machine.floor_raised(
+            ms(0),
+            &Assignment {
+                group: GroupId(n),
+                ..to(A, 1)
+            },
+        );
+    }
+    let full = Event::NoRoom {
+        group: GroupId(GROUPS_MAX as u64),
+    };
+    assert!(drain(&mut machine).contains(&Output::Event(full)));
+    let renew = Renew {
+        group: GroupId(GROUPS_MAX as u64),
+        ..ask(A, 1)
+    };
+    assert_eq!(
+        verdict(&mut machine, A, renew),
+        Verdict::Refused(Refusal::Full)
+    );
+}
+
+#[test]
+fn the_pace_is_quick_while_opening_and_even_while_holding() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    assert_eq!(machine.next_deadline(), Some(ms(5)));
+    hold(&mut machine, ms(5), 1);
+    machine.tick(ms(10));
+    drain(&mut machine);
+    assert_eq!(machine.next_deadline(), Some(ms(30)));
+}
