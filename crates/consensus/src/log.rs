@@ -147,6 +147,12 @@ impl<R: Runtime> Log<R> {
             .or(mirror.purged.map(|id| id.index))
     }
 
+    /// The first index that is not purged.
+    #[cfg(test)]
+    pub(crate) fn first_index(&self) -> Option<u64> {
+        lock(&self.mirror).entries.keys().next().copied()
+    }
+
     /// The bytes of all payloads.
     pub(crate) fn bytes(&self) -> usize {
         lock(&self.mirror).bytes

@@ -133,12 +133,12 @@ async fn without_a_majority_nothing_is_acknowledged() {
     cluster.wires.isolate(leader);
     let lost = cluster.engine(leader).propose(1, b"lost".to_vec()).await;
     assert_eq!(lost, Err(ProposeError::TimedOut(TIMING.propose_within)));
-    let heard = cluster
-        .engine(leader)
-        .status()
-        .quorum_heard
-        .expect("it led");
-    assert!(heard >= TIMING.propose_within / 2, "{heard:?}");
+    // It may still say that it leads, but not that anybody followed it lately.
+    let heard = cluster.engine(leader).status().quorum_heard;
+    assert!(
+        heard.is_none_or(|age| age >= TIMING.propose_within / 2),
+        "{heard:?}"
+    );
     assert!(cluster.nodes[&leader].journal.payloads().is_empty());
 }
 
@@ -214,8 +214,7 @@ async fn who_lags_far_behind_gets_a_snapshot_and_its_floors() {
             .expect("applied");
     }
     until("the log to be purged", || {
-        let snapshot = engine.status().snapshot?;
-        (snapshot.index > epoch.index + 10).then_some(())
+        (engine.inner.log.first_index()? > epoch.index).then_some(())
     })
     .await;
     cluster.start(lagging).await;

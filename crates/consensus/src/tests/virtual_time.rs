@@ -187,6 +187,17 @@ fn run(seed: u64) -> Vec<String> {
                 world.wires.heal();
                 continue;
             }
+            if world.dice.roll(3) == 0 {
+                // The whole rack, the moment something was acknowledged.
+                request += 1;
+                let by = ALL[usize::try_from(world.dice.roll(3)).expect("small")];
+                world.propose(by, request).await;
+                ALL.into_iter().for_each(|node| world.crash(node));
+                for node in ALL {
+                    world.start(node).await;
+                }
+                continue;
+            }
             // In the middle of something.
             request += 1;
             let engine = world.nodes[&leader].engine.clone();
@@ -258,6 +269,28 @@ fn replaced_after(seed: u64) -> Duration {
         world.leader().await;
         now() - crashed
     })
+}
+
+/// Otherwise one dead voter would fill the others' disks.
+#[test]
+fn a_node_that_is_away_does_not_make_the_log_grow() {
+    SimRuntime::with_seed(1).block_on(async {
+        let mut world = World::new(1).await;
+        let leader = world.leader().await;
+        let [away, other] = others(leader);
+        world.crash(away);
+        for request in 0..600 {
+            world.propose(leader, request).await;
+        }
+        for node in [leader, other] {
+            let log = &world.nodes[&node].engine.inner.log;
+            let (first, last) = (log.first_index(), log.last_index());
+            let kept = last.expect("entries") - first.expect("entries");
+            assert!(kept < 100, "{node:?} keeps {first:?} to {last:?}");
+        }
+        world.start(away).await;
+        world.settle().await;
+    });
 }
 
 #[test]
