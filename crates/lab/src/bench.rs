@@ -335,7 +335,7 @@ fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     let to = now();
     cluster.heal()?;
     let records = settled(&client, from, to);
-    let report = cluster.observer.report();
+    let report = cluster.verdict();
     let seen = figures::seen(&records, from, to);
     ensure!(
         seen.unasked == 0,

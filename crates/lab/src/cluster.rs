@@ -106,6 +106,44 @@ impl Plan {
     }
 }
 
+/// How the daemon's log says that a group opened on its node.
+const OPENED: &str = "open here in epoch";
+
+/// The log says a little later that it opened than it did: writing it is not in the way
+/// of opening.
+const LOG_SLACK: Duration = Duration::from_millis(50);
+
+/// A line of the daemon's log, as far as the lab reads it.
+#[derive(Debug, serde::Deserialize)]
+struct LogLine {
+    timestamp: String,
+    message: String,
+}
+
+/// What the observer's sightings come to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    /// Each case of two hosts answering, in words.
+    pub(crate) violations: Vec<String>,
+    /// Each case of an address that went back to a host, in words.
+    pub(crate) returns: Vec<String>,
+    /// Frames that the observer missed: a verdict with any is no proof.
+    pub(crate) missed: u64,
+}
+
+impl Verdict {
+    /// Fails if two hosts answered or a frame was missed.
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.violations.is_empty() {
+            bail!("two hosts answered: {}", self.violations.join("; "));
+        }
+        if self.missed > 0 {
+            bail!("the observer missed {} frames", self.missed);
+        }
+        Ok(())
+    }
+}
+
 /// A cluster that has been switched on.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -149,9 +187,7 @@ impl Cluster {
         let text = config_text::text(&wishes, &servers, &witness, &addresses);
         fs::write(&evenkeel.config, text).context("writing the configuration")?;
         evenkeel.make_authority()?;
-        // A holder is suspected after half a lease: no second move is as soon as this.
-        let soonest = plan.profile.lease() / 3;
-        let observer = Observer::start(switch, &[SERVICE, SERVICE6], soonest)?;
+        let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
         let client = Host::boot(lab, switch, &Place::new("client", 50))?;
         let mut cluster = Self {
             lab: lab.clone(),
@@ -361,6 +397,45 @@ impl Cluster {
         Ok(())
     }
 
+    /// Judges what the observer has seen since its mark. A host that answers again after
+    /// another one began has got the address back if its daemon says that it opened in
+    /// between, once per time; otherwise two hosts answer.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let report = self.observer.report();
+        let mut verdict = Verdict {
+            missed: report.missed,
+            ..Verdict::default()
+        };
+        let mut openings: BTreeMap<(IpAddr, String), Vec<Duration>> = BTreeMap::new();
+        for case in report.returns {
+            let key = (case.address, case.host.clone());
+            let left = openings
+                .entry(key)
+                .or_insert_with(|| self.openings(&case.host));
+            let earliest = case.other_began.calendar.saturating_sub(LOG_SLACK);
+            let latest = case.at.calendar + LOG_SLACK;
+            match left.iter().position(|at| (earliest..=latest).contains(at)) {
+                Some(index) => {
+                    left.drain(..=index);
+                    verdict.returns.push(case.told);
+                }
+                None => verdict.violations.push(case.told),
+            }
+        }
+        verdict
+    }
+
+    /// When the daemon of a node says it opened, on the calendar clock.
+    fn openings(&self, name: &str) -> Vec<Duration> {
+        let path = self.lab.directory().join(name).join("evenkeel.log");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let opened = text.lines().filter_map(|line| {
+            let line: LogLine = serde_json::from_str(line).ok()?;
+            line.message.contains(OPENED).then_some(line.timestamp)
+        });
+        opened.filter_map(|at| calendar(&at)).collect()
+    }
+
     /// The last lines of a node's log, for a person to whom something went wrong.
     pub(crate) fn log_tail(&self, name: &str, lines: usize) -> String {
         let path = self.lab.directory().join(name).join("evenkeel.log");
@@ -419,6 +494,15 @@ impl Drop for Cluster {
             let _ = rustix::mount::unmount(state, rustix::mount::UnmountFlags::DETACH);
         }
     }
+}
+
+/// A time of the log as the calendar clock gives it.
+fn calendar(text: &str) -> Option<Duration> {
+    text.parse::<jiff::Timestamp>()
+        .ok()?
+        .as_duration()
+        .try_into()
+        .ok()
 }
 
 /// The epoch that `name` tells, for scenarios that compare.

@@ -254,7 +254,7 @@ fn play(paper: &Paper, cluster: &mut Cluster) -> Result<Summary> {
     ));
     holder = cluster.heal()?;
     standby = cluster.other(&holder)?;
-    violations.extend(cluster.observer.report().violations);
+    violations.extend(cluster.verdict().violations);
 
     cluster.observer.mark();
     let headline = format!("{}: kill -9 of every Apache process on {holder}", {
@@ -275,7 +275,7 @@ fn play(paper: &Paper, cluster: &mut Cluster) -> Result<Summary> {
     paper.say(&format!("Apache on {holder} is started again"));
     holder = cluster.heal()?;
     standby = cluster.other(&holder)?;
-    violations.extend(cluster.observer.report().violations);
+    violations.extend(cluster.verdict().violations);
 
     cluster.observer.mark();
     let headline = format!("{}: evenkeel switch www --to {standby}", {
@@ -288,7 +288,7 @@ fn play(paper: &Paper, cluster: &mut Cluster) -> Result<Summary> {
         planned.by_host.contains_key(&standby),
         "{standby} did not take over"
     );
-    violations.extend(cluster.observer.report().violations);
+    violations.extend(cluster.verdict().violations);
     drop(client);
     Ok(Summary {
         cut,

@@ -112,6 +112,7 @@ impl Host {
             answers,
         };
         switch.disconnect(name);
+        switch.set_filter(name, &[])?;
         switch.set_cable(name, Cable::WHOLE)?;
         switch.connect(name, place.number, number)?;
         host.run(

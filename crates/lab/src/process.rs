@@ -87,12 +87,28 @@ pub(crate) fn signal(mark: &str, signal: Signal) -> Result<()> {
     Ok(())
 }
 
+/// Whether a process has let go of everything. One that is ending has no environment
+/// any more, and so no mark, while its files are still open.
+fn has_ended(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))
+        .ok()
+        .and_then(|text| parse(&text))
+        .is_none_or(|process| matches!(process.state, 'Z' | 'X'))
+}
+
 /// Kills every process that carries `mark`, those included that one of them starts
-/// meanwhile.
+/// meanwhile, and waits until they have let go of everything.
 pub(crate) fn kill_all(mark: &str) -> Result<()> {
+    let mut killed = Vec::new();
     wait::until("killing all processes", SOON, || {
-        signal(mark, Signal::KILL)?;
-        Ok(with_mark(mark)?.is_empty().then_some(()))
+        let alive = with_mark(mark)?;
+        for process in &alive {
+            // One that has just ended needs no signal.
+            let _ = kill_process(process.pid, Signal::KILL);
+            killed.push(process.pid);
+        }
+        killed.retain(|pid| !has_ended(*pid));
+        Ok((alive.is_empty() && killed.is_empty()).then_some(()))
     })
 }
 

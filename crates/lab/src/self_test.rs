@@ -93,7 +93,7 @@ impl Test {
         let asking = Host::boot(lab, switch, &Place::new("client", 50))?;
         apache::start(&mut a)?;
         apache::start(&mut b)?;
-        let observer = Observer::start(switch, &[SERVICE, SERVICE6], SOON)?;
+        let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
         add_address(&a)?;
         let client = Client::start(&asking, SocketAddr::new(SERVICE, 80), PACE)?;
         Ok(Self {
@@ -149,7 +149,16 @@ impl Test {
         add_address(&self.b)?;
         self.wait_answer("b", start)?;
         let report = self.observer.report();
-        ensure!(report.is_clean(), "a clean move: {:?}", report.violations);
+        ensure!(
+            report.returns.is_empty(),
+            "a clean move: {:?}",
+            report.returns
+        );
+        ensure!(
+            report.missed == 0,
+            "the observer missed {} frames",
+            report.missed
+        );
         let row = &report.stretches[&SERVICE];
         let hosts: Vec<&str> = row.iter().map(|stretch| stretch.host.as_str()).collect();
         ensure!(hosts == ["a", "b"], "the observer saw {hosts:?}");
@@ -173,10 +182,10 @@ impl Test {
             "the observer reports two holders of both addresses",
             SOON,
             || {
-                let told = self.observer.report().violations;
+                let told = self.observer.report().returns;
                 let both = [SERVICE, SERVICE6]
                     .iter()
-                    .all(|address| told.iter().any(|line| line.contains(&address.to_string())));
+                    .all(|address| told.iter().any(|case| case.address == *address));
                 Ok(both.then_some(()))
             },
         )?;

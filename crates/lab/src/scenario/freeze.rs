@@ -54,13 +54,8 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
     let thawed = now();
     cluster.signal_daemon(&holder, Signal::CONT)?;
     std::thread::sleep(WATCH);
+    cluster.verdict().check()?;
     let report = cluster.observer.report();
-    ensure!(
-        report.is_clean(),
-        "{:?}, missed {}",
-        report.violations,
-        report.missed
-    );
     let last = report
         .last_of(&holder)
         .context("the holder never answered")?;

@@ -25,17 +25,6 @@ const ROUNDS: u32 = 4;
 /// The mark of the double's processes.
 const DOUBLE: &str = "double";
 
-fn clean(cluster: &Cluster) -> Result<()> {
-    let report = cluster.observer.report();
-    ensure!(
-        report.is_clean(),
-        "{:?}, missed {}",
-        report.violations,
-        report.missed
-    );
-    Ok(())
-}
-
 /// The holder dies and comes back with the state directory that it had some time ago,
 /// while the original comes back as well, on the standby's machine.
 pub(super) fn cloned(cluster: &mut Cluster) -> Result<Ending> {
@@ -54,7 +43,10 @@ pub(super) fn cloned(cluster: &mut Cluster) -> Result<Ending> {
     run("cp", &["-a", &to, &from], "")?;
     cluster.start_daemon(&holder)?;
     std::thread::sleep(WATCH);
-    clean(cluster).context("with a restored backup")?;
+    cluster
+        .verdict()
+        .check()
+        .context("with a restored backup")?;
     // Now the standby dies: the restored node may not take over before `readmit`.
     let served = cluster.serving()?;
     ensure!(
@@ -99,7 +91,10 @@ pub(super) fn double(cluster: &mut Cluster) -> Result<Ending> {
     let socket = host.disk().join("double.sock");
     evenkeel.run_as(host, &holder, &copy, &socket, DOUBLE)?;
     std::thread::sleep(WATCH);
-    clean(cluster).context("with a clone on another machine")?;
+    cluster
+        .verdict()
+        .check()
+        .context("with a clone on another machine")?;
     process::kill_all(&cluster.host(&standby)?.mark(DOUBLE))?;
     drop(client);
     Ok(Ending::Held(
@@ -127,7 +122,10 @@ pub(super) fn restarted(cluster: &mut Cluster) -> Result<Ending> {
         let standby = cluster.other(&holder)?;
         cluster.wait_holder(&standby, WATCH * 2)?;
         cluster.heal()?;
-        clean(cluster).with_context(|| format!("round {round}"))?;
+        cluster
+            .verdict()
+            .check()
+            .with_context(|| format!("round {round}"))?;
         // A fresh client keeps the list of requests short.
         client = cluster.client()?;
     }

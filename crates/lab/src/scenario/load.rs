@@ -34,13 +34,7 @@ fn nothing_moves(cluster: &Cluster, holder: &str, length: Duration) -> Result<fi
     std::thread::sleep(length);
     let to = now();
     let seen = figures::seen(&settled(&client, from, to), from, to);
-    let report = cluster.observer.report();
-    ensure!(
-        report.is_clean(),
-        "{:?}, missed {}",
-        report.violations,
-        report.missed
-    );
+    cluster.verdict().check()?;
     let serving = cluster.serving()?;
     ensure!(
         serving.as_deref() == Some(holder),

@@ -69,13 +69,7 @@ pub(super) fn play(cluster: &mut Cluster) -> Result<Ending> {
     cluster.boot(WITNESS)?;
     let last = cluster.wait_whole().context("after the others returned")?;
     std::thread::sleep(WATCH);
-    let report = cluster.observer.report();
-    ensure!(
-        report.is_clean(),
-        "{:?}, missed {}",
-        report.violations,
-        report.missed
-    );
+    cluster.verdict().check()?;
     Ok(Ending::Held(format!(
         "mute without a majority, recovered, then {last} alone holds"
     )))

@@ -121,8 +121,9 @@ fn play_one(
     }
     let plan = scenario.plan(program, options);
     let mut cluster = Cluster::start(lab, switch, &plan)?;
-    cluster.wait_whole()?;
-    let ending = scenario.play(&mut cluster, &plan, options);
+    let ending = cluster
+        .wait_whole()
+        .and_then(|_holder| scenario.play(&mut cluster, &plan, options));
     if ending.is_err() {
         keep_logs(
             &cluster,

@@ -41,13 +41,7 @@ pub(super) fn and(cluster: &mut Cluster) -> Result<Ending> {
     stays(cluster, &holder, "ping alone was blocked")?;
     apache::stop(cluster.host(&holder)?)?;
     cluster.wait_holder(&cluster.other(&holder)?, MOVES)?;
-    let report = cluster.observer.report();
-    ensure!(
-        report.is_clean(),
-        "{:?}, missed {}",
-        report.violations,
-        report.missed
-    );
+    cluster.verdict().check()?;
     Ok(Ending::Held(
         "neither alone moved the group, both did".into(),
     ))
