@@ -1,0 +1,484 @@
+//! What a leader decides, driven through the decision machine as the daemon drives it:
+//! reports come in, proposals come out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use evenkeel_core::command::{Assign, Command};
+use evenkeel_core::evidence::Cause;
+use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
+use evenkeel_core::node::{Act, Event, Node, Start};
+use evenkeel_core::policy::Wish;
+use evenkeel_core::rule::Rule;
+use evenkeel_core::topology::{
+    CheckPolicy, Failback, Group, Node as Machine, ServiceAddress, Timing, Topology,
+    WithoutMajority,
+};
+use evenkeel_core::{CheckName, Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).expect("a name")
+}
+
+fn id(text: &str) -> NodeId {
+    NodeId::of(&name(text))
+}
+
+fn check(text: &str) -> CheckName {
+    CheckName::new(text).expect("a name")
+}
+
+fn www() -> GroupId {
+    GroupId::of(&GroupName::new("www").expect("a name"))
+}
+
+fn life() -> Incarnation {
+    Incarnation {
+        counter: 1,
+        nonce: 7,
+    }
+}
+
+/// Two servers and a witness; `ams1` is preferred.
+fn topology(rule: &str) -> Topology {
+    let names = [check("ping"), check("apache")];
+    let node = |text: &str, last: u8| Machine {
+        id: id(text),
+        name: name(text),
+        address: ([192, 0, 2, last], 7946).into(),
+        witness: text == "tie",
+        voter: true,
+    };
+    let policy = |text: &str| CheckPolicy {
+        name: check(text),
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_millis(200),
+        fall: 2,
+        rise: 3,
+        from_node: text == "apache",
+        from_peers: text == "ping",
+    };
+    let group = Group {
+        id: www(),
+        name: GroupName::new("www").expect("a name"),
+        nodes: vec![id("ams1"), id("fra1")],
+        addresses: vec![ServiceAddress {
+            ip: "192.0.2.100".parse().expect("an address"),
+            prefix: 24,
+            device: None,
+        }],
+        fail_when: Rule::parse(rule, &names).expect("a rule"),
+        failback: Failback::Manual,
+        drain: Duration::ZERO,
+        without_majority: WithoutMajority::Mute,
+        checks: vec![policy("ping"), policy("apache")],
+    };
+    let nodes = [node("ams1", 11), node("fra1", 12), node("tie", 13)];
+    Topology {
+        cluster: "shop".to_owned(),
+        timing: Timing {
+            lease: Duration::from_millis(120),
+            heartbeat: Duration::from_millis(20),
+        },
+        nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
+        groups: BTreeMap::from([(www(), group)]),
+    }
+}
+
+/// What one node would say; changed by each test.
+#[derive(Clone)]
+struct Voice {
+    ping_of_others: CheckState,
+    apache: CheckState,
+    standing: Standing,
+    silence: Option<(u64, u64)>,
+    stopping: bool,
+    speaks: bool,
+}
+
+/// The witness leads; the others are voices.
+struct World {
+    node: Node,
+    now: Moment,
+    epoch: Epoch,
+    holder: Option<NodeId>,
+    voices: BTreeMap<NodeId, Voice>,
+    seq: u64,
+    proposals: Vec<Assign>,
+    replies: Vec<Result<String, String>>,
+}
+
+impl World {
+    fn new(rule: &str) -> Self {
+        let now = Moment::from_nanos(1_000_000_000);
+        let start = Start {
+            me: id("tie"),
+            incarnation: life(),
+            topology: topology(rule),
+            config_digest: 1,
+            ledger: Some(Default::default()),
+            first_seq: 0,
+        };
+        let voice = Voice {
+            ping_of_others: CheckState::Ok,
+            apache: CheckState::Ok,
+            standing: Standing::Off,
+            silence: None,
+            stopping: false,
+            speaks: true,
+        };
+        let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
+        let mut world = Self {
+            node: Node::new(now, start),
+            now,
+            epoch: Epoch { term: 1, index: 1 },
+            holder: None,
+            voices: voices.into(),
+            seq: 0,
+            proposals: Vec::new(),
+            replies: Vec::new(),
+        };
+        world.step(Event::Leader {
+            leader: Some(id("tie")),
+        });
+        world
+    }
+
+    /// A world in which `ams1` serves and all is well.
+    fn serving(rule: &str) -> Self {
+        let mut world = Self::new(rule);
+        world.pass(100);
+        assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+        world.pass(4000);
+        assert_eq!(world.take(), None, "nothing moves while all is well");
+        world
+    }
+
+    fn voice(&mut self, text: &str) -> &mut Voice {
+        self.voices.get_mut(&id(text)).expect("a voice")
+    }
+
+    fn step(&mut self, event: Event) {
+        self.node.step(self.now, event, 0);
+        while let Some(act) = self.node.poll() {
+            match act {
+                Act::Propose { command, .. } => self.agree(command),
+                Act::Reply { outcome, .. } => self.replies.push(outcome),
+                Act::Tell(_) | Act::Want { .. } | Act::Transfer { .. } | Act::Say(_) => {}
+            }
+        }
+    }
+
+    /// Agreement is at once, and the new holder opens at once.
+    fn agree(&mut self, command: Command) {
+        self.epoch.index += 1;
+        let epoch = self.epoch;
+        if let Command::Assign(assign) = &command {
+            for (node, voice) in &mut self.voices {
+                let holds = *node == assign.holder;
+                voice.standing = if holds { Standing::Open } else { Standing::Off };
+            }
+            self.holder = Some(assign.holder);
+            self.proposals.push(assign.clone());
+        }
+        self.node
+            .step(self.now, Event::Committed { epoch, command }, 0);
+    }
+
+    /// Time passes; everybody who speaks reports every 20 ms.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(20) {
+            self.now += Duration::from_millis(20);
+            self.seq += 1;
+            self.witness_looks();
+            for (node, voice) in self.voices.clone() {
+                if voice.speaks {
+                    let report = self.report(node, &voice);
+                    self.step(Event::Reported { from: node, report });
+                }
+            }
+            self.step(Event::Tick);
+        }
+    }
+
+    /// The witness pings both servers itself.
+    fn witness_looks(&mut self) {
+        for judged in ["ams1", "fra1"] {
+            let other = if judged == "ams1" { "fra1" } else { "ams1" };
+            let state = self.voice(other).ping_of_others;
+            let at = self.now;
+            self.step(Event::Verdict {
+                group: www(),
+                check: check("ping"),
+                judged: id(judged),
+                state,
+                at,
+                detail: "as the test says".to_owned(),
+            });
+        }
+    }
+
+    fn report(&self, node: NodeId, voice: &Voice) -> Report {
+        let other = if node == id("ams1") {
+            id("fra1")
+        } else {
+            id("ams1")
+        };
+        let said = |text: &str, judged, state| CheckReport {
+            group: www(),
+            check: check(text),
+            judged,
+            state,
+            age: Duration::ZERO,
+            detail: "as the test says".to_owned(),
+        };
+        Report {
+            incarnation: life(),
+            seq: self.seq,
+            stopping: voice.stopping,
+            guard_full: true,
+            config_digest: 1,
+            leader: Some(id("tie")),
+            checks: vec![
+                said("apache", node, voice.apache),
+                said("ping", other, voice.ping_of_others),
+            ],
+            groups: vec![GroupReport {
+                group: www(),
+                epoch: self.epoch_of_group(),
+                standing: voice.standing,
+                unready: None,
+            }],
+            silences: voice
+                .silence
+                .map_or_else(Vec::new, |pair| vec![self.silence(pair)]),
+            floors_above: Vec::new(),
+        }
+    }
+
+    fn epoch_of_group(&self) -> Epoch {
+        self.node
+            .ledger()
+            .current(www())
+            .map_or(Epoch::NONE, |current| current.epoch)
+    }
+
+    fn silence(&self, (unheard, standing): (u64, u64)) -> Silence {
+        Silence {
+            group: www(),
+            epoch: self.epoch_of_group(),
+            unheard: Duration::from_millis(unheard),
+            standing: Some(Duration::from_millis(standing)),
+        }
+    }
+
+    fn hear(&mut self, unheard: u64, standing: u64) {
+        let silence = self.silence((unheard, standing));
+        self.step(Event::Silences(vec![silence]));
+    }
+
+    fn take(&mut self) -> Option<Assign> {
+        assert!(
+            self.proposals.len() <= 1,
+            "one move at a time: {:?}",
+            self.proposals
+        );
+        self.proposals.pop()
+    }
+}
+
+#[test]
+fn the_first_holder_is_the_preferred_node() {
+    let mut world = World::new("any");
+    world.pass(100);
+    let first = world.take().expect("a first start");
+    assert_eq!(first.holder, id("ams1"));
+    assert_eq!(first.evidence.cause, Cause::FirstStart);
+}
+
+#[test]
+fn a_preferred_node_that_is_not_heard_is_waited_for_but_not_for_ever() {
+    let mut world = World::new("any");
+    world.voice("ams1").speaks = false;
+    world.pass(1000);
+    assert_eq!(world.take(), None, "it may still come");
+    world.pass(1000);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+#[test]
+fn by_default_any_failing_check_moves_the_group() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    assert_eq!(
+        (moved.holder, &moved.evidence.cause),
+        (id("fra1"), &Cause::RuleHolds)
+    );
+    assert_eq!(moved.evidence.checks[0].check, check("apache"));
+
+    let mut world = World::serving("any");
+    world.voice("fra1").ping_of_others = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+#[test]
+fn ping_and_apache_move_the_group_only_together() {
+    let mut world = World::serving("ping and apache");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(500);
+    assert_eq!(world.take(), None, "apache alone");
+    world.voice("ams1").apache = CheckState::Ok;
+    world.pass(100);
+    world.voice("fra1").ping_of_others = CheckState::Failing;
+    world.pass(500);
+    assert_eq!(world.take(), None, "ping alone");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(
+        world.take().map(|assign| assign.holder),
+        Some(id("fra1")),
+        "both"
+    );
+}
+
+#[test]
+fn nothing_moves_to_a_node_that_would_do_no_better() {
+    let mut world = World::serving("any");
+    world.voice("fra1").apache = CheckState::Failing;
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(2000);
+    assert_eq!(world.take(), None);
+    world.voice("fra1").apache = CheckState::Unknown;
+    world.pass(2000);
+    assert_eq!(
+        world.take(),
+        None,
+        "nobody knows whether it would do better"
+    );
+}
+
+#[test]
+fn unknown_moves_nothing() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Unknown;
+    world.pass(2000);
+    assert_eq!(world.take(), None);
+}
+
+#[test]
+fn a_holder_that_a_majority_does_not_hear_is_replaced() {
+    let mut world = World::serving("any");
+    world.voice("ams1").speaks = false;
+    world.voice("fra1").silence = Some((95, 95));
+    world.hear(92, 92);
+    world.pass(20);
+    let moved = world.take().expect("a move");
+    assert_eq!(moved.holder, id("fra1"));
+    let wanted = Cause::HolderSilent {
+        voters: 2,
+        of: 3,
+        silence: Duration::from_millis(92),
+    };
+    assert_eq!(moved.evidence.cause, wanted);
+}
+
+#[test]
+fn one_cut_link_moves_nothing() {
+    let mut world = World::serving("any");
+    world.voice("fra1").silence = Some((5000, 5000));
+    world.pass(2000);
+    assert_eq!(world.take(), None);
+}
+
+#[test]
+fn a_holder_that_hears_nobody_is_replaced() {
+    let mut world = World::serving("any");
+    world.hear(5, 70);
+    world.pass(20);
+    let moved = world.take().expect("a move");
+    assert_eq!(moved.holder, id("fra1"));
+    assert!(matches!(moved.evidence.cause, Cause::HolderDeaf { .. }));
+}
+
+#[test]
+fn a_lost_holder_without_a_standby_is_not_moved() {
+    let mut world = World::serving("any");
+    world.voice("ams1").speaks = false;
+    world.voice("fra1").speaks = false;
+    world.pass(1000);
+    world.hear(500, 500);
+    world.pass(1000);
+    assert_eq!(world.take(), None);
+}
+
+/// L2: a group does not come back to a node that failed it until that node has been
+/// well for a while.
+#[test]
+fn a_group_does_not_come_back_at_once() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.pass(500);
+    world.voice("fra1").apache = CheckState::Failing;
+    world.pass(1000);
+    assert_eq!(world.take(), None, "ams1 has been well for a moment only");
+    world.pass(3000);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+}
+
+#[test]
+fn a_holder_that_is_told_to_stop_hands_over() {
+    let mut world = World::serving("any");
+    world.voice("ams1").stopping = true;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    assert_eq!(
+        (moved.holder, moved.evidence.cause),
+        (id("fra1"), Cause::HolderStopping)
+    );
+}
+
+#[test]
+fn an_operator_moves_a_group_and_hears_when_it_serves() {
+    let mut world = World::serving("any");
+    world.step(Event::Wish {
+        id: 1,
+        wish: Wish {
+            group: www(),
+            to: None,
+        },
+    });
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    assert!(world.replies.is_empty(), "not before it serves");
+    world.pass(40);
+    let reply = world.replies.pop().expect("a reply").expect("done");
+    assert!(reply.starts_with("fra1 serves www"), "{reply}");
+}
+
+#[test]
+fn an_operators_wish_that_makes_no_sense_is_refused_with_the_reason() {
+    let mut world = World::serving("any");
+    let refused = |world: &mut World, to: &str, words: &str| {
+        let wish = Wish {
+            group: www(),
+            to: Some(id(to)),
+        };
+        world.step(Event::Wish { id: 1, wish });
+        let reason = world.replies.pop().expect("a reply").expect_err("refused");
+        assert!(reason.contains(words), "{reason}");
+        assert_eq!(world.take(), None);
+    };
+    refused(&mut world, "ams1", "holds the group already");
+    refused(&mut world, "tie", "not one of the group's nodes");
+    world.voice("fra1").apache = CheckState::Failing;
+    world.pass(40);
+    refused(&mut world, "fra1", "apache fails");
+    world.voice("fra1").speaks = false;
+    world.pass(2000);
+    refused(&mut world, "fra1", "not heard");
+}
