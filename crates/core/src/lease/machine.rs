@@ -95,6 +95,19 @@ impl Group {
         self.tenures.iter().find(|tenure| tenure.opened)
     }
 
+    /// Nothing is known of it that the log does not tell again, and nothing runs.
+    fn is_blank(&self, now: Moment) -> bool {
+        self.floor.is_none()
+            && self.committed == Epoch::NONE
+            && self.spent == Epoch::NONE
+            && self.tenures.is_empty()
+            && self
+                .voter
+                .promises
+                .iter()
+                .all(|promise| promise.until <= now)
+    }
+
     fn tenure(&mut self, epoch: Epoch) -> Option<&mut Tenure> {
         self.tenures.iter_mut().find(|tenure| tenure.epoch == epoch)
     }
@@ -380,13 +393,20 @@ impl Machine {
         let before = self.now;
         let now = self.at(now);
         let woke = before < self.quiet_until && self.quiet_until <= now;
-        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
-        for id in ids {
-            if woke {
-                self.stand(now, id);
-            }
-            self.advance(now, id);
+        if woke {
+            let all: Vec<GroupId> = self.groups.keys().copied().collect();
+            all.into_iter().for_each(|id| self.stand(now, id));
         }
+        // A group that was only ever promised for, and is no more, makes room again.
+        self.groups.retain(|_, group| !group.is_blank(now));
+        let is_due = |group: &Group| self.wake(group).is_some_and(|at| at <= now);
+        let due: Vec<GroupId> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| is_due(group))
+            .map(|(id, _)| *id)
+            .collect();
+        due.into_iter().for_each(|id| self.advance(now, id));
     }
 
     /// When to call [`Machine::tick`] at the latest.
@@ -466,7 +486,8 @@ impl Machine {
         self.now < self.quiet_until
     }
 
-    /// Judges a Renew, from another node or from this one. Nothing while quiet.
+    /// Answers a Renew, from another node or from this one. Nothing while quiet. A
+    /// group that is unknown so far takes up room only if it gets a promise.
     fn answer(&mut self, now: Moment, from: NodeId, renew: &Renew) -> Option<Answer> {
         if !self.settings.votes() {
             return None;
@@ -474,6 +495,15 @@ impl Machine {
         if !self.room_for(renew.group) {
             return (!self.is_quiet()).then(|| refusal(renew, Epoch::NONE, Refusal::Full));
         }
+        let known = self.groups.contains_key(&renew.group);
+        let answer = self.judge(now, from, renew);
+        if !known && answer.is_none_or(|answer| answer.verdict != Verdict::Promised) {
+            self.groups.remove(&renew.group);
+        }
+        answer
+    }
+
+    fn judge(&mut self, now: Moment, from: NodeId, renew: &Renew) -> Option<Answer> {
         let quiet = self.is_quiet();
         let excluded = self.excluded.contains(&from);
         let group = self.groups.entry(renew.group).or_default();
@@ -533,11 +563,9 @@ impl Machine {
 
     fn heard_released(&mut self, now: Moment, from: NodeId, released: &Released) {
         let id = released.group;
-        if self.room_for(id) {
-            match self.free(from, released) {
-                Freed::Promises => self.stand(now, id),
-                Freed::Mark | Freed::Nothing => {}
-            }
+        match self.free(from, released) {
+            Freed::Promises => self.stand(now, id),
+            Freed::Mark | Freed::Nothing => {}
         }
         // The sender has closed: the other voters will say better things now.
         let Some(group) = self.groups.get_mut(&id) else {
@@ -551,7 +579,9 @@ impl Machine {
 
     /// Gives back promises on this voter.
     fn free(&mut self, from: NodeId, released: &Released) -> Freed {
-        let group = self.groups.entry(released.group).or_default();
+        let Some(group) = self.groups.get_mut(&released.group) else {
+            return Freed::Nothing;
+        };
         let floor = group.floor;
         let freed = group
             .voter
@@ -923,7 +953,7 @@ impl Machine {
         let waiting = group.tenures.last().filter(|tenure| !tenure.opened);
         let clear = waiting
             .and_then(|tenure| tenure.clear_at(&self.settings))
-            .filter(|clear| *clear > self.now);
+            .filter(|clear| *clear > Moment::ZERO);
         let lapse = group.opened().and_then(|_| match group.lapse {
             Lapse::None => Some(group.guard),
             Lapse::Told => Some(group.guard + self.settings.patience()),

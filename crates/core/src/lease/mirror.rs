@@ -28,7 +28,8 @@ pub enum Start {
         /// The length of the silence on this node's clock, from the start.
         quiet_for: core::time::Duration,
     },
-    /// The mirror of an earlier process of the same boot. What it promised is kept; what
+    /// The mirror of an earlier process of the same boot, which is dead. What it
+    /// promised is kept; what
     /// it held goes on if it was this incarnation, and otherwise is closed and given
     /// back.
     Mirrored(Mirror),

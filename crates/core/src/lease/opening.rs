@@ -63,10 +63,10 @@ impl Tenure {
         vote.clear = Some(vote.clear.map_or(clear, |known| known.min(clear)));
     }
 
-    /// When the wait is over, if a majority has spoken.
+    /// When the wait is over, if a majority has spoken; zero once it is.
     pub(super) fn clear_at(&self, settings: &Settings) -> Option<Moment> {
         if settings.faults.no_wait {
-            return Some(self.since);
+            return Some(Moment::ZERO);
         }
         let mut clears: Vec<Moment> = self.votes.values().filter_map(|vote| vote.clear).collect();
         clears.sort_unstable();

@@ -748,6 +748,33 @@ fn the_table_of_groups_is_bounded() {
 }
 
 #[test]
+fn nonsense_about_unknown_groups_takes_no_room() {
+    let mut machine = fresh();
+    let nonsense = |n: u64| Renew {
+        group: GroupId(n),
+        ..ask(A, 1)
+    };
+    for n in 0..2 * GROUPS_MAX as u64 {
+        let refused = verdict(
+            &mut machine,
+            A,
+            Renew {
+                membership: 0,
+                ..nonsense(n)
+            },
+        );
+        assert_eq!(refused, Verdict::Refused(Refusal::OtherMembership));
+    }
+    // Promises do, until they have run out.
+    let promised = (0..2 * GROUPS_MAX as u64)
+        .filter(|n| verdict(&mut machine, A, nonsense(*n)) == Verdict::Promised)
+        .count();
+    assert_eq!(promised, GROUPS_MAX);
+    machine.tick(ms(50) + L);
+    assert!(machine.mirror().records.is_empty());
+}
+
+#[test]
 fn the_pace_is_quick_while_opening_and_even_while_holding() {
     let mut machine = fresh();
     machine.floor_raised(ms(0), &to(ME, 1));
