@@ -3,7 +3,7 @@
 use evenkeel_core::names::GroupId;
 
 use super::harness::*;
-use crate::{Event, ProposeError, TransferError};
+use crate::{Disk as _, Event, ProposeError, TransferError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proposal_from_any_node_is_applied_once_on_all() {
@@ -245,4 +245,17 @@ async fn who_lags_far_behind_gets_a_snapshot_and_its_floors() {
     cluster.stop(lagging).await;
     cluster.start(lagging).await;
     assert_eq!(cluster.engine(lagging).floors(), floors);
+}
+
+/// A daemon that drops its engine without a shutdown, as a panic does, can start it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_is_dropped_gives_its_log_back() {
+    let (mut cluster, leader) = Cluster::led().await;
+    cluster.wires.leave(leader);
+    drop(cluster.nodes.remove(&leader));
+    let mut file = cluster.file(leader);
+    until("the log's lock", || file.load().ok()).await;
+    drop(file);
+    cluster.start(leader).await;
+    cluster.leader().await;
 }
