@@ -91,7 +91,10 @@ pub(crate) fn launch(arguments: &[OsString]) -> Result<ExitCode> {
     check_needed(&path)?;
     let program = std::env::current_exe().context("finding this program")?;
     let directory = make_directory()?;
-    let mut janitor = start_janitor(&program, &directory)?;
+    let mut janitor = start_janitor(&program, &directory).inspect_err(|_| {
+        // Nobody else would.
+        let _ = fs::remove_dir(&directory);
+    })?;
 
     // The chain of deaths: this process, unshare, the lab's first process. The kernel
     // then ends everything in its process id namespace.

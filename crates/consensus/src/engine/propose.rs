@@ -27,7 +27,7 @@ impl<R: Runtime> Engine<R> {
     /// same epoch, as long as it is among the [`REQUESTS_REMEMBERED`] applied last.
     ///
     /// When this returns, the entry is applied on the leader; on this node its
-    /// [`Event::Committed`] may still be on the way.
+    /// [`Event::Committed`](crate::Event::Committed) may still be on the way.
     ///
     /// [`REQUESTS_REMEMBERED`]: crate::REQUESTS_REMEMBERED
     pub async fn propose(&self, request: u128, payload: Vec<u8>) -> Result<Epoch, ProposeError> {
