@@ -50,7 +50,11 @@ fn measure(namespaces: &Namespaces, backends: Backends) {
         backends,
     };
     let start = Instant::now();
-    let (mut guard, mut keeper) = Guard::open(&settings).expect("a guard");
+    let (mut guard, mut keeper) = Guard::open(
+        &settings,
+        &evenkeel_guard::Claim::open().expect("a netfilter socket"),
+    )
+    .expect("a guard");
     println!(
         "  open                                    {:?}",
         start.elapsed()

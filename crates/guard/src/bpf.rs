@@ -31,6 +31,9 @@ const ADDRESSES: MapShape = MapShape {
     entries: ADDRESSES_MAX as u32,
 };
 
+/// Name of the pin of the slots.
+const SLOTS: &str = "slots";
+
 const SIDES: [Tcx; 2] = [Tcx::Ingress, Tcx::Egress];
 
 /// The programs, by framing and side.
@@ -56,6 +59,7 @@ impl Bpf {
         mount: &Path,
         directory: &Path,
         digest: u32,
+        seat: Option<Map>,
     ) -> Result<(Self, MappedWords), GuardError> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
@@ -63,7 +67,13 @@ impl Bpf {
         };
         bpffs::ensure(mount).map_err(at(mount))?;
         fs::create_dir_all(directory).map_err(at(directory))?;
-        let slots = open_map(directory, "slots", slots::SHAPE)?;
+        let slots = match seat {
+            Some(map) => {
+                pin_again(directory, SLOTS, &map)?;
+                map
+            }
+            None => open_map(directory, SLOTS, slots::SHAPE)?,
+        };
         let addresses = open_map(directory, "addresses", ADDRESSES)?;
         let words = slots
             .words()
@@ -337,6 +347,24 @@ fn pin(fd: std::os::fd::BorrowedFd<'_>, path: &Path) -> Result<(), GuardError> {
     })
 }
 
+/// The map of deadlines that an earlier process pinned, and a mapping of it; none if
+/// there is none.
+pub(crate) fn find_slots(directory: &Path) -> Result<Option<(Map, MappedWords)>, GuardError> {
+    let failed = |error| GuardError::kernel("map the deadlines", error);
+    let Some(map) = Map::open(&directory.join(SLOTS), slots::SHAPE).map_err(failed)? else {
+        return Ok(None);
+    };
+    let words = map.words().map_err(failed)?;
+    Ok(Some((map, words)))
+}
+
+/// Whatever is pinned as `name` is this map afterwards.
+fn pin_again(directory: &Path, name: &str, map: &Map) -> Result<(), GuardError> {
+    let path = directory.join(name);
+    let _ = fs::remove_file(&path);
+    pin(map.as_fd(), &path)
+}
+
 /// The pinned map `name`, or a new one if there is none or if it is another version's.
 fn open_map(directory: &Path, name: &str, shape: MapShape) -> Result<Map, GuardError> {
     let path = directory.join(name);
@@ -345,8 +373,7 @@ fn open_map(directory: &Path, name: &str, shape: MapShape) -> Result<Map, GuardE
     }
     let map = Map::create(&format!("evenkeel_{name}"), shape)
         .map_err(|error| GuardError::kernel(format!("make the map of {name}"), error))?;
-    let _ = fs::remove_file(&path);
-    pin(map.as_fd(), &path)?;
+    pin_again(directory, name, &map)?;
     Ok(map)
 }
 

@@ -36,6 +36,9 @@ pub enum GuardError {
         /// Port of the netlink socket; usually the number of the process.
         owner: u32,
     },
+    /// What a resumed guard goes on with is not what is there.
+    #[error("a part of the guard was taken away while nobody kept it: it has to begin anew")]
+    Changed,
     /// A kernel interface refused.
     #[error("{what}: {source}")]
     Kernel {
@@ -98,7 +101,8 @@ impl GuardError {
             | Self::InUse { .. }
             | Self::TooManyGroups
             | Self::AlikeGroups { .. }
-            | Self::TooManyAddresses { .. } => false,
+            | Self::TooManyAddresses { .. }
+            | Self::Changed => false,
         }
     }
 }

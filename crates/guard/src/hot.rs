@@ -6,9 +6,10 @@ use std::time::Duration;
 use evenkeel_core::lease::Lease;
 use evenkeel_core::{GroupId, Moment};
 
-use crate::nft::{Hold, Ownership, Relay, Table};
+use crate::nft::{Hold, Ownership, Relay, Table, groups_of};
 use crate::slots::{Slot, Slots};
-use crate::{GuardError, Keeper, Settings};
+use crate::{Backends, Claim, GuardError, Keeper, Settings, bpf};
+use evenkeel_host::sys::bpf::Map;
 
 /// What became of an extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +63,60 @@ impl Guard {
     ///
     /// [`GuardError::NoBackend`] if neither mechanism works here, and others if
     /// something is there but cannot be taken over.
-    pub fn open(settings: &Settings) -> Result<(Self, Keeper), GuardError> {
-        Keeper::open(settings, Ownership::IfPossible)
+    pub fn open(settings: &Settings, claim: &Claim) -> Result<(Self, Keeper), GuardError> {
+        Keeper::open(settings, Ownership::IfPossible, claim)
+    }
+
+    /// A second hot handle, beside one of a process that lives: for the process that takes
+    /// over when that one dies. Finds what is there and changes nothing, so that it can be
+    /// had long before; until the other lease thread is dead it must not be used. The
+    /// [`Seat`] is for [`Keeper::join`].
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::NoBackend`] if nothing is there to go on with.
+    pub fn resume(settings: &Settings, claim: &Claim) -> Result<(Self, Seat), GuardError> {
+        settings.check()?;
+        let bpf = match settings.backends {
+            Backends::Both | Backends::BpfOnly => bpf::find_slots(&settings.pins()?),
+            Backends::NftOnly => Ok(None),
+        };
+        let nft = match settings.backends {
+            Backends::Both | Backends::NftOnly => groups_of(&settings.key(), &claim.port()),
+            Backends::BpfOnly => Ok(None),
+        };
+        let hold = || Hold::new(claim.port(), &settings.key());
+        let (slots, map, nft) = match (bpf, nft) {
+            (Ok(Some((map, words))), nft) => {
+                let slots = Arc::new(Slots::mapped(words));
+                let nft = match nft {
+                    Ok(Some(_)) => Nft::Behind(hold(), Relay::start(Arc::clone(&slots), hold())?),
+                    Ok(None) | Err(_) => Nft::Absent,
+                };
+                (slots, Some(map), nft)
+            }
+            (_, Ok(Some(groups))) => {
+                let slots = Slots::private();
+                for group in groups {
+                    slots.claim(group).ok_or(GuardError::TooManyGroups)?;
+                }
+                (Arc::new(slots), None, Nft::Alone(hold()))
+            }
+            (bpf, nft) => {
+                let reason = |error: Option<GuardError>| {
+                    error.map_or("nothing is there".to_owned(), |error| error.to_string())
+                };
+                return Err(GuardError::NoBackend {
+                    bpf: reason(bpf.err()),
+                    nft: reason(nft.err()),
+                });
+            }
+        };
+        let seat = Seat {
+            slots: Arc::clone(&slots),
+            map,
+        };
+        Ok((Self { slots, nft }, seat))
     }
 
     /// Over both mechanisms.
@@ -139,6 +192,12 @@ impl Guard {
         let slot: Slot = self.slots.find(group)?;
         Some(self.slots.deadline(slot)).filter(|deadline| *deadline != Moment::ZERO)
     }
+}
+
+/// Where a guard that [`Guard::resume`] gave sits: its keeper must have the same deadlines.
+pub struct Seat {
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) map: Option<Map>,
 }
 
 /// A time-out counts from when the kernel reads it. Whatever lies between our look at

@@ -15,7 +15,7 @@ use crate::device::{Device, Devices};
 use crate::nft::{CLOSED, Condition, Content, Guarded, Ownership, Table, Tag};
 use crate::slots::{Slot, Slots};
 use crate::state::{BackendState, GuardState, Repairs};
-use crate::{ADDRESSES_MAX, Backends, Guard, GuardError, Settings};
+use crate::{ADDRESSES_MAX, Backends, Claim, Guard, GuardError, Seat, Settings};
 
 /// Failures of the last round of repairs.
 #[derive(Debug, Default)]
@@ -53,21 +53,59 @@ impl Keeper {
     pub(crate) fn open(
         settings: &Settings,
         ownership: Ownership,
+        claim: &Claim,
     ) -> Result<(Guard, Self), GuardError> {
+        let keeper = Self::sit(settings, ownership, claim, None)?;
+        let slots = Arc::clone(&keeper.slots);
+        let guard = match (&keeper.bpf, &keeper.nft) {
+            (Ok(_), Ok(table)) => Guard::both(slots, table)?,
+            (_, table) => Guard::one(slots, table.as_ref().ok()),
+        };
+        Ok((guard, keeper))
+    }
+
+    /// The keeper for a guard that [`Guard::resume`] gave, once the process before this
+    /// one is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::open`]; also [`GuardError::Changed`] if a mechanism that the guard goes
+    /// on with is not there any more: begin anew.
+    pub fn join(settings: &Settings, claim: &Claim, seat: Seat) -> Result<Self, GuardError> {
+        let by_bpf = seat.map.is_some();
+        let keeper = Self::sit(settings, Ownership::IfPossible, claim, Some(seat))?;
+        if by_bpf != keeper.bpf.is_ok() {
+            return Err(GuardError::Changed);
+        }
+        Ok(keeper)
+    }
+
+    fn sit(
+        settings: &Settings,
+        ownership: Ownership,
+        claim: &Claim,
+        seat: Option<Seat>,
+    ) -> Result<Self, GuardError> {
         settings.check()?;
         let pins = settings.pins()?;
+        let (known, map) = match seat {
+            Some(seat) => (Some(seat.slots), seat.map),
+            None => (None, None),
+        };
         let bpf = match settings.backends {
             Backends::Both | Backends::BpfOnly => {
-                Bpf::open(&settings.bpffs, &pins, settings.digest())
+                Bpf::open(&settings.bpffs, &pins, settings.digest(), map)
                     .map_err(|error| error.to_string())
             }
             Backends::NftOnly => Err(NOT_WANTED.to_owned()),
         };
         let nft = match settings.backends {
-            Backends::Both | Backends::NftOnly => match Table::open(&settings.key(), ownership) {
-                Err(error @ GuardError::InUse { .. }) => return Err(error),
-                answer => answer.map_err(|error| error.to_string()),
-            },
+            Backends::Both | Backends::NftOnly => {
+                match Table::open(&settings.key(), ownership, claim.port()) {
+                    Err(error @ GuardError::InUse { .. }) => return Err(error),
+                    answer => answer.map_err(|error| error.to_string()),
+                }
+            }
             Backends::BpfOnly => Err(NOT_WANTED.to_owned()),
         };
         if let (Err(bpf), Err(nft)) = (&bpf, &nft) {
@@ -86,10 +124,11 @@ impl Keeper {
             Ok((table, guarded)) => (Ok(table), guarded),
             Err(reason) => (Err(reason), Guarded::new()),
         };
-        let slots = Arc::new(slots);
+        let hot = known.is_some();
+        let slots = known.unwrap_or_else(|| Arc::new(slots));
         let events = watch(&devices, nft.as_ref().ok())?;
         let mut keeper = Self {
-            slots: Arc::clone(&slots),
+            slots,
             bpf,
             nft,
             devices,
@@ -98,17 +137,15 @@ impl Keeper {
             guarded: Guarded::new(),
             waiting: BTreeMap::new(),
         };
-        keeper.continue_from(in_table)?;
-        let guard = match (&keeper.bpf, &keeper.nft) {
-            (Ok(_), Ok(table)) => Guard::both(slots, table)?,
-            (_, table) => Guard::one(slots, table.as_ref().ok()),
-        };
-        Ok((guard, keeper))
+        keeper.continue_from(in_table, hot)?;
+        Ok(keeper)
     }
 
     /// Finds the addresses that an earlier process guarded, makes both mechanisms agree
     /// on them, and covers all devices.
-    fn continue_from(&mut self, in_table: Guarded) -> Result<(), GuardError> {
+    ///
+    /// With a `hot` handle at work, no slot is freed: it may be about to write into one.
+    fn continue_from(&mut self, in_table: Guarded, hot: bool) -> Result<(), GuardError> {
         let devices = self.list_devices()?;
         match &self.bpf {
             Err(_) => {
@@ -120,7 +157,9 @@ impl Keeper {
             Ok(bpf) => {
                 let pinned = bpf.addresses()?;
                 let used = |slot: Slot| pinned.iter().any(|(_, found)| *found == slot);
-                self.slots.free_unused(clock::now(), used);
+                if !hot {
+                    self.slots.free_unused(clock::now(), used);
+                }
                 let group = |slot| self.slots.group(slot).unwrap_or(CLOSED);
                 self.guarded = pinned
                     .iter()

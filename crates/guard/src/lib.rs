@@ -18,10 +18,16 @@
 //! ordinary thread: it says which addresses belong to which group, covers new devices
 //! and puts right what others took away.
 //!
+//! A process that takes over from one that has just died, while the kernel is still
+//! clearing that one away, opens them one after the other: [`Guard::resume`] is ready
+//! beforehand and touches nothing, [`Keeper::join`] follows when the other is gone. Both
+//! go through the same [`Claim`], the socket that owns the table.
+//!
 //! Limit: a guarded address is judged wherever it passes this machine. A node that
 //! forwards or bridges the traffic of another node's guarded addresses would drop it.
 
 mod bpf;
+mod claim;
 mod device;
 mod error;
 mod hot;
@@ -34,8 +40,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use claim::Claim;
 pub use error::GuardError;
-pub use hot::{Extended, Guard};
+pub use hot::{Extended, Guard, Seat};
 pub use keeper::Keeper;
 pub use settings::{Backends, Settings, uninstall};
 pub use state::{BackendState, GuardState, Repairs};

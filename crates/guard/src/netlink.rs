@@ -3,8 +3,9 @@
 //! where the lease thread uses it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use evenkeel_host::sys::inherit;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -181,6 +182,16 @@ impl Port {
     pub(crate) fn open(protocol: isize, groups: u32) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind(&SocketAddr::new(0, groups))?;
+        Self::of(socket)
+    }
+
+    /// A socket that another process opened and bound. What was answered to that one is
+    /// still in it.
+    pub(crate) fn inherited(descriptor: OwnedFd) -> io::Result<Self> {
+        Self::of(inherit::netlink(descriptor))
+    }
+
+    fn of(socket: Socket) -> io::Result<Self> {
         let mut bound = SocketAddr::new(0, 0);
         socket.get_address(&mut bound)?;
         // Answers then carry only the head of what they answer.

@@ -23,4 +23,4 @@ mod words;
 pub(crate) use hold::Hold;
 pub(crate) use relay::Relay;
 pub(crate) use rules::Tag;
-pub(crate) use table::{CLOSED, Condition, Content, Guarded, Ownership, Table, delete};
+pub(crate) use table::{CLOSED, Condition, Content, Guarded, Ownership, Table, delete, groups_of};

@@ -18,7 +18,7 @@ use evenkeel_core::{Epoch, GroupId, Moment};
 use evenkeel_host::clock::now;
 
 use crate::nft::Ownership;
-use crate::{Backends, Guard, Keeper, Settings};
+use crate::{Backends, Claim, Guard, Keeper, Settings};
 
 const GROUP: GroupId = GroupId(0x1234_5678_9abc_def0);
 const OTHER: GroupId = GroupId(77);
@@ -170,7 +170,7 @@ impl World {
 
     fn guard_with(&self, backends: Backends, ownership: Ownership) -> (Guard, Keeper) {
         let settings = self.settings(backends);
-        let (guard, mut keeper) = Keeper::open(&settings, ownership).expect("a guard");
+        let (guard, mut keeper) = Keeper::open(&settings, ownership, &claim()).expect("a guard");
         let state = keeper.state();
         assert_eq!(
             state.bpf.is_active(),
@@ -219,6 +219,11 @@ impl Drop for World {
         }
         let _ = rustix::mount::unmount(self.pins.path(), rustix::mount::UnmountFlags::DETACH);
     }
+}
+
+/// A claim of a process of its own.
+fn claim() -> Claim {
+    Claim::open().expect("a netfilter socket")
 }
 
 /// The group may act for so long from now, without end of renewals in a test.

@@ -1,9 +1,11 @@
 //! The kernel's interfaces that no safe crate covers. Each function here is safe to
 //! call; each unsafe block says why it is sound.
 
+pub mod baton;
 pub mod bpf;
 pub mod bpffs;
 pub mod icmp;
+pub mod inherit;
 pub mod packet;
 pub mod pidfd;
 pub mod sched;

@@ -96,16 +96,12 @@ impl Group {
     }
 
     /// Nothing is known of it that the log does not tell again, and nothing runs.
-    fn is_blank(&self, now: Moment) -> bool {
+    fn is_blank(&self) -> bool {
         self.floor.is_none()
             && self.committed == Epoch::NONE
             && self.spent == Epoch::NONE
             && self.tenures.is_empty()
-            && self
-                .voter
-                .promises
-                .iter()
-                .all(|promise| promise.until <= now)
+            && self.voter.promises.is_empty()
     }
 
     fn tenure(&mut self, epoch: Epoch) -> Option<&mut Tenure> {
@@ -398,7 +394,10 @@ impl Machine {
             all.into_iter().for_each(|id| self.stand(now, id));
         }
         // A group that was only ever promised for, and is no more, makes room again.
-        self.groups.retain(|_, group| !group.is_blank(now));
+        self.groups.retain(|_, group| {
+            group.voter.prune(now);
+            !group.is_blank()
+        });
         let is_due = |group: &Group| self.wake(group).is_some_and(|at| at <= now);
         let due: Vec<GroupId> = self
             .groups

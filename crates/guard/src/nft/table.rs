@@ -97,12 +97,16 @@ struct FoundChain {
 impl Table {
     /// Claims the table `name` that an earlier process left, with the addresses in it,
     /// or makes it new and empty.
-    pub(crate) fn open(name: &str, ownership: Ownership) -> Result<(Self, Guarded), GuardError> {
+    pub(crate) fn open(
+        name: &str,
+        ownership: Ownership,
+        port: Arc<Port>,
+    ) -> Result<(Self, Guarded), GuardError> {
         let failed = |error| GuardError::kernel("open a netfilter socket", error);
         let mut new = Self {
             name: name.to_owned(),
             flags: OWNED,
-            port: Arc::new(Port::open(NETLINK_NETFILTER, 0).map_err(failed)?),
+            port,
             questions: Port::open(NETLINK_NETFILTER, 0).map_err(failed)?,
             news: None,
             sequence: 0,
@@ -110,6 +114,8 @@ impl Table {
             hooked: BTreeSet::new(),
             groups: BTreeSet::new(),
         };
+        // Answers to a process before this one: they are not ours.
+        let _ = new.port.drain(|_| Read::More);
         let found = new.look()?;
         if let Some(found) = &found {
             new.refuse_foreign(found)?;
@@ -156,10 +162,11 @@ impl Table {
     /// Takes the table over as it is, if this version made it; false if it must be made
     /// anew.
     fn adopt(&mut self, found: &Found) -> Result<bool, GuardError> {
-        let expected = if self.flags == OWNED {
-            ORPHANED
-        } else {
-            self.flags
+        let expected = match (self.flags, found.owner) {
+            // The process before this one had the same socket.
+            (OWNED, Some(_)) => OWNED,
+            (OWNED, None) => ORPHANED,
+            (flags, _) => flags,
         };
         if found.flags != expected || found.fingerprint != Some(self.fingerprint()) {
             return Ok(false);
@@ -389,24 +396,7 @@ impl Table {
 
     /// All chains of the table.
     fn chains(&self) -> io::Result<BTreeMap<String, FoundChain>> {
-        let mut found = BTreeMap::new();
-        let ask = request(Verb::GetChain, flag::DUMP, |_| {});
-        self.questions.dump(&ask, |message| {
-            let body = message.body.get(HEAD.len()..).unwrap_or_default();
-            if read_text(body, TABLE) == Some(self.name.as_str())
-                && let Some(name) = read_text(body, chain::NAME)
-            {
-                let uses = read_number(body, chain::USE).unwrap_or(0);
-                found.insert(
-                    name.to_owned(),
-                    FoundChain {
-                        device: hook_device(body),
-                        uses,
-                    },
-                );
-            }
-        })?;
-        Ok(found)
+        chains(&self.questions, &self.name)
     }
 
     /// Looks whether all is there, and covers new devices.
@@ -528,6 +518,27 @@ impl Table {
     }
 }
 
+fn chains(port: &Port, table: &str) -> io::Result<BTreeMap<String, FoundChain>> {
+    let mut found = BTreeMap::new();
+    let ask = request(Verb::GetChain, flag::DUMP, |_| {});
+    port.dump(&ask, |message| {
+        let body = message.body.get(HEAD.len()..).unwrap_or_default();
+        if read_text(body, TABLE) == Some(table)
+            && let Some(name) = read_text(body, chain::NAME)
+        {
+            let uses = read_number(body, chain::USE).unwrap_or(0);
+            found.insert(
+                name.to_owned(),
+                FoundChain {
+                    device: hook_device(body),
+                    uses,
+                },
+            );
+        }
+    })?;
+    Ok(found)
+}
+
 /// Takes away the table `name` that an earlier process left, if there is one.
 pub(crate) fn delete(name: &str) -> Result<(), GuardError> {
     let failed =
@@ -547,6 +558,24 @@ fn add_claim_and_delete(batch: &mut Batch, name: &str, found: &Found) {
         writer.number(table::FLAGS, found.flags);
     });
     batch.add(Verb::DelTable, |writer| writer.text(table::NAME, name));
+}
+
+/// The groups that have a chain in the table `name`, if `port` owns it or nobody can own
+/// tables here; none if there is no such table, or it is another's.
+pub(crate) fn groups_of(name: &str, port: &Port) -> Result<Option<Vec<GroupId>>, GuardError> {
+    let failed = |error| GuardError::kernel(format!("read the nftables table {name}"), error);
+    let questions = Port::open(NETLINK_NETFILTER, 0).map_err(failed)?;
+    match look(&questions, name)? {
+        Some(found) if found.owner.is_none_or(|owner| owner == port.number()) => {}
+        Some(_) | None => return Ok(None),
+    }
+    let chains = chains(&questions, name).map_err(failed)?;
+    Ok(Some(
+        chains
+            .keys()
+            .filter_map(|name| rules::group_of(name))
+            .collect(),
+    ))
 }
 
 /// A table as the kernel has it.

@@ -92,7 +92,7 @@ fn thousands_of_addresses_are_one_group() {
         hold(&mut guard, PATIENCE);
         world.assert_answers(true, "while held");
         drop((guard, keeper));
-        let (_, keeper) = Guard::open(&world.settings(backends)).expect("a guard");
+        let (_, keeper) = Guard::open(&world.settings(backends), &claim()).expect("a guard");
         assert_eq!(
             keeper.guarded.len(),
             all.len(),

@@ -37,7 +37,7 @@ fn the_next_process_continues() {
         drop((guard, keeper));
 
         let settings = world.settings(backends);
-        let (mut guard, mut keeper) = Guard::open(&settings).expect("a guard");
+        let (mut guard, mut keeper) = Guard::open(&settings, &claim()).expect("a guard");
         world.assert_answers(true, "through the restart");
         if backends != Backends::NftOnly {
             assert_eq!(guard.deadline(GROUP), Some(deadline));
@@ -60,12 +60,63 @@ fn the_next_process_continues() {
     }
 }
 
+/// A process that waits beside another goes on where that one died, through the socket
+/// that its parent keeps for both, and only later keeps the guard itself.
+#[test]
+fn a_warm_successor_continues() {
+    for backends in ALL_BACKENDS {
+        let world = World::new();
+        let settings = world.settings(backends);
+        let claim = claim();
+        let (mut guard, mut keeper) = Guard::open(&settings, &claim).expect("a guard");
+        keeper
+            .set_addresses(GROUP, Epoch::NONE, &[ip(V4), ip(V6)])
+            .expect("they are taken");
+        hold(&mut guard, PATIENCE);
+        let (mut next, seat) = Guard::resume(&settings, &claim).expect("a second handle");
+        world.assert_answers(true, "though another waits");
+        guard.close(GROUP);
+        world.assert_answers(false, "as the first still decides");
+        drop((guard, keeper));
+
+        hold(&mut next, PATIENCE);
+        world.assert_answers(true, "as the successor holds it");
+        let mut keeper = Keeper::join(&settings, &claim, seat).expect("its keeper");
+        world.assert_answers(true, "through the joining");
+        assert_eq!(keeper.groups(), [GROUP]);
+        assert_eq!(
+            keeper.state().nft.is_active(),
+            backends != Backends::BpfOnly
+        );
+        keeper
+            .set_addresses(GROUP, Epoch::NONE, &[ip(V4), ip(V6)])
+            .expect("the same again");
+        let repairs = keeper.verify_and_repair().expect("a verification");
+        assert!(repairs.is_clean(), "{backends:?}: {repairs:?}");
+        next.close(GROUP);
+        world.assert_answers(false, "after the successor closed it");
+        hold(&mut next, PATIENCE);
+        world.assert_answers(true, "after it held it again");
+    }
+}
+
+#[test]
+fn nobody_resumes_what_is_not_there() {
+    let world = World::new();
+    let refused = Guard::resume(&world.settings(Backends::Both), &claim()).map(|_| ());
+    assert!(
+        matches!(refused, Err(crate::GuardError::NoBackend { .. })),
+        "{refused:?}"
+    );
+}
+
 /// The pins may be lost with a mount namespace while the table lives on.
 #[test]
 fn one_mechanism_learns_from_the_other() {
     let world = World::new();
     drop(world.guard(Backends::NftOnly));
-    let (mut guard, keeper) = Guard::open(&world.settings(Backends::Both)).expect("a guard");
+    let (mut guard, keeper) =
+        Guard::open(&world.settings(Backends::Both), &claim()).expect("a guard");
     assert_eq!(
         keeper.orphans(),
         [ip(V4), ip(V6)],
@@ -77,7 +128,8 @@ fn one_mechanism_learns_from_the_other() {
 
     let world = World::new();
     drop(world.guard(Backends::BpfOnly));
-    let (mut guard, keeper) = Guard::open(&world.settings(Backends::Both)).expect("a guard");
+    let (mut guard, keeper) =
+        Guard::open(&world.settings(Backends::Both), &claim()).expect("a guard");
     assert_eq!(keeper.groups(), [GROUP]);
     hold(&mut guard, PATIENCE);
     world.assert_answers(true, "as both mechanisms now know the group");
@@ -89,7 +141,7 @@ fn one_mechanism_learns_from_the_other() {
 fn a_second_process_cannot_take_the_table() {
     let world = World::new();
     let (_guard, _keeper) = world.guard(Backends::NftOnly);
-    let refused = Guard::open(&world.settings(Backends::Both)).map(|_| ());
+    let refused = Guard::open(&world.settings(Backends::Both), &claim()).map(|_| ());
     assert!(
         matches!(refused, Err(crate::GuardError::InUse { .. })),
         "{refused:?}"
@@ -107,7 +159,7 @@ fn programs_on_lost_pins_are_detached() {
         bpffs: elsewhere.path().to_owned(),
         ..world.settings(Backends::BpfOnly)
     };
-    let (mut guard, mut keeper) = Guard::open(&settings).expect("a guard");
+    let (mut guard, mut keeper) = Guard::open(&settings, &claim()).expect("a guard");
     keeper
         .set_addresses(GROUP, Epoch::NONE, &[ip(V4), ip(V6)])
         .expect("they are taken");

@@ -39,7 +39,7 @@ fn inside_a_user_namespace() {
     run("ip link set lo up");
     run("ip address add 10.77.0.100/32 dev lo");
     let pins = tempfile::tempdir().expect("a directory");
-    let (mut guard, mut keeper) = Guard::open(&settings(&pins)).expect("a guard");
+    let (mut guard, mut keeper) = Guard::open(&settings(&pins), &claim()).expect("a guard");
     let state = keeper.state();
     assert!(!state.is_full() && state.nft.is_active(), "{state:?}");
     keeper
@@ -68,7 +68,7 @@ fn without_rights_there_is_a_reason_and_a_remedy() {
 #[ignore = "run without rights by without_rights_there_is_a_reason_and_a_remedy"]
 fn inside_without_rights() {
     let pins = tempfile::tempdir().expect("a directory");
-    let Err(error) = Guard::open(&settings(&pins)) else {
+    let Err(error) = Guard::open(&settings(&pins), &claim()) else {
         panic!("a guard without rights")
     };
     assert!(matches!(error, GuardError::NoBackend { .. }), "{error}");
