@@ -46,13 +46,19 @@ pub struct ControlSocket {
 impl ControlSocket {
     /// Binds `path`. A socket that nobody answers on is a leftover and is replaced.
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ServerError::InUse(path.to_owned()));
+        }
+        Self::replace(path)
+    }
+
+    /// The same where the process that had it is known to be dead, though the kernel may
+    /// not have closed its socket yet.
+    pub fn replace(path: &Path) -> Result<Self, ServerError> {
         let make = |source| ServerError::Make {
             path: path.to_owned(),
             source,
         };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ServerError::InUse(path.to_owned()));
-        }
         match std::fs::symlink_metadata(path) {
             Ok(found) => {
                 use std::os::unix::fs::FileTypeExt;

@@ -244,6 +244,10 @@ impl Driver {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.restore();
         self.greet();
+        if self.engine.is_none() {
+            // Its log could not be opened at the start: tried again.
+            self.lose_engine(&bring);
+        }
         let mut stop_heard = false;
         loop {
             let input = next(&mut sources, &mut brought, &mut ticks, stop_heard).await;

@@ -1,6 +1,10 @@
 //! The lease thread: the lease machine, its socket, the guard and the mirror, and
 //! nothing else. Real-time; no file, log line, lock, name server or handshake.
 //!
+//! Who has the leases is who has the baton ([`crate::mirror::baton`]): the thread takes it
+//! before it does anything, and keeps it until it ends. In a worker that waits beside
+//! another the thread is there already, and the baton comes when the other is dead.
+//!
 //! ```text
 //!   datagrams ──▶ keyring ──▶ machine ──▶ mirror, guard, datagrams (in that order)
 //!   orders    ──────────────▶    │
@@ -22,17 +26,22 @@ use evenkeel_core::topology::Timing;
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_guard::Guard;
 use evenkeel_host::clock;
+use evenkeel_host::sys::baton::Baton;
 use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_transport::seal::Mirrored;
 use evenkeel_transport::{Keyring, LeaseKeys};
 use evenkeel_wire::v1::lease as form;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use tokio::sync::mpsc;
+use rustix::process::Pid;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::mirror::Memory;
+use crate::mirror::{Found, Memory};
 
 /// Real-time priority: above the decision thread, below the kernel's network threads.
 pub const PRIORITY: u8 = 30;
+/// Name of the thread, and of one that waits for another worker's death.
+const WORKING: &str = "lease";
+const WAITING: &str = "heir";
 /// Orders that may wait. They come one per log entry or connection; a full queue means
 /// that the thread is gone.
 const ORDERS_MAX: usize = 1024;
@@ -126,26 +135,112 @@ pub struct Parts {
     pub timing: Timing,
 }
 
-/// Starts the thread. Says whether real-time scheduling was refused, for people.
-pub fn start(
-    parts: Parts,
-) -> std::io::Result<(
-    LeaseThread,
-    mpsc::Receiver<News>,
-    std::thread::JoinHandle<()>,
-)> {
+/// A thread that was started: the way to it, and what it says.
+pub type Started = (LeaseThread, mpsc::Receiver<News>);
+
+/// How the thread of a worker that waited came to its turn.
+#[derive(Debug)]
+pub enum Turned {
+    /// The one before it is dead; it goes on with the same leases.
+    Continued {
+        /// The worker that is dead, or being cleared away.
+        before: Option<Pid>,
+        /// When it was known.
+        at: Moment,
+    },
+    /// What the one before left cannot be trusted: this life must end.
+    NeedsNewLife,
+    /// The one before was told to stop: nobody goes on.
+    Retired,
+}
+
+/// Starts the thread of a life's first worker.
+///
+/// # Panics
+/// (In the thread, which ends the process.) If the baton cannot be had.
+pub fn start(parts: Parts, baton: Baton) -> std::io::Result<Started> {
+    spawn(WORKING, move |orders, news, wake| {
+        baton.take().expect("a baton that the parent has prepared");
+        parts.memory.set_worker();
+        Thread::new(parts, orders, news, wake).run();
+    })
+}
+
+/// Starts the thread of a worker that waits for the death of another. It goes on with
+/// what that one left as soon as the kernel passes the baton on: a millisecond later the
+/// leases are renewed again.
+///
+/// # Panics
+/// (In the thread, which ends the process.) If the baton cannot be had.
+pub fn wait(
+    mut parts: Parts,
+    baton: Baton,
+) -> std::io::Result<(Started, oneshot::Receiver<Turned>)> {
+    let (say, turned) = oneshot::channel();
+    let started = spawn(WAITING, move |orders, news, wake| {
+        baton.take().expect("a baton that the parent has prepared");
+        sched::name_thread(WORKING);
+        let at = clock::now();
+        // The main thread may be ending: then nobody wants to know.
+        match parts.inherit(at) {
+            Ok(before) => {
+                let mut thread = Thread::new(parts, orders, news, wake);
+                thread.carry_out();
+                let _ = say.send(Turned::Continued { before, at });
+                thread.run();
+            }
+            Err(end) => {
+                let _ = say.send(end);
+                hold_the_baton();
+            }
+        }
+    })?;
+    Ok((started, turned))
+}
+
+/// Until the process ends: if this thread ended, another worker would take over.
+fn hold_the_baton() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+impl Parts {
+    /// Takes up what the worker before this one left; which that was.
+    fn inherit(&mut self, at: Moment) -> Result<Option<Pid>, Turned> {
+        if self.memory.is_retired() {
+            return Err(Turned::Retired);
+        }
+        match self.memory.read(self.life.incarnation) {
+            Found::Whole { mirror, keys } => {
+                let before = self.memory.worker();
+                self.memory.set_worker();
+                self.life.seq_base = at.as_nanos();
+                self.start = Start::Mirrored(mirror);
+                self.keys = keys;
+                Ok(before.filter(|before| *before != rustix::process::getpid()))
+            }
+            Found::Blank | Found::Torn => Err(Turned::NeedsNewLife),
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    body: impl FnOnce(Receiver<Order>, mpsc::Sender<News>, Arc<OwnedFd>) + Send + 'static,
+) -> std::io::Result<Started> {
     let (orders, received) = sync_channel(ORDERS_MAX);
     let (news, heard) = mpsc::channel(NEWS_MAX);
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let own_wake = Arc::clone(&wake);
-    let handle = std::thread::Builder::new()
-        .name("lease".to_owned())
+    std::thread::Builder::new()
+        .name(name.to_owned())
         .spawn(move || {
             // Refused without the right; the caller has asked before and said so.
             let _ = sched::realtime(PRIORITY, Share::UntilItWaits);
-            Thread::new(parts, received, news, own_wake).run();
+            body(received, news, own_wake);
         })?;
-    Ok((LeaseThread { orders, wake }, heard, handle))
+    Ok((LeaseThread { orders, wake }, heard))
 }
 
 struct Thread {
@@ -224,6 +319,8 @@ impl Thread {
             self.hear();
             if let Turn::End = self.obey() {
                 self.carry_out();
+                // Before this thread ends, and with it its hold on the baton.
+                self.memory.retire();
                 return;
             }
             self.machine.tick(clock::now());

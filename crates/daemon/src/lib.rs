@@ -2,6 +2,7 @@
 
 mod agreement;
 mod decision;
+mod inherited;
 mod keeper;
 mod lease;
 mod logging;
@@ -19,9 +20,9 @@ use std::process::ExitCode;
 pub use options::Options;
 
 /// Runs the daemon in the foreground until it is told to stop: as the parent, or, if a
-/// parent says so in the environment, as its worker.
+/// parent says so in the environment, as one of its workers.
 pub fn run(options: &Options) -> ExitCode {
-    match std::env::var(parent::WORKER) {
+    match std::env::var(inherited::WORKER) {
         Ok(inherited) => worker::run(options, &inherited),
         Err(_) => parent::run(options),
     }

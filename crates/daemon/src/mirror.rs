@@ -10,7 +10,7 @@
 //! and nothing that relies on the new one has left the node yet.
 //!
 //! ```text
-//!   head    magic, counter, nonce, quiet until, ready
+//!   head    magic, counter, nonce, quiet until, ready, worker, retired, baton
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
@@ -18,9 +18,11 @@
 use evenkeel_config::GROUPS_MAX;
 use evenkeel_core::lease::{Assigned, Assignment, Held, Mirror, Promise, Record};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
+use evenkeel_host::sys::baton::{BATON_BYTES, Baton};
 use evenkeel_host::sys::shm::{SharedPage, ShmError};
 use evenkeel_transport::LeaseKeys;
 use evenkeel_transport::seal::Mirrored;
+use rustix::process::Pid;
 use std::path::Path;
 
 /// Keys kept: three for each of 63 peers.
@@ -31,8 +33,13 @@ const PROMISE_WORDS: usize = 7;
 const RECORD_WORDS: usize = 1 + 6 + 2 + 2 + PROMISES * PROMISE_WORDS + 2 + 1 + 4;
 /// Words of a key: what it encodes to, and the highest counter opened.
 const KEY_WORDS: usize = LeaseKeys::BYTES / 8 + 1;
-const HEAD_WORDS: usize = 8;
+const HEAD_WORDS: usize = BATON_WORD + BATON_BYTES / WORD;
 const WORD: usize = 8;
+/// Where in the head which word is.
+const READY_WORD: usize = 4;
+const WORKER_WORD: usize = 5;
+const RETIRED_WORD: usize = 6;
+const BATON_WORD: usize = 8;
 const GROUPS_AT: usize = HEAD_WORDS * WORD;
 const GROUP_PLACE: usize = (2 + RECORD_WORDS) * WORD;
 const KEYS_AT: usize = GROUPS_AT + GROUPS_MAX * 2 * GROUP_PLACE;
@@ -41,13 +48,32 @@ const KEY_PLACE: usize = (2 + KEY_WORDS) * WORD;
 pub const LENGTH: usize = KEYS_AT + KEYS_MAX * 2 * KEY_PLACE;
 
 /// Says that the memory is a mirror of this layout.
-const MAGIC: u64 = 0x6576_656e_6b65_6501;
+const MAGIC: u64 = 0x6576_656e_6b65_6502;
 
 /// The mirror's memory.
 pub struct Memory {
     page: SharedPage,
     slots: Vec<GroupId>,
     keys: Vec<u64>,
+}
+
+/// The baton in the memory at `path`: whose lease thread has it, has the leases. The
+/// parent prepares it once for each life.
+pub fn baton(path: &Path) -> Result<Baton, ShmError> {
+    let page = SharedPage::of(&file(path)?, path, LENGTH)?;
+    Ok(Baton::at(page, BATON_WORD * WORD))
+}
+
+fn file(path: &Path) -> Result<std::fs::File, ShmError> {
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|source| ShmError::Kernel {
+            attempt: "open",
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// What a worker finds.
@@ -68,16 +94,7 @@ pub enum Found {
 impl Memory {
     /// Maps the memory at `path`, which a parent has made.
     pub fn open(path: &Path) -> Result<Self, ShmError> {
-        let file = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|source| ShmError::Kernel {
-                attempt: "open",
-                path: path.to_owned(),
-                source,
-            })?;
-        let page = SharedPage::of(&file, path, LENGTH)?;
+        let page = SharedPage::of(&file(path)?, path, LENGTH)?;
         Ok(Self {
             page,
             slots: Vec::with_capacity(GROUPS_MAX),
@@ -100,17 +117,43 @@ impl Memory {
     /// Whether a worker of this incarnation has come up once: later faults are worth a
     /// restart, earlier ones are a refusal to start.
     pub fn was_ready(&self) -> bool {
-        self.word(4 * WORD) != 0
+        self.word(READY_WORD * WORD) != 0
     }
 
     /// Notes that the worker is up.
     pub fn set_ready(&self) {
-        self.put(4 * WORD, 1);
+        self.put(READY_WORD * WORD, 1);
+    }
+
+    /// Whether no worker of this incarnation has written it yet.
+    pub fn is_blank(&self) -> bool {
+        self.word(0) == 0
+    }
+
+    /// The worker whose lease thread is at work, or was last; none before the first.
+    pub fn worker(&self) -> Option<Pid> {
+        let number = i32::try_from(self.word(WORKER_WORD * WORD)).ok()?;
+        Pid::from_raw(number)
+    }
+
+    /// Notes that the lease thread of this process is at work.
+    pub fn set_worker(&self) {
+        self.put(WORKER_WORD * WORD, u64::from(std::process::id()));
+    }
+
+    /// Whether a worker was told to stop: its end is no death, nobody goes on.
+    pub fn is_retired(&self) -> bool {
+        self.word(RETIRED_WORD * WORD) != 0
+    }
+
+    /// Notes that this worker was told to stop.
+    pub fn retire(&self) {
+        self.put(RETIRED_WORD * WORD, 1);
     }
 
     /// Reads what the last worker left.
     pub fn read(&mut self, incarnation: Incarnation) -> Found {
-        if self.word(0) == 0 {
+        if self.is_blank() {
             return Found::Blank;
         }
         let written = Incarnation {

@@ -1,39 +1,48 @@
 //! The parent: checks everything that can be refused, begins a life, and keeps a worker
-//! running. It does little, so that it has little to fail by: the worker does the work,
-//! and a crash of it is made good within milliseconds.
+//! running and another waiting beside it. It does little, so that it has little to fail
+//! by: the worker does the work, and the one in reserve makes its death good.
 //!
 //! ```text
-//!   parent  state directory's lock, counter, mirror's memory
-//!     └─ worker  everything else; killed by the kernel if the parent dies
+//!   parent  state directory's lock, counter, mirror's memory, sockets
+//!     ├─ worker   everything else; killed by the kernel if the parent dies
+//!     └─ reserve  ready to go on; waits for the worker's death, as it waits for ours
 //! ```
+//!
+//! The reserve takes over by itself, within a millisecond (`mirror::baton`). The parent
+//! hears of the death later, when the kernel has cleared the worker away; then it calls
+//! the reserve its worker and starts another reserve.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use evenkeel_core::Incarnation;
-use evenkeel_host::clock;
+use evenkeel_guard::Claim;
 use evenkeel_host::sys::sched::{self, Share};
+use evenkeel_host::sys::udp;
 use ring::rand::SecureRandom;
 use rustix::fs::MemfdFlags;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
-use crate::mirror::Memory;
+use crate::inherited::{Kept, WORKER, bequeath, path_of};
+use crate::mirror::{Memory, baton};
 use crate::options::Options;
 use crate::prepare::Prepared;
 use crate::state::StateDir;
 
-/// Carries a worker's life from the parent: `counter nonce memfd parent start`, the last
-/// in nanoseconds of the boot clock.
-pub const WORKER: &str = "EVENKEEL_WORKER";
 /// Real-time priority of the parent: it only has to wake up and start a process.
 const PRIORITY: u8 = 5;
 /// A worker that lived for so long crashed by chance: the next starts at once.
 const LIVED_LONG: Duration = Duration::from_secs(5);
 /// The longest pause before a worker that keeps crashing is started again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long a worker has for itself before a reserve is started beside it: bringing the
+/// rooms up needs the processor.
+const RESERVE_AFTER: Duration = Duration::from_millis(500);
 /// How long a worker may take to hand over before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Exit code of a worker whose mirror cannot be trusted: it needs a new life.
@@ -55,17 +64,39 @@ fn prepare_and_supervise(options: &Options) -> anyhow::Result<ExitCode> {
     let prepared = Prepared::load(options)?;
     let whose = prepared.whose();
     let mut state = StateDir::open(&options.state, &whose)?;
-    // The lock goes to the worker too: it is free only when both have ended.
-    rustix::io::fcntl_setfd(state.lock(), rustix::io::FdFlags::empty())?;
+    // The lock goes to the workers too: it is free only when all have ended.
+    bequeath(state.lock())?;
     for warning in &prepared.warnings {
         tracing::warn!("{warning}");
     }
+    // Before the life begins: a port in use is refused with nothing changed.
+    let kept = Kept::new(sockets(&prepared)?, claim(&prepared))?;
     // Refused without the right: then a restart may take longer under load.
     let _ = sched::realtime(PRIORITY, Share::InTurns);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(supervise(options, &prepared, &mut state))
+    runtime.block_on(async {
+        Supervisor::new(options, &prepared, &kept, &mut state)?
+            .run()
+            .await
+    })
+}
+
+fn sockets(prepared: &Prepared) -> anyhow::Result<udp::UdpPair> {
+    let address: SocketAddr = prepared.node.address;
+    udp::pair(address).map_err(
+        |error| match prepared.config.place_of_node(&prepared.node.name) {
+            Some(place) => anyhow::anyhow!("{}:{place}: {error}", prepared.config.origin()),
+            None => error.into(),
+        },
+    )
+}
+
+/// The claim to the guard's table, where a guard is needed. Why there is none, the worker
+/// says when it tries for itself.
+fn claim(prepared: &Prepared) -> Option<Claim> {
+    (!prepared.node.witness).then(Claim::open)?.ok()
 }
 
 /// A life: its identity and the memory that its workers share.
@@ -85,41 +116,33 @@ impl LifeOfDaemon {
             counter,
             nonce: u64::from_le_bytes(nonce),
         };
-        // Not closed on exec: the worker inherits it.
+        // Not closed on exec: the workers inherit it.
         let memory = rustix::fs::memfd_create("evenkeel-mirror", MemfdFlags::empty())?;
         rustix::fs::fchmod(&memory, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-        Ok(Self {
+        let life = Self {
             incarnation,
             memory,
-        })
+        };
+        baton(&life.path())?.prepare()?;
+        Ok(life)
     }
 
     fn path(&self) -> PathBuf {
-        memory_path(self.memory.as_raw_fd())
+        path_of(self.memory.as_raw_fd())
     }
 
     fn was_ready(&self) -> bool {
         Memory::open(&self.path()).is_ok_and(|memory| memory.was_ready())
     }
 
-    fn start_worker(&self, options: &Options) -> anyhow::Result<Child> {
-        let Incarnation { counter, nonce } = self.incarnation;
-        let life = format!(
-            "{counter} {nonce} {} {} {}",
-            self.memory.as_raw_fd(),
-            std::process::id(),
-            clock::now().as_nanos()
-        );
+    fn start_worker(&self, options: &Options, kept: &Kept) -> anyhow::Result<Child> {
         let mut command = Command::new("/proc/self/exe");
-        command.args(options.arguments()).env(WORKER, life);
+        command
+            .args(options.arguments())
+            .env(WORKER, kept.told(self.incarnation, &self.memory));
         command.arg0("evenkeel");
         Ok(command.spawn()?)
     }
-}
-
-/// Where a descriptor of this process can be opened again.
-pub fn memory_path(descriptor: i32) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{descriptor}"))
 }
 
 struct Signals {
@@ -168,43 +191,169 @@ fn judge(status: ExitStatus, was_ready: bool) -> Ended {
     }
 }
 
-async fn supervise(
-    options: &Options,
-    prepared: &Prepared,
-    state: &mut StateDir,
-) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::listen()?;
-    let mut life = LifeOfDaemon::begin(prepared, state)?;
-    let mut pause = Duration::ZERO;
-    loop {
-        let started = clock::now();
-        let mut worker = life.start_worker(options)?;
-        let status = match attend(&mut worker, &mut signals).await? {
-            Attended::Ended(status) => status,
-            Attended::ToldToStop => return stop(&mut worker).await,
-        };
-        match judge(status, life.was_ready()) {
-            Ended::Stopped => return Ok(ExitCode::SUCCESS),
-            // It has said why.
-            Ended::Refused => return Ok(ExitCode::FAILURE),
-            Ended::NeedsNewLife => {
-                tracing::warn!(
-                    "the memory of the last worker cannot be trusted: a new life begins"
-                );
-                life = LifeOfDaemon::begin(prepared, state)?;
-            }
-            Ended::Crashed(how) => {
-                tracing::error!(how, "the worker ended unexpectedly: starting it again");
+/// What wakes the parent.
+enum Woken {
+    Worker(ExitStatus),
+    Reserve(ExitStatus),
+    Told(Told),
+    ReserveDue,
+}
+
+/// The parent's work.
+struct Supervisor<'a> {
+    options: &'a Options,
+    prepared: &'a Prepared,
+    kept: &'a Kept,
+    state: &'a mut StateDir,
+    signals: Signals,
+    life: LifeOfDaemon,
+    worker: Child,
+    worker_since: Instant,
+    reserve: Option<Child>,
+    reserve_due: Instant,
+    /// Before the next start of a worker, or of a reserve, after ends in a row.
+    pause: Duration,
+    reserve_pause: Duration,
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(
+        options: &'a Options,
+        prepared: &'a Prepared,
+        kept: &'a Kept,
+        state: &'a mut StateDir,
+    ) -> anyhow::Result<Self> {
+        let signals = Signals::listen()?;
+        let life = LifeOfDaemon::begin(prepared, state)?;
+        let worker = life.start_worker(options, kept)?;
+        let now = Instant::now();
+        Ok(Self {
+            options,
+            prepared,
+            kept,
+            state,
+            signals,
+            life,
+            worker,
+            worker_since: now,
+            reserve: None,
+            reserve_due: now + RESERVE_AFTER,
+            pause: Duration::ZERO,
+            reserve_pause: Duration::ZERO,
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<ExitCode> {
+        loop {
+            match self.woken().await? {
+                Woken::Worker(status) => match judge(status, self.life.was_ready()) {
+                    Ended::Stopped => return self.end(ExitCode::SUCCESS).await,
+                    // It has said why.
+                    Ended::Refused => return self.end(ExitCode::FAILURE).await,
+                    Ended::NeedsNewLife => {
+                        tracing::warn!(
+                            "the memory of the last worker cannot be trusted: a new life begins"
+                        );
+                        self.dismiss_reserve().await?;
+                        self.life = LifeOfDaemon::begin(self.prepared, self.state)?;
+                        self.replace_worker().await?;
+                    }
+                    Ended::Crashed(how) => {
+                        tracing::error!(how, "the worker ended unexpectedly: another goes on");
+                        self.replace_worker().await?;
+                    }
+                },
+                Woken::Reserve(status) => self.lose_reserve(status),
+                Woken::ReserveDue => self.start_reserve(),
+                Woken::Told(Told::Reload) => tracing::warn!(
+                    "a changed configuration needs a restart in this version: nothing is reloaded"
+                ),
+                Woken::Told(Told::Stop) => {
+                    // First, or it would go on where the worker stops.
+                    self.dismiss_reserve().await?;
+                    return stop(&mut self.worker).await;
+                }
             }
         }
-        pause = if clock::now().since(started) >= LIVED_LONG {
+    }
+
+    /// Waits for what happens next.
+    async fn woken(&mut self) -> std::io::Result<Woken> {
+        let missing = self.reserve.is_none();
+        let reserve = async {
+            match &mut self.reserve {
+                Some(reserve) => reserve.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            status = self.worker.wait() => Ok(Woken::Worker(status?)),
+            status = reserve => Ok(Woken::Reserve(status?)),
+            told = self.signals.next() => Ok(Woken::Told(told)),
+            () = tokio::time::sleep_until(self.reserve_due), if missing => Ok(Woken::ReserveDue),
+        }
+    }
+
+    /// The reserve is the worker now; without one, another is started.
+    async fn replace_worker(&mut self) -> anyhow::Result<()> {
+        self.pause = if self.worker_since.elapsed() >= LIVED_LONG {
             Duration::ZERO
         } else {
-            pause_after(pause)
+            pause_after(self.pause)
         };
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+        self.worker = match self.reserve.take() {
+            Some(reserve) => {
+                self.reserve_pause = Duration::ZERO;
+                reserve
+            }
+            None => {
+                tokio::time::sleep(self.pause).await;
+                self.life.start_worker(self.options, self.kept)?
+            }
+        };
+        self.worker_since = Instant::now();
+        self.reserve_due = self.worker_since + RESERVE_AFTER.max(self.pause);
+        Ok(())
+    }
+
+    fn start_reserve(&mut self) {
+        // Whether the worker is up is not told: it is looked at.
+        if !self.life.was_ready() {
+            self.reserve_due = Instant::now() + RESERVE_AFTER;
+            return;
         }
+        match self.life.start_worker(self.options, self.kept) {
+            Ok(reserve) => self.reserve = Some(reserve),
+            Err(error) => {
+                tracing::error!(%error, "failed to start a worker in reserve; trying again");
+                self.reserve_pause = PAUSE_MAX;
+                self.reserve_due = Instant::now() + PAUSE_MAX;
+            }
+        }
+    }
+
+    /// The reserve ended before its turn.
+    fn lose_reserve(&mut self, status: ExitStatus) {
+        self.reserve = None;
+        self.reserve_pause = pause_after(self.reserve_pause);
+        self.reserve_due = Instant::now() + RESERVE_AFTER.max(self.reserve_pause);
+        tracing::warn!(
+            how = status.to_string(),
+            "the worker in reserve ended: until there is another, a crash takes longer to make good"
+        );
+    }
+
+    async fn dismiss_reserve(&mut self) -> std::io::Result<()> {
+        match self.reserve.take() {
+            Some(mut reserve) => reserve.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end(mut self, code: ExitCode) -> anyhow::Result<ExitCode> {
+        self.dismiss_reserve().await?;
+        Ok(code)
     }
 }
 
@@ -215,26 +364,6 @@ fn pause_after(last: Duration) -> Duration {
         FIRST
     } else {
         (last * 4).min(PAUSE_MAX)
-    }
-}
-
-enum Attended {
-    Ended(ExitStatus),
-    ToldToStop,
-}
-
-async fn attend(worker: &mut Child, signals: &mut Signals) -> std::io::Result<Attended> {
-    loop {
-        tokio::select! {
-            biased;
-            status = worker.wait() => return Ok(Attended::Ended(status?)),
-            told = signals.next() => match told {
-                Told::Stop => return Ok(Attended::ToldToStop),
-                Told::Reload => {
-                    tracing::warn!("a changed configuration needs a restart in this version: nothing is reloaded");
-                }
-            },
-        }
     }
 }
 

@@ -10,9 +10,12 @@
 //!   ordinary  checks, control socket                ordinary
 //! ```
 //!
-//! A worker that continues a crashed one starts the lease thread first, from the mirror,
-//! keys included: its leases have milliseconds left. A worker that remembers nothing
-//! reads its floors first, because nothing may be answered without them.
+//! The first worker of a life remembers nothing: it reads its floors before its lease
+//! thread answers anything. Every later one is an *heir*: it makes all that can be made
+//! beside a living worker, above all its lease thread with guard and sockets, and waits
+//! until the kernel passes it the baton. Then its lease thread goes on within a
+//! millisecond, from the mirror, keys included; the other rooms follow when the dead
+//! worker's files are closed. Usually it has been waiting long before (`parent.rs`).
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,27 +25,29 @@ use std::time::Duration;
 
 use anyhow::Context;
 use evenkeel_checks::{Prober, probes_of};
-use evenkeel_consensus::{ElectionTiming, Engine, LogFile, Ports};
+use evenkeel_consensus::{ElectionTiming, Engine, Events, LogFile, Ports};
 use evenkeel_console::server::ControlSocket;
 use evenkeel_core::lease::{Life, Start};
 use evenkeel_core::node::{Event, Node, Start as NodeStart};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
-use evenkeel_guard::{Guard, Keeper};
+use evenkeel_guard::{Claim, Guard, Keeper};
 use evenkeel_host::clock;
+use evenkeel_host::process::Watched;
 use evenkeel_host::sys::sched::{self, Parent, Share};
-use evenkeel_host::sys::udp;
 use evenkeel_traffic::{Mover, Settings as MoverSettings};
-use evenkeel_transport::{Endpoint, PeerAddress, Settings as TransportSettings, Tuning};
+use evenkeel_transport::{Endpoint, Incoming, PeerAddress, Settings as TransportSettings, Tuning};
 use evenkeel_wire::v1::hello::Hello;
+use rustix::process::Pid;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
+use crate::inherited::Inherited;
 use crate::keeper::KeeperThread;
-use crate::lease::{self, Parts};
-use crate::mirror::{Found, Memory};
+use crate::lease::{self, Parts, Started, Turned};
+use crate::mirror::{Memory, baton};
 use crate::options::Options;
-use crate::parent::{NEEDS_NEW_LIFE, memory_path};
+use crate::parent::NEEDS_NEW_LIFE;
 use crate::peers::Gate;
 use crate::prepare::{Prepared, fingerprints};
 use crate::state;
@@ -53,38 +58,13 @@ const MOVER_PRIORITY: u8 = 10;
 const REPORTS_MAX: usize = 1024;
 /// Threads for everything that may wait.
 const ORDINARY_THREADS: usize = 2;
+/// How long an heir waits until the kernel has cleared the dead worker away; usually some
+/// 50 ms. After that it goes on without a log, and tries again.
+const END_MAX: Duration = Duration::from_secs(3);
 /// Where bpffs is on most machines.
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where we mount one of our own if it is not there.
 const OWN_BPFFS: &str = "/run/evenkeel/bpf";
-
-/// What the parent hands to its worker.
-struct Inherited {
-    incarnation: Incarnation,
-    memory: PathBuf,
-    parent: rustix::process::Pid,
-    started: Moment,
-}
-
-impl Inherited {
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
-        let mut number = || words.next()?.parse::<u64>().ok();
-        let incarnation = Incarnation {
-            counter: number()?,
-            nonce: number()?,
-        };
-        let memory = memory_path(i32::try_from(number()?).ok()?);
-        let parent = rustix::process::Pid::from_raw(i32::try_from(number()?).ok()?)?;
-        let started = Moment::from_nanos(words.next()?.parse().ok()?);
-        Some(Self {
-            incarnation,
-            memory,
-            parent,
-            started,
-        })
-    }
-}
 
 /// Runs a worker until it is told to stop.
 pub fn run(options: &Options, inherited: &str) -> ExitCode {
@@ -105,10 +85,14 @@ pub fn run(options: &Options, inherited: &str) -> ExitCode {
 }
 
 /// A thread that dies takes the worker with it: half a daemon is worse than a new one.
+/// Killed, not aborted: where core dumps are collected, the kernel would keep the threads
+/// of an aborted process until all its memory is written, and the heir waiting.
 fn abort_on_panic() {
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         told(info);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::process::abort();
     }));
 }
@@ -120,44 +104,38 @@ enum Outcome {
 }
 
 fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
-    let inherited = Inherited::parse(inherited)
-        .with_context(|| format!("{} is not what a parent says", crate::parent::WORKER))?;
+    let inherited = Inherited::take(inherited)?;
     if let Parent::Gone = sched::die_with(inherited.parent)? {
         return Ok(Outcome::Stopped);
     }
     // First of all: a continued worker's leases have milliseconds left.
     let realtime = sched::realtime(decision::PRIORITY, Share::InTurns);
     let prepared = Prepared::load(options)?;
-    let mut memory = Memory::open(&inherited.memory)?;
-    let found = memory.read(inherited.incarnation);
-    if let Found::Torn = found {
-        return Ok(Outcome::NeedsNewLife);
-    }
-    let pair =
-        udp::pair(prepared.node.address).map_err(|error| at_node(&prepared, &error.to_string()))?;
-    let control = ControlSocket::bind(&options.socket)?;
+    let memory = Memory::open(&inherited.memory)?;
     let mut advice = Vec::new();
     note(&mut advice, realtime);
-    // A continued worker locks its memory when its leases run again.
-    if let Found::Blank = found {
+    let first = memory.is_blank();
+    if first {
         note(&mut advice, sched::lock_memory());
     }
-    let ordinary = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(ORDINARY_THREADS)
-        .thread_name("ordinary")
-        .enable_all()
-        .build()?;
     let start = Starting {
         options,
         prepared,
         inherited,
         memory,
         advice,
+        ledger: SharedLedger::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(start.run(found, pair, control, ordinary))
+    runtime.block_on(async {
+        if first {
+            start.first().await
+        } else {
+            start.heir().await
+        }
+    })
 }
 
 fn note(advice: &mut Vec<String>, outcome: Result<(), sched::SchedError>) {
@@ -167,111 +145,212 @@ fn note(advice: &mut Vec<String>, outcome: Result<(), sched::SchedError>) {
     }
 }
 
-fn at_node(prepared: &Prepared, message: &str) -> anyhow::Error {
-    match prepared.config.place_of_node(&prepared.node.name) {
-        Some(place) => anyhow::anyhow!("{}:{place}: {message}", prepared.config.origin()),
-        None => anyhow::anyhow!("{message}"),
-    }
-}
-
 struct Starting<'a> {
     options: &'a Options,
     prepared: Prepared,
     inherited: Inherited,
     memory: Memory,
     advice: Vec<String>,
+    ledger: SharedLedger,
+}
+
+/// What both ways of starting lead to: the lease thread at work, and what it needs beside
+/// it.
+struct Leading {
+    lease: Started,
+    keeper: Option<Keeper>,
+    endpoint: (Endpoint, Incoming),
+    gate: Gate,
+    hello: Hello,
+    restart: Restart,
+    /// None while the log cannot be opened.
+    engine: Option<(Engine, Events)>,
+    control: ControlSocket,
+    stop: oneshot::Receiver<()>,
+    /// For people: from what was the start counted, and when did the leases run.
+    since: Moment,
+    lease_at: Moment,
+    /// This worker goes on where another died.
+    continued: bool,
 }
 
 impl Starting<'_> {
-    async fn run(
-        mut self,
-        found: Found,
-        pair: udp::UdpPair,
-        control: ControlSocket,
-        ordinary: tokio::runtime::Runtime,
-    ) -> anyhow::Result<Outcome> {
-        let me = self.prepared.node.id;
-        let hosts = !self.prepared.node.witness;
-        let (guard, keeper) = if hosts { self.guard()? } else { (None, None) };
-        let life = Life {
-            incarnation: self.inherited.incarnation,
-            seq_base: clock::now().as_nanos(),
-        };
-        let ledger = SharedLedger::default();
-        let mut parts = Parts {
+    fn hosts(&self) -> bool {
+        !self.prepared.node.witness
+    }
+
+    /// What the lease thread is made of.
+    fn parts(&self, guard: Option<Guard>, start: Start) -> anyhow::Result<Parts> {
+        Ok(Parts {
             settings: self.prepared.lease_settings(),
-            life,
-            start: Start::Fresh,
+            life: Life {
+                incarnation: self.inherited.incarnation,
+                seq_base: clock::now().as_nanos(),
+            },
+            start,
             floors: Vec::new(),
-            socket: pair.lease,
+            socket: self.inherited.sockets.lease.try_clone()?,
             peers: self.prepared.peers(),
             keys: Vec::new(),
             guard,
-            memory: self.memory,
+            memory: Memory::open(&self.inherited.memory)?,
             timing: self.prepared.topology().timing,
-        };
-        let ready = Memory::open(&self.inherited.memory)?;
-        let mut lease_after = Duration::ZERO;
-        let mut continued = false;
-        // A continued worker's leases run: its lease thread comes first.
-        let (early, parts) = match found {
-            Found::Whole { mirror, keys } => {
-                parts.start = Start::Mirrored(mirror);
-                parts.keys = keys;
-                let started = lease::start(parts)?;
-                lease_after = clock::now().since(self.inherited.started);
-                continued = true;
-                (Some(started), None)
-            }
-            Found::Blank | Found::Torn => (None, Some(parts)),
-        };
+        })
+    }
+
+    /// Gate, greeting, transport, and how an engine is started over it.
+    fn connect(&self) -> anyhow::Result<(Gate, Hello, (Endpoint, Incoming), Restart)> {
+        let topology = self.prepared.topology();
         let gate = Gate::new(
-            me,
-            self.prepared.topology().cluster.clone(),
-            self.prepared.topology().membership(),
-            ledger.clone(),
+            self.prepared.node.id,
+            topology.cluster.clone(),
+            topology.membership(),
+            self.ledger.clone(),
         );
         let hello = hello(&self.prepared, self.inherited.incarnation);
-        let (endpoint, incoming) = endpoint(&self.prepared, &gate, &hello, pair.control)?;
+        let socket = self.inherited.sockets.control.try_clone()?;
+        let endpoint = endpoint(&self.prepared, &gate, &hello, socket)?;
         let log = state::log_path(&self.options.state);
-        let remembers = log.exists();
-        let restart = engine_starter(&self.prepared, log, &endpoint, &ledger);
-        let (engine, agreed) = match restart(remembers).await {
-            Ok((engine, agreed)) => (Some(Arc::new(engine)), Some(agreed)),
-            // A continued worker renews without its log rather than not at all.
-            Err(reason) if early.is_some() => {
-                tracing::error!(reason, "the log cannot be opened; leases go on without it");
-                (None, None)
-            }
-            Err(reason) => anyhow::bail!(reason),
+        let restart = engine_starter(&self.prepared, log, &endpoint.0, &self.ledger);
+        Ok((gate, hello, endpoint, restart))
+    }
+
+    /// The first worker of a life: nothing is answered before the floors are known.
+    async fn first(self) -> anyhow::Result<Outcome> {
+        let control = ControlSocket::bind(&self.options.socket)?;
+        let stop = stop_signal()?;
+        let (guard, keeper) = if self.hosts() {
+            let (guard, keeper) = Guard::open(&self.guard_settings(), &self.claim()?)?;
+            (Some(guard), Some(self.with_addresses(keeper)?))
+        } else {
+            (None, None)
         };
-        let voting = remembers
+        let (gate, hello, endpoint, restart) = self.connect()?;
+        let (engine, agreed) = restart(self.remembers())
+            .await
+            .map_err(anyhow::Error::msg)?;
+        // The longest lease ever allowed, from the state directory's identity.
+        let quiet_for = quiet_for(self.options, &self.prepared);
+        let mut parts = self.parts(guard, Start::Amnesiac { quiet_for })?;
+        parts.floors = engine.floors().iter().filter_map(assignment_of).collect();
+        let lease = lease::start(parts, baton(&self.inherited.memory)?)?;
+        let leading = Leading {
+            lease,
+            keeper,
+            endpoint,
+            gate,
+            hello,
+            restart,
+            engine: Some((engine, agreed)),
+            control,
+            stop,
+            since: self.inherited.started,
+            lease_at: clock::now(),
+            continued: false,
+        };
+        self.lead(leading).await
+    }
+
+    /// A later worker of a life: waits until the one before it is dead.
+    async fn heir(self) -> anyhow::Result<Outcome> {
+        let mut stop = stop_signal()?;
+        let (guard, seat) = if self.hosts() {
+            let (guard, seat) = Guard::resume(&self.guard_settings(), &self.claim()?)?;
+            (Some(guard), Some(seat))
+        } else {
+            (None, None)
+        };
+        // Replaced by what the worker before it left.
+        let nothing = Start::Amnesiac {
+            quiet_for: Duration::MAX,
+        };
+        let parts = self.parts(guard, nothing)?;
+        let (lease, turned) = lease::wait(parts, baton(&self.inherited.memory)?)?;
+        let turned = tokio::select! {
+            biased;
+            turned = turned => turned?,
+            _ = &mut stop => return Ok(Outcome::Stopped),
+        };
+        let (before, since) = match turned {
+            Turned::Continued { before, at } => (before, at),
+            Turned::NeedsNewLife => return Ok(Outcome::NeedsNewLife),
+            Turned::Retired => return Ok(Outcome::Stopped),
+        };
+        let lease_at = clock::now();
+        if let Some(before) = before {
+            wait_for_end(before).await;
+        }
+        let control = ControlSocket::replace(&self.options.socket)?;
+        let keeper = match seat {
+            Some(seat) => {
+                let keeper = Keeper::join(&self.guard_settings(), &self.claim()?, seat)?;
+                Some(self.with_addresses(keeper)?)
+            }
+            None => None,
+        };
+        let (gate, hello, endpoint, restart) = self.connect()?;
+        // It renews without its log rather than not at all.
+        let engine = match restart(self.remembers()).await {
+            Ok(engine) => Some(engine),
+            Err(reason) => {
+                tracing::error!(reason, "the log cannot be opened; leases go on without it");
+                None
+            }
+        };
+        let leading = Leading {
+            lease,
+            keeper,
+            endpoint,
+            gate,
+            hello,
+            restart,
+            engine,
+            control,
+            stop,
+            since,
+            lease_at,
+            continued: true,
+        };
+        self.lead(leading).await
+    }
+
+    /// Brings up what is left, and runs until told to stop.
+    async fn lead(mut self, leading: Leading) -> anyhow::Result<Outcome> {
+        let me = self.prepared.node.id;
+        let Leading {
+            lease: (lease, news),
+            keeper,
+            endpoint: (endpoint, incoming),
+            gate,
+            hello,
+            restart,
+            engine,
+            control,
+            stop,
+            since,
+            lease_at,
+            continued,
+        } = leading;
+        let voting = self.remembers()
             && engine
                 .as_ref()
-                .is_some_and(|one| one.status().last_index.is_some());
-        let (lease, news, _lease_thread) = match (early, parts) {
-            (Some(started), _) => started,
-            (None, Some(mut parts)) => {
-                let floors = engine
-                    .as_ref()
-                    .map_or_else(Vec::new, |engine| engine.floors());
-                parts.floors = floors.iter().filter_map(assignment_of).collect();
-                // The longest lease ever allowed, from the state directory's identity.
-                parts.start = Start::Amnesiac {
-                    quiet_for: quiet_for(self.options, &self.prepared),
-                };
-                lease::start(parts)?
-            }
-            (None, None) => unreachable!("one of the two is there"),
+                .is_some_and(|(one, _)| one.status().last_index.is_some());
+        let (engine, agreed) = match engine {
+            Some((engine, agreed)) => (Some(Arc::new(engine)), Some(agreed)),
+            None => (None, None),
         };
+        let ordinary = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(ORDINARY_THREADS)
+            .thread_name("ordinary")
+            .enable_all()
+            .build()?;
         let (traffic_out, traffic) = mpsc::channel(REPORTS_MAX);
-        let (mover, placed) = match hosts {
-            true => {
-                let groups = own_groups(&self.prepared);
-                let mover = mover(&self.prepared, &groups, traffic_out.clone())?;
-                (Some(mover), groups.into_iter().collect())
-            }
-            false => (None, Default::default()),
+        let (mover, placed) = if self.hosts() {
+            let groups = own_groups(&self.prepared);
+            let mover = mover(&self.prepared, &groups, traffic_out.clone())?;
+            (Some(mover), groups.into_iter().collect())
+        } else {
+            (None, Default::default())
         };
         let (keeper, guard_news, _no_guard) = match keeper {
             Some(keeper) => {
@@ -295,31 +374,17 @@ impl Starting<'_> {
             let ask = ask.clone();
             async move { question(&ask, request).await }
         }));
-        let stop = stop_signal()?;
-        let mut node = Node::new(
-            clock::now(),
-            NodeStart {
-                me,
-                incarnation: self.inherited.incarnation,
-                topology: self.prepared.topology().clone(),
-                config_digest: self.prepared.config.digest,
-                ledger: engine.is_some().then(|| ledger.copy()),
-                first_seq: life.seq_base,
-            },
-        );
-        for group in own_groups(&self.prepared) {
-            let event = Event::Readiness {
-                group: group.0,
-                unready: None,
-            };
-            node.step(clock::now(), event, 0);
+        let node = self.node(engine.is_some());
+        if continued {
+            // Late, because it holds up everything that touches new memory meanwhile.
+            note(&mut self.advice, sched::lock_memory());
         }
         let rooms = Rooms {
             restart,
             mover,
             keeper,
             gate,
-            ledger,
+            ledger: self.ledger.clone(),
             hello,
             placed,
             advice: self.advice.clone(),
@@ -345,18 +410,15 @@ impl Starting<'_> {
             questions,
             stop,
         };
-        if continued {
-            // Late, because it holds up everything that touches new memory meanwhile.
-            note(&mut self.advice, sched::lock_memory());
-        }
-        ready.set_ready();
+        self.memory.set_ready();
         tracing::info!(
             node = self.options.node.as_str(),
             cluster = self.prepared.topology().cluster,
             start = self.inherited.incarnation.counter,
             version = env!("CARGO_PKG_VERSION"),
-            lease_ms = lease_after.as_secs_f64() * 1e3,
-            up_ms = clock::now().since(self.inherited.started).as_secs_f64() * 1e3,
+            continued,
+            lease_ms = lease_at.since(since).as_secs_f64() * 1e3,
+            up_ms = clock::now().since(since).as_secs_f64() * 1e3,
             "running"
         );
         let end = driver.run(sources).await;
@@ -370,21 +432,74 @@ impl Starting<'_> {
         })
     }
 
-    /// Opens the guard and closes every address of the file before anything else: what
-    /// an earlier life left open stays open only as long as its lease.
-    fn guard(&self) -> anyhow::Result<(Option<Guard>, Option<Keeper>)> {
-        let settings = evenkeel_guard::Settings {
+    /// The decision machine, ready for every group of this node.
+    fn node(&self, with_ledger: bool) -> Node {
+        let start = NodeStart {
+            me: self.prepared.node.id,
+            incarnation: self.inherited.incarnation,
+            topology: self.prepared.topology().clone(),
+            config_digest: self.prepared.config.digest,
+            ledger: with_ledger.then(|| self.ledger.copy()),
+            first_seq: clock::now().as_nanos(),
+        };
+        let mut node = Node::new(clock::now(), start);
+        for (group, _) in own_groups(&self.prepared) {
+            let event = Event::Readiness {
+                group,
+                unready: None,
+            };
+            node.step(clock::now(), event, 0);
+        }
+        node
+    }
+
+    fn remembers(&self) -> bool {
+        state::log_path(&self.options.state).exists()
+    }
+
+    fn guard_settings(&self) -> evenkeel_guard::Settings {
+        evenkeel_guard::Settings {
             cluster: self.prepared.topology().cluster.clone(),
             node: self.prepared.node.name.to_string(),
             bpffs: bpffs(),
             backends: evenkeel_guard::Backends::Both,
-        };
-        let (guard, mut keeper) = Guard::open(&settings)?;
+        }
+    }
+
+    /// The parent's; one of its own, which then fails with the reason, if that has none.
+    fn claim(&self) -> anyhow::Result<Claim> {
+        match &self.inherited.claim {
+            Some(claim) => Ok(claim.clone()),
+            None => Claim::open().context("failed to open a netfilter socket"),
+        }
+    }
+
+    /// Has every address of the file guarded before anything else happens: what an earlier
+    /// life left open stays open only as long as its lease.
+    fn with_addresses(&self, mut keeper: Keeper) -> anyhow::Result<Keeper> {
         for group in self.prepared.topology().groups.values() {
             let ips: Vec<IpAddr> = group.addresses.iter().map(|address| address.ip).collect();
             keeper.set_addresses(group.id, Epoch::NONE, &ips)?;
         }
-        Ok((Some(guard), Some(keeper)))
+        Ok(keeper)
+    }
+}
+
+/// Waits until the kernel has cleared a dead worker away: its files are closed then, the
+/// log's lock among them. Not for ever, because a disk that hangs keeps it from dying.
+async fn wait_for_end(before: Pid) {
+    let Ok(watch) = Watched::open(before.as_raw_nonzero().get().cast_unsigned()) else {
+        // Nothing of it is left.
+        return;
+    };
+    if tokio::time::timeout(END_MAX, watch.wait_death())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            pid = before.as_raw_nonzero().get(),
+            "the worker before this one does not end: a disk that hangs? Going on without its log"
+        );
     }
 }
 

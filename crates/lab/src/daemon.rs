@@ -210,15 +210,21 @@ pub(crate) fn processes(host: &Host) -> Result<Vec<Pid>> {
         .collect())
 }
 
-/// The worker: the child of the daemon's parent process.
+/// The worker: the child of the daemon's parent process whose lease thread is at work.
+/// The one in reserve has none of that name.
 pub(crate) fn worker(host: &Host) -> Result<Pid> {
-    let all = process::with_mark(&host.mark(PROGRAM))?;
-    let numbers: Vec<u32> = all
-        .iter()
-        .map(|process| process.pid.as_raw_nonzero().get().unsigned_abs())
-        .collect();
-    all.iter()
-        .find(|process| numbers.contains(&process.parent))
-        .map(|process| process.pid)
+    processes(host)?
+        .into_iter()
+        .find(|pid| has_thread(*pid, "lease"))
         .with_context(|| format!("no worker of the daemon on {}", host.name()))
+}
+
+fn has_thread(pid: Pid, name: &str) -> bool {
+    let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let Ok(tasks) = fs::read_dir(tasks) else {
+        return false;
+    };
+    tasks.flatten().any(|task| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    })
 }

@@ -20,8 +20,6 @@ const SOON: Duration = Duration::from_secs(5);
 pub(crate) struct Process {
     /// Its number in the lab.
     pub(crate) pid: Pid,
-    /// Its parent's number in the lab.
-    pub(crate) parent: u32,
     /// One letter: how it is (proc(5)): `R`, `S`, `D`, `T`, `Z` ...
     pub(crate) state: char,
 }
@@ -38,7 +36,6 @@ fn parse(status: &str) -> Option<Process> {
     let pid: i32 = field(status, "Pid")?.parse().ok()?;
     Some(Process {
         pid: Pid::from_raw(pid)?,
-        parent: field(status, "PPid")?.parse().ok()?,
         state: field(status, "State")?.chars().next()?,
     })
 }
@@ -135,9 +132,9 @@ mod tests {
 
     #[test]
     fn status_is_read() {
-        let text = "Name:\tx\nState:\tT (stopped)\nPid:\t41\nPPid:\t7\n";
+        let text = "Name:\tx\nState:\tT (stopped)\nPid:\t41\n";
         let process = parse(text).expect("whole");
-        assert_eq!((process.parent, process.state), (7, 'T'));
+        assert_eq!(process.state, 'T');
         assert!(parse("Pid:\t41\n").is_none());
     }
 }
