@@ -54,9 +54,13 @@ pub enum Event {
         state: CheckState,
         /// When that was last confirmed.
         at: Moment,
+        /// Since when nothing has been answered, if silence is all that speaks against it.
+        silent_since: Option<Moment>,
         /// What exactly.
         detail: String,
     },
+    /// How late work of ordinary priority runs on this node.
+    Lateness(Duration),
     /// Whether this node could take a group; none: it could.
     Readiness {
         /// The group.
@@ -192,6 +196,7 @@ pub enum Act {
 struct OwnVerdict {
     state: CheckState,
     at: Moment,
+    silent_since: Option<Moment>,
     detail: String,
 }
 
@@ -218,6 +223,7 @@ pub struct Node {
     leading_since: Moment,
     stopping: bool,
     guard_full: bool,
+    lateness: Duration,
     verdicts: BTreeMap<(GroupId, NodeId, CheckName), OwnVerdict>,
     unready: BTreeMap<GroupId, Option<String>>,
     roles: BTreeMap<GroupId, Role>,
@@ -287,6 +293,7 @@ impl Node {
             leading_since: now,
             stopping: false,
             guard_full: false,
+            lateness: Duration::ZERO,
             verdicts: BTreeMap::new(),
             unready: BTreeMap::new(),
             roles,
@@ -364,14 +371,21 @@ impl Node {
                 judged,
                 state,
                 at,
+                silent_since,
                 detail,
             } => {
                 let verdict = OwnVerdict {
                     state,
                     at,
+                    silent_since,
                     detail: shortened(&detail, FACT_LENGTH_MAX),
                 };
                 self.verdict((group, judged, check), verdict);
+            }
+            Event::Lateness(late) => {
+                // Growing overload is told at once: silence will be judged by it.
+                self.dirty |= late > self.lateness * 2;
+                self.lateness = late;
             }
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
@@ -885,6 +899,7 @@ impl Node {
             guard_full: self.guard_full,
             config_digest: self.config_digest,
             leader: self.leader,
+            lateness: self.lateness,
             checks: self
                 .verdicts
                 .iter()
@@ -894,6 +909,7 @@ impl Node {
                     judged: *judged,
                     state: known.state,
                     age: now.since(known.at),
+                    silent: known.silent_since.map(|since| now.since(since)),
                     detail: known.detail.clone(),
                 })
                 .collect(),

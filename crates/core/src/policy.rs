@@ -11,6 +11,8 @@
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
 //! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
 //! | unfit by its rule                            | fit                        | move                      |
+//! | silent for long on an overloaded machine     | fit, or well with time     | move                      |
+//! | silent on an overloaded machine              | fit with time to spare     | move                      |
 //! | well                                         | operator names it, fit     | move                      |
 //! | well                                         | preferred, well for long   | move (failback)           |
 //! | anything                                     | nobody would do better     | nothing                   |
@@ -250,11 +252,16 @@ fn reason_to_leave(
         };
         return Some((cause, next.node));
     }
-    let (truth, _) = situation
+    let ruling = situation
         .view
         .rule(situation.now, situation.topology, group, holder);
-    if truth == Truth::Yes {
-        let next = others().find(|one| better_than_failing(one))?;
+    if ruling.face == Truth::Yes {
+        let better = match (ruling.definite, ruling.patient) {
+            (Truth::Yes, _) => better_than_failing,
+            (_, Truth::Yes) => better_than_silent,
+            _ => better_than_slow,
+        };
+        let next = others().find(|one| better(one))?;
         return Some((Cause::RuleHolds, next.node));
     }
     if reconfigured(situation, group, current) {
@@ -337,6 +344,27 @@ fn better_than_failing(one: &Candidate) -> bool {
         | Fitness::Unready
         | Fitness::Absent => false,
     }
+}
+
+/// A holder on an overloaded machine that has answered nothing for long may be dead or
+/// hopelessly slow. A node that failed the group as well, and is overloaded as well, is
+/// no better until its hold-down ends: two busy nodes would pass the group to and fro.
+fn better_than_silent(one: &Candidate) -> bool {
+    match one.fitness {
+        Fitness::Fit => true,
+        Fitness::HeldDown => !one.overloaded,
+        Fitness::Unknown
+        | Fitness::Recovering
+        | Fitness::Failing
+        | Fitness::Unready
+        | Fitness::Absent => false,
+    }
+}
+
+/// A holder that may only be slow is left for a node that has time to spare, and that
+/// has not failed the group itself.
+fn better_than_slow(one: &Candidate) -> bool {
+    one.fitness == Fitness::Fit && !one.overloaded
 }
 
 /// Whether the holder is lost, by the voters' word or its own (DESIGN 3.1 rule 7).
@@ -491,10 +519,11 @@ fn assignment(
 }
 
 fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec<CheckFact> {
-    let (_, failing) = situation
+    let ruling = situation
         .view
         .rule(situation.now, situation.topology, group, node);
-    failing
+    ruling
+        .failing
         .into_iter()
         .take(FACTS_MAX)
         .map(|(check, merged)| CheckFact {

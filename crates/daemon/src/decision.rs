@@ -28,6 +28,7 @@ use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
 use evenkeel_guard::GuardState;
 use evenkeel_host::clock;
+use evenkeel_host::lateness::Canary;
 use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
 use evenkeel_transport::{Endpoint, Incoming, Message, PeerEvent, RefusedBy, Request, Responder};
 use evenkeel_wire::v1::hello::Hello;
@@ -51,6 +52,8 @@ const HANDOVER_MAX: Duration = Duration::from_secs(5);
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// How long a question to the leader may take: longer than its own patience.
 const ASK_PATIENCE: Duration = Duration::from_secs(12);
+/// Changes of the lateness of ordinary work below this are noise.
+const LATENESS_STEP: Duration = Duration::from_millis(5);
 /// Operators' questions that may wait.
 pub const QUESTIONS_MAX: usize = 64;
 /// Answers of tasks that may wait.
@@ -117,6 +120,8 @@ pub struct Driver {
     pub placed: BTreeMap<GroupId, Vec<ServiceAddress>>,
     /// What people should know from the start.
     pub advice: Vec<String>,
+    /// How late ordinary work runs here.
+    pub canary: Canary,
     books: Books,
 }
 
@@ -131,6 +136,7 @@ struct Books {
     new_here: BTreeSet<NodeId>,
     voting: bool,
     stop_by: Option<Moment>,
+    lateness: Duration,
     hello_said: Bytes,
 }
 
@@ -209,6 +215,7 @@ impl Driver {
             hello,
             placed,
             advice,
+            canary,
             voting,
         } = rooms;
         let books = Books {
@@ -231,6 +238,7 @@ impl Driver {
             hello,
             placed,
             advice,
+            canary,
             books,
         }
     }
@@ -295,6 +303,7 @@ impl Driver {
                     judged,
                     state,
                     at,
+                    silent_since,
                     detail,
                     ..
                 } = verdict;
@@ -305,6 +314,7 @@ impl Driver {
                         judged,
                         state,
                         at,
+                        silent_since,
                         detail,
                     },
                     bring,
@@ -1078,6 +1088,11 @@ impl Driver {
         for group in due {
             self.end_farewell(group);
         }
+        let late = self.canary.lateness();
+        if late.abs_diff(self.books.lateness) > self.books.lateness / 2 + LATENESS_STEP {
+            self.books.lateness = late;
+            self.step(Event::Lateness(late), bring);
+        }
         self.step(Event::Tick, bring);
     }
 
@@ -1149,6 +1164,8 @@ pub struct Rooms {
     pub placed: BTreeMap<GroupId, Vec<ServiceAddress>>,
     /// What people should know from the start.
     pub advice: Vec<String>,
+    /// How late ordinary work runs here.
+    pub canary: Canary,
     /// Whether this node votes from the start: its log remembers.
     pub voting: bool,
 }

@@ -7,7 +7,8 @@
 //!   mover     addresses and announcements           real-time 10
 //!   log       what must be synced                   ordinary
 //!   guard     the guard's cold side                 ordinary
-//!   ordinary  checks, control socket                ordinary
+//!   ordinary  checks, control socket                ordinary, favoured (nice -10)
+//!   canary    measures how late ordinary work runs  ordinary
 //! ```
 //!
 //! A worker that continues a crashed one starts the lease thread first, from the mirror,
@@ -29,6 +30,7 @@ use evenkeel_core::node::{Event, Node, Start as NodeStart};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
 use evenkeel_guard::{Guard, Keeper};
 use evenkeel_host::clock;
+use evenkeel_host::lateness::Canary;
 use evenkeel_host::sys::sched::{self, Parent, Share};
 use evenkeel_host::sys::udp;
 use evenkeel_traffic::{Mover, Settings as MoverSettings};
@@ -145,6 +147,11 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
     let ordinary = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(ORDINARY_THREADS)
         .thread_name("ordinary")
+        .on_thread_start(|| {
+            // Refused without the right: then the checks run as late as other programs,
+            // notice it and say "unknown".
+            let _ = sched::favoured();
+        })
         .enable_all()
         .build()?;
     let start = Starting {
@@ -323,6 +330,7 @@ impl Starting<'_> {
             hello,
             placed,
             advice: self.advice.clone(),
+            canary: Canary::start()?,
             voting,
         };
         let driver = Driver::new(
