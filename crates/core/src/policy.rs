@@ -68,6 +68,16 @@ pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -
     }
 }
 
+/// How long a judgement of [`hearing`] that is fine stays so at least if nothing more is
+/// heard: when to look again.
+pub fn fine_for(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Duration {
+    let silent = timing.lease * 3 / 4;
+    let deaf = (timing.heartbeat * 3).min(silent);
+    let until_deaf = standing.and_then(|span| deaf.checked_sub(span));
+    let until_silent = silent.saturating_sub(unheard);
+    until_deaf.map_or(until_silent, |span| span.min(until_silent))
+}
+
 /// An operator's wish to move a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -562,6 +572,25 @@ mod tests {
             let judged = hearing(&BALANCED, ms(unheard), standing.map(ms));
             assert_eq!(judged, wanted, "unheard {unheard}, standing {standing:?}");
         }
+    }
+
+    #[test]
+    fn looking_again_in_time_misses_no_suspicion() {
+        let ms = Duration::from_millis;
+        for (unheard, standing) in (0..120).flat_map(|u| (0..120).map(move |s| (u, s))) {
+            let judged =
+                |later| hearing(&BALANCED, ms(unheard) + later, Some(ms(standing) + later));
+            if judged(Duration::ZERO) != Hearing::Fine {
+                continue;
+            }
+            let fine = fine_for(&BALANCED, ms(unheard), Some(ms(standing)));
+            assert!(fine > Duration::ZERO);
+            let just_before = fine.saturating_sub(Duration::from_nanos(1));
+            assert_eq!(judged(just_before), Hearing::Fine, "{unheard}, {standing}");
+        }
+        assert_eq!(fine_for(&BALANCED, ms(5), Some(ms(5))), ms(55));
+        assert_eq!(fine_for(&BALANCED, ms(70), Some(ms(75))), ms(20));
+        assert_eq!(fine_for(&BALANCED, ms(0), None), ms(90));
     }
 
     #[test]
