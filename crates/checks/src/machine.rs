@@ -37,7 +37,7 @@ const INTERVAL_MIN: Duration = Duration::from_millis(5);
 const LATE_MIN: Duration = Duration::from_millis(100);
 /// Bounds of the time after which an unchanged state is reported again: others take a
 /// prober for lost that they have not heard for about three of these.
-const REFRESH_MIN: Duration = Duration::from_millis(200);
+const REFRESH_MIN: Duration = Duration::from_millis(400);
 const REFRESH_MAX: Duration = Duration::from_secs(1);
 
 /// How often, how patient, how stubborn.

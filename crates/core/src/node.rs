@@ -19,8 +19,9 @@ use crate::standby::Wellness;
 use crate::story::Said;
 use crate::topology::Topology;
 
-/// How often a report is repeated when nothing changes.
-pub const REPORT_REPEAT: Duration = Duration::from_millis(100);
+/// How often a report is repeated when nothing changes: three may be lost before the last
+/// one is too old.
+pub const REPORT_REPEAT: Duration = Duration::from_millis(200);
 /// How long a proposal may take before the leader may propose again for the group.
 pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an operator waits for a switchover before hearing that it did not work.
@@ -679,10 +680,8 @@ impl Node {
         self.proposing.insert(assign.group, (id, now));
         self.act(Act::Say(Said::Deciding {
             group: assign.group,
-            from: assign.evidence.from,
             to: assign.holder,
-            cause: assign.evidence.cause.clone(),
-            known_for: assign.evidence.known_for,
+            evidence: assign.evidence.clone(),
         }));
         self.act(Act::Propose {
             id,

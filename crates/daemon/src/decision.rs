@@ -52,6 +52,9 @@ const HANDOVER_MAX: Duration = Duration::from_secs(5);
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// How long a question to the leader may take: longer than its own patience.
 const ASK_PATIENCE: Duration = Duration::from_secs(12);
+/// How often time is let pass for what only waits: reports are repeated and grow old,
+/// hold-downs end, in steps of this. Silences, verdicts and reports come by themselves.
+const TICK: Duration = Duration::from_millis(50);
 /// Changes of the lateness of ordinary work below this are noise.
 const LATENESS_STEP: Duration = Duration::from_millis(5);
 /// Operators' questions that may wait.
@@ -246,15 +249,13 @@ impl Driver {
     /// Runs until told to stop.
     pub async fn run(mut self, mut sources: Sources) -> End {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
-        let pace = self.node.topology().timing.heartbeat;
-        let pace = pace.clamp(Duration::from_millis(5), Duration::from_millis(50));
-        let mut ticks = tokio::time::interval(pace);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticked = clock::now();
         self.restore();
         self.greet();
         let mut stop_heard = false;
         loop {
-            let input = next(&mut sources, &mut brought, &mut ticks, stop_heard).await;
+            let due = self.next_tick(ticked);
+            let input = next(&mut sources, &mut brought, due, stop_heard).await;
             match input {
                 Input::Ended(what) => return End::Broken(what),
                 Input::EngineEnded => {
@@ -271,6 +272,7 @@ impl Driver {
                     self.step(Event::Stop, &bring);
                 }
                 Input::Tick => {
+                    ticked = clock::now();
                     self.tick(&bring);
                     if self.may_end() {
                         self.leave(&mut sources).await;
@@ -1076,6 +1078,12 @@ impl Driver {
         });
     }
 
+    /// A tick passes the time where nothing happens; only a farewell is in a hurry.
+    fn next_tick(&self, ticked: Moment) -> Moment {
+        let farewell = self.books.farewells.values().map(|(_, by)| *by).min();
+        (ticked + TICK).min(farewell.unwrap_or(Moment::MAX))
+    }
+
     fn tick(&mut self, bring: &mpsc::Sender<Brought>) {
         let now = clock::now();
         let due: Vec<GroupId> = self
@@ -1197,7 +1205,7 @@ async fn next_agreed(agreed: &mut Option<evenkeel_consensus::Events>) -> Option<
 async fn next(
     sources: &mut Sources,
     brought: &mut mpsc::Receiver<Brought>,
-    ticks: &mut tokio::time::Interval,
+    due: Moment,
     stop_heard: bool,
 ) -> Input {
     let or = |what: &'static str| move || Input::Ended(what);
@@ -1214,6 +1222,6 @@ async fn next(
         one = brought.recv() => one.map_or_else(or("driver"), Input::Brought),
         question = sources.questions.recv() => question.map_or_else(or("control socket"), Input::Question),
         _ = &mut sources.stop, if !stop_heard => Input::Stop,
-        _ = ticks.tick() => Input::Tick,
+        () = tokio::time::sleep(clock::now().until(due)) => Input::Tick,
     }
 }

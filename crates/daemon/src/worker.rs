@@ -53,8 +53,9 @@ use crate::state;
 const MOVER_PRIORITY: u8 = 10;
 /// Reports of rooms that may wait for the decision thread.
 const REPORTS_MAX: usize = 1024;
-/// Threads for everything that may wait.
-const ORDINARY_THREADS: usize = 2;
+/// Threads for everything that may wait. One: what blocks has threads of its own, and two
+/// spend more on waking each other than on checks that ask 20 times a second.
+const ORDINARY_THREADS: usize = 1;
 /// Where bpffs is on most machines.
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where we mount one of our own if it is not there.
