@@ -73,7 +73,10 @@ pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -
 pub fn fine_for(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Duration {
     let silent = timing.lease * 3 / 4;
     let deaf = (timing.heartbeat * 3).min(silent);
-    let until_deaf = standing.and_then(|span| deaf.checked_sub(span));
+    // One that has stood for longer is judged anew when the holder is heard again.
+    let until_deaf = standing
+        .and_then(|span| deaf.checked_sub(span))
+        .filter(|span| !span.is_zero());
     let until_silent = silent.saturating_sub(unheard);
     until_deaf.map_or(until_silent, |span| span.min(until_silent))
 }
