@@ -185,7 +185,8 @@ impl Asking {
             },
         };
         let at = self.machine.confirmed();
-        let verdict = verdict(&self.probe, state, at, bounded(&detail), self.phases);
+        let mut verdict = verdict(&self.probe, state, at, bounded(&detail), self.phases);
+        verdict.silent_since = self.machine.silent_since(clock::now());
         self.shared.outbox.put(self.speaker, weight, verdict);
     }
 }
@@ -197,6 +198,7 @@ fn verdict(probe: &Probe, state: State, at: Moment, detail: String, phases: Phas
         judged: probe.judged,
         state,
         at,
+        silent_since: None,
         detail,
         phases,
         sequence: 0,

@@ -37,7 +37,7 @@ const INTERVAL_MIN: Duration = Duration::from_millis(5);
 const LATE_MIN: Duration = Duration::from_millis(100);
 /// Bounds of the time after which an unchanged state is reported again: others take a
 /// prober for lost that they have not heard for about three of these.
-const REFRESH_MIN: Duration = Duration::from_millis(200);
+const REFRESH_MIN: Duration = Duration::from_millis(400);
 const REFRESH_MAX: Duration = Duration::from_secs(1);
 
 /// How often, how patient, how stubborn.
@@ -134,6 +134,10 @@ pub struct Machine {
     veil: Veil,
     failures: u32,
     goods: u32,
+    /// Wrong answers since the last good one.
+    wrongs: u32,
+    /// When the first question was asked that nothing has answered since.
+    unanswered: Option<Moment>,
     /// When each pending question was asked.
     pending: BTreeMap<u64, Moment>,
     next: u64,
@@ -161,6 +165,8 @@ impl Machine {
             veil: Veil::None,
             failures: 0,
             goods: 0,
+            wrongs: 0,
+            unanswered: None,
             pending: BTreeMap::new(),
             next: 0,
             due: now,
@@ -190,6 +196,16 @@ impl Machine {
     /// When the state was last confirmed by an answer, or by the lack of one.
     pub fn confirmed(&self) -> Moment {
         self.confirmed
+    }
+
+    /// Since when there has been no answer at all, if it is failing and silence is all
+    /// that speaks against it; since now, if there was one a moment ago.
+    ///
+    /// A service that is slow is silent too. Fewer than `fall` wrong answers since the
+    /// last good one are not what made it failing.
+    pub fn silent_since(&self, now: Moment) -> Option<Moment> {
+        let by_silence = self.state() == CheckState::Failing && self.wrongs < self.limits.fall;
+        by_silence.then(|| self.unanswered.unwrap_or(now))
     }
 
     /// Answers in a row that speak against the settled state, and how many turn it.
@@ -262,11 +278,18 @@ impl Machine {
         self.confirmed = now;
         match outcome {
             Outcome::Good => self.count_good(),
-            Outcome::Bad => self.count_failure(),
+            Outcome::Bad => {
+                self.unanswered = None;
+                self.wrongs = self.wrongs.saturating_add(1);
+                self.count_failure();
+            }
             Outcome::Unasked => self.cover(Veil::Unasked),
             Outcome::Silent => match self.lateness(now, asked) {
                 Some(late) => self.cover(Veil::Late(late)),
-                None => self.count_failure(),
+                None => {
+                    self.unanswered.get_or_insert(asked);
+                    self.count_failure();
+                }
             },
         }
     }
@@ -284,6 +307,8 @@ impl Machine {
     fn count_good(&mut self) {
         self.veil = Veil::None;
         self.failures = 0;
+        self.wrongs = 0;
+        self.unanswered = None;
         self.goods = self.goods.saturating_add(1);
         match self.settled {
             Settled::Nothing => self.settled = Settled::Well,
@@ -311,6 +336,7 @@ impl Machine {
     fn desert(&mut self, now: Moment) {
         self.cover(Veil::None);
         self.settled = Settled::Ill;
+        self.wrongs = self.limits.fall;
         // Answers that were under way before the death must not count towards rise.
         self.pending.clear();
         self.confirmed = now;
@@ -512,6 +538,50 @@ mod tests {
         assert_eq!(bench.machine.state(), CheckState::Failing);
         let limit = 2 * LIMITS.timeout + Duration::from_millis(50);
         assert!(at(bench.now).since(at(0)) <= limit);
+    }
+
+    /// Settles the oldest question under way, at the moment given.
+    fn settle(bench: &mut Bench, now: u64, outcome: Outcome) {
+        bench.run_to(now);
+        let question = *bench.machine.pending.keys().next().expect("one is pending");
+        bench.step(Event::Settled { question, outcome });
+    }
+
+    #[test]
+    fn silence_is_told_from_wrong_answers() {
+        let since = |bench: &Bench| bench.machine.silent_since(at(bench.now));
+        let mut bench = Bench::new(LIMITS);
+        settle(&mut bench, 10, Outcome::Good);
+        assert_eq!(since(&bench), None, "well");
+        settle(&mut bench, 250, Outcome::Silent);
+        settle(&mut bench, 300, Outcome::Silent);
+        assert_eq!(since(&bench), Some(at(50)), "from the first question on");
+        settle(&mut bench, 301, Outcome::Good);
+        assert_eq!(
+            bench.machine.state(),
+            CheckState::Failing,
+            "one is not enough"
+        );
+        assert_eq!(since(&bench), Some(at(301)), "but it is not dead");
+        settle(&mut bench, 400, Outcome::Silent);
+        assert_eq!(since(&bench), Some(at(200)));
+        settle(&mut bench, 450, Outcome::Bad);
+        assert_eq!(since(&bench), Some(at(450)), "one wrong answer");
+        settle(&mut bench, 460, Outcome::Bad);
+        assert_eq!(since(&bench), None, "enough of them");
+        settle(&mut bench, 600, Outcome::Silent);
+        assert_eq!(since(&bench), None, "until it has been well");
+    }
+
+    #[test]
+    fn a_death_is_no_silence() {
+        let mut bench = Bench::new(LIMITS);
+        settle(&mut bench, 10, Outcome::Good);
+        bench.step(Event::Deserted);
+        assert_eq!(bench.machine.silent_since(at(10)), None);
+        settle(&mut bench, 250, Outcome::Silent);
+        settle(&mut bench, 300, Outcome::Silent);
+        assert_eq!(bench.machine.silent_since(at(300)), None);
     }
 
     #[test]

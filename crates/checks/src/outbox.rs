@@ -136,6 +136,7 @@ mod tests {
             judged: NodeId(1),
             state: State::Ok,
             at: Moment::ZERO,
+            silent_since: None,
             detail: detail.to_owned(),
             phases: Phases::default(),
             sequence: 0,

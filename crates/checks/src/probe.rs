@@ -121,6 +121,9 @@ pub struct Verdict {
     /// When that was last confirmed by an answer or by the lack of one. A verdict that is
     /// repeated without news keeps it, so that its age can be judged.
     pub at: Moment,
+    /// Since when nothing at all has been answered, if it is failing and nothing but
+    /// silence speaks against it.
+    pub silent_since: Option<Moment>,
     /// What exactly, for people; at most [`DETAIL_LENGTH_MAX`] bytes.
     pub detail: String,
     /// Where the time of the newest answer went.

@@ -59,9 +59,10 @@ pub struct ElectionTiming {
 
 impl ElectionTiming {
     /// For nodes within a few milliseconds of each other: a lost leader is replaced within 0.9 s
-    /// and neither busy loops nor a saturated disk provoke an election.
+    /// and neither busy loops nor a saturated disk provoke an election. Three heartbeats may be
+    /// lost before a follower stops trusting its leader.
     pub const LAN: Self = Self {
-        heartbeat: Duration::from_millis(50),
+        heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(200),
         election_max: Duration::from_millis(400),
         append_slow: Duration::from_millis(300),

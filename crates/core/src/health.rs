@@ -3,6 +3,13 @@
 //! Every node tells all others what it sees, at once when something changes and
 //! every so often when nothing does. A report that has become too old says nothing:
 //! it turns into "unknown", and unknown never moves a group.
+//!
+//! Silence of a service has two meanings. On a machine with time to spare it means that
+//! the service hangs. On one whose processors are overloaded it may only be slow, and
+//! then another overloaded machine would do no better. So each node measures how late
+//! ordinary work runs on it ([`Report::lateness`]), and [`View::rule`] answers with silence
+//! on overloaded machines at face value, taken for unknown for a while, and taken for
+//! unknown. A refused connection, a wrong answer, a dead process always count.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -14,6 +21,17 @@ use crate::topology::{CheckPolicy, Group, Topology};
 
 /// A report older than this says nothing: several repeats must have been lost.
 pub const REPORT_AGE_MAX: Duration = Duration::from_millis(700);
+
+/// How many times an answer waits for a processor on its way: the prober that connects,
+/// the process that accepts, the one that answers, the prober that reads, and as many
+/// again for what stands behind a web server. A machine on which each of these waits is
+/// longer than that part of a check's time-out is too busy for the check to mean anything.
+pub const WAITS_PER_ANSWER: u32 = 6;
+
+/// Silence on an overloaded machine counts after all once there has been no answer at all
+/// for so long: a slow service answers now and then, a dead one does not. Beyond the
+/// patience of whoever waits for a web page.
+pub const SILENCE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a check says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +59,9 @@ pub struct CheckReport {
     pub state: CheckState,
     /// How old the answer was when the report was made.
     pub age: Duration,
+    /// For how long nothing had been answered at all, if it is failing and nothing but
+    /// silence speaks against it.
+    pub silent: Option<Duration>,
     /// What exactly, for people.
     pub detail: String,
 }
@@ -101,6 +122,8 @@ pub struct Report {
     pub config_digest: u64,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
+    /// How late work of ordinary priority has lately run on it.
+    pub lateness: Duration,
     /// What it asked.
     pub checks: Vec<CheckReport>,
     /// How it stands towards each group that names it.
@@ -124,6 +147,31 @@ pub struct Heard {
 #[derive(Clone, Debug, Default)]
 pub struct View {
     heard: BTreeMap<NodeId, Heard>,
+}
+
+/// What silence on overloaded machines is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silent {
+    /// A failure, as everywhere.
+    AtFace,
+    /// Unknown until it has lasted for [`SILENCE_PATIENCE`].
+    Patiently,
+    /// Unknown.
+    Never,
+}
+
+/// Whether the rule of a group holds for a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// With all silence at face value.
+    pub face: Truth,
+    /// With silence on overloaded machines taken for unknown for [`SILENCE_PATIENCE`].
+    pub patient: Truth,
+    /// With silence on overloaded machines taken for unknown. If this holds, the ones
+    /// above do.
+    pub definite: Truth,
+    /// The checks that fail, at face value.
+    pub failing: Vec<(CheckName, Merged)>,
 }
 
 /// A check's answer in one place, merged over those who asked.
@@ -183,6 +231,13 @@ impl View {
             .find(|one| one.group == group)
     }
 
+    /// How late ordinary work runs on a node, if that may make a check silent that waits
+    /// for an answer for so long.
+    pub fn overload(&self, now: Moment, node: NodeId, timeout: Duration) -> Option<Duration> {
+        let lateness = self.fresh(now, node)?.report.lateness;
+        (lateness * WAITS_PER_ANSWER >= timeout).then_some(lateness)
+    }
+
     /// What one prober says about a check of `judged`: none if it does not ask, or
     /// has not been heard lately. Too old an answer is unknown.
     fn said(
@@ -192,6 +247,7 @@ impl View {
         judged: NodeId,
         group: GroupId,
         policy: &CheckPolicy,
+        silent: Silent,
     ) -> Option<Merged> {
         let heard = self.fresh(now, prober)?;
         let said =
@@ -200,17 +256,52 @@ impl View {
             })?;
         let age = said.age + now.since(heard.at);
         let stale = age > answer_age_max(policy);
-        let state = if stale {
-            CheckState::Unknown
-        } else {
-            said.state
-        };
-        Some(Merged {
-            state,
+        let mut merged = Merged {
+            state: if stale {
+                CheckState::Unknown
+            } else {
+                said.state
+            },
             age,
             detail: said.detail.clone(),
             said_by: Some(prober),
-        })
+        };
+        if merged.state == CheckState::Failing
+            && let Some(silence) = said.silent
+        {
+            let silence = silence + now.since(heard.at);
+            self.weigh(now, [judged, prober], policy, silence, silent, &mut merged);
+        }
+        Some(merged)
+    }
+
+    /// Silence between a node and its prober, one of which may just be overloaded.
+    fn weigh(
+        &self,
+        now: Moment,
+        ends: [NodeId; 2],
+        policy: &CheckPolicy,
+        silence: Duration,
+        silent: Silent,
+        merged: &mut Merged,
+    ) {
+        let busy = |node| self.overload(now, node, policy.timeout);
+        let Some(late) = ends.into_iter().filter_map(busy).max() else {
+            return;
+        };
+        let unknown = match silent {
+            Silent::AtFace => false,
+            Silent::Patiently => silence < SILENCE_PATIENCE,
+            Silent::Never => true,
+        };
+        merged.detail.push_str(&format!(
+            "; no answer for {:.1} s, on a machine that runs ordinary work {} ms late",
+            silence.as_secs_f64(),
+            late.as_millis()
+        ));
+        if unknown {
+            merged.state = CheckState::Unknown;
+        }
     }
 
     /// A check of a node: failing if the node itself says so, or if a majority of the
@@ -222,14 +313,15 @@ impl View {
         judged: NodeId,
         group: GroupId,
         policy: &CheckPolicy,
+        silent: Silent,
     ) -> Merged {
         let own = if policy.from_node {
-            self.said(now, judged, judged, group, policy)
+            self.said(now, judged, judged, group, policy, silent)
         } else {
             None
         };
         let peers = if policy.from_peers {
-            self.peers_say(now, topology, judged, group, policy)
+            self.peers_say(now, topology, judged, group, policy, silent)
         } else {
             None
         };
@@ -243,12 +335,13 @@ impl View {
         judged: NodeId,
         group: GroupId,
         policy: &CheckPolicy,
+        silent: Silent,
     ) -> Option<Merged> {
         let said: Vec<Merged> = topology
             .nodes
             .keys()
             .filter(|peer| **peer != judged)
-            .filter_map(|peer| self.said(now, *peer, judged, group, policy))
+            .filter_map(|peer| self.said(now, *peer, judged, group, policy, silent))
             .filter(|said| said.state != CheckState::Unknown)
             .collect();
         let failing = said
@@ -264,12 +357,28 @@ impl View {
     }
 
     /// Whether the rule of a group holds for a node, and the checks that say so.
-    pub fn rule(
+    pub fn rule(&self, now: Moment, topology: &Topology, group: &Group, node: NodeId) -> Ruling {
+        let (face, failing) = self.holds(now, topology, group, node, Silent::AtFace);
+        let with = |silent| match failing.is_empty() {
+            true => face,
+            false => self.holds(now, topology, group, node, silent).0,
+        };
+        let (patient, definite) = (with(Silent::Patiently), with(Silent::Never));
+        Ruling {
+            face,
+            patient,
+            definite,
+            failing,
+        }
+    }
+
+    fn holds(
         &self,
         now: Moment,
         topology: &Topology,
         group: &Group,
         node: NodeId,
+        silent: Silent,
     ) -> (Truth, Vec<(CheckName, Merged)>) {
         let answers: BTreeMap<CheckName, Merged> = group
             .checks
@@ -277,7 +386,7 @@ impl View {
             .map(|policy| {
                 (
                     policy.name.clone(),
-                    self.check(now, topology, node, group.id, policy),
+                    self.check(now, topology, node, group.id, policy, silent),
                 )
             })
             .collect();

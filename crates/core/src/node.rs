@@ -19,8 +19,9 @@ use crate::standby::Wellness;
 use crate::story::Said;
 use crate::topology::Topology;
 
-/// How often a report is repeated when nothing changes.
-pub const REPORT_REPEAT: Duration = Duration::from_millis(100);
+/// How often a report is repeated when nothing changes: three may be lost before the last
+/// one is too old.
+pub const REPORT_REPEAT: Duration = Duration::from_millis(200);
 /// How long a proposal may take before the leader may propose again for the group.
 pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an operator waits for a switchover before hearing that it did not work.
@@ -54,9 +55,13 @@ pub enum Event {
         state: CheckState,
         /// When that was last confirmed.
         at: Moment,
+        /// Since when nothing has been answered, if silence is all that speaks against it.
+        silent_since: Option<Moment>,
         /// What exactly.
         detail: String,
     },
+    /// How late work of ordinary priority runs on this node.
+    Lateness(Duration),
     /// Whether this node could take a group; none: it could.
     Readiness {
         /// The group.
@@ -192,6 +197,7 @@ pub enum Act {
 struct OwnVerdict {
     state: CheckState,
     at: Moment,
+    silent_since: Option<Moment>,
     detail: String,
 }
 
@@ -218,6 +224,7 @@ pub struct Node {
     leading_since: Moment,
     stopping: bool,
     guard_full: bool,
+    lateness: Duration,
     verdicts: BTreeMap<(GroupId, NodeId, CheckName), OwnVerdict>,
     unready: BTreeMap<GroupId, Option<String>>,
     roles: BTreeMap<GroupId, Role>,
@@ -287,6 +294,7 @@ impl Node {
             leading_since: now,
             stopping: false,
             guard_full: false,
+            lateness: Duration::ZERO,
             verdicts: BTreeMap::new(),
             unready: BTreeMap::new(),
             roles,
@@ -364,14 +372,21 @@ impl Node {
                 judged,
                 state,
                 at,
+                silent_since,
                 detail,
             } => {
                 let verdict = OwnVerdict {
                     state,
                     at,
+                    silent_since,
                     detail: shortened(&detail, FACT_LENGTH_MAX),
                 };
                 self.verdict((group, judged, check), verdict);
+            }
+            Event::Lateness(late) => {
+                // Growing overload is told at once: silence will be judged by it.
+                self.dirty |= late > self.lateness * 2;
+                self.lateness = late;
             }
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
@@ -665,10 +680,8 @@ impl Node {
         self.proposing.insert(assign.group, (id, now));
         self.act(Act::Say(Said::Deciding {
             group: assign.group,
-            from: assign.evidence.from,
             to: assign.holder,
-            cause: assign.evidence.cause.clone(),
-            known_for: assign.evidence.known_for,
+            evidence: assign.evidence.clone(),
         }));
         self.act(Act::Propose {
             id,
@@ -885,6 +898,7 @@ impl Node {
             guard_full: self.guard_full,
             config_digest: self.config_digest,
             leader: self.leader,
+            lateness: self.lateness,
             checks: self
                 .verdicts
                 .iter()
@@ -894,6 +908,7 @@ impl Node {
                     judged: *judged,
                     state: known.state,
                     age: now.since(known.at),
+                    silent: known.silent_since.map(|since| now.since(since)),
                     detail: known.detail.clone(),
                 })
                 .collect(),

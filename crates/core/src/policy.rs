@@ -11,6 +11,8 @@
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
 //! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
 //! | unfit by its rule                            | fit                        | move                      |
+//! | silent for long on an overloaded machine     | fit, or well with time     | move                      |
+//! | silent on an overloaded machine              | fit with time to spare     | move                      |
 //! | well                                         | operator names it, fit     | move                      |
 //! | well                                         | preferred, well for long   | move (failback)           |
 //! | anything                                     | nobody would do better     | nothing                   |
@@ -64,6 +66,19 @@ pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -
     } else {
         Hearing::Fine
     }
+}
+
+/// How long a judgement of [`hearing`] that is fine stays so at least if nothing more is
+/// heard: when to look again.
+pub fn fine_for(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Duration {
+    let silent = timing.lease * 3 / 4;
+    let deaf = (timing.heartbeat * 3).min(silent);
+    // One that has stood for longer is judged anew when the holder is heard again.
+    let until_deaf = standing
+        .and_then(|span| deaf.checked_sub(span))
+        .filter(|span| !span.is_zero());
+    let until_silent = silent.saturating_sub(unheard);
+    until_deaf.map_or(until_silent, |span| span.min(until_silent))
 }
 
 /// An operator's wish to move a group.
@@ -250,11 +265,16 @@ fn reason_to_leave(
         };
         return Some((cause, next.node));
     }
-    let (truth, _) = situation
+    let ruling = situation
         .view
         .rule(situation.now, situation.topology, group, holder);
-    if truth == Truth::Yes {
-        let next = others().find(|one| better_than_failing(one))?;
+    if ruling.face == Truth::Yes {
+        let better = match (ruling.definite, ruling.patient) {
+            (Truth::Yes, _) => better_than_failing,
+            (_, Truth::Yes) => better_than_silent,
+            _ => better_than_slow,
+        };
+        let next = others().find(|one| better(one))?;
         return Some((Cause::RuleHolds, next.node));
     }
     if reconfigured(situation, group, current) {
@@ -337,6 +357,27 @@ fn better_than_failing(one: &Candidate) -> bool {
         | Fitness::Unready
         | Fitness::Absent => false,
     }
+}
+
+/// A holder on an overloaded machine that has answered nothing for long may be dead or
+/// hopelessly slow. A node that failed the group as well, and is overloaded as well, is
+/// no better until its hold-down ends: two busy nodes would pass the group to and fro.
+fn better_than_silent(one: &Candidate) -> bool {
+    match one.fitness {
+        Fitness::Fit => true,
+        Fitness::HeldDown => !one.overloaded,
+        Fitness::Unknown
+        | Fitness::Recovering
+        | Fitness::Failing
+        | Fitness::Unready
+        | Fitness::Absent => false,
+    }
+}
+
+/// A holder that may only be slow is left for a node that has time to spare, and that
+/// has not failed the group itself.
+fn better_than_slow(one: &Candidate) -> bool {
+    one.fitness == Fitness::Fit && !one.overloaded
 }
 
 /// Whether the holder is lost, by the voters' word or its own (DESIGN 3.1 rule 7).
@@ -491,10 +532,11 @@ fn assignment(
 }
 
 fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec<CheckFact> {
-    let (_, failing) = situation
+    let ruling = situation
         .view
         .rule(situation.now, situation.topology, group, node);
-    failing
+    ruling
+        .failing
         .into_iter()
         .take(FACTS_MAX)
         .map(|(check, merged)| CheckFact {
@@ -533,6 +575,25 @@ mod tests {
             let judged = hearing(&BALANCED, ms(unheard), standing.map(ms));
             assert_eq!(judged, wanted, "unheard {unheard}, standing {standing:?}");
         }
+    }
+
+    #[test]
+    fn looking_again_in_time_misses_no_suspicion() {
+        let ms = Duration::from_millis;
+        for (unheard, standing) in (0..120).flat_map(|u| (0..120).map(move |s| (u, s))) {
+            let judged =
+                |later| hearing(&BALANCED, ms(unheard) + later, Some(ms(standing) + later));
+            if judged(Duration::ZERO) != Hearing::Fine {
+                continue;
+            }
+            let fine = fine_for(&BALANCED, ms(unheard), Some(ms(standing)));
+            assert!(fine > Duration::ZERO);
+            let just_before = fine.saturating_sub(Duration::from_nanos(1));
+            assert_eq!(judged(just_before), Hearing::Fine, "{unheard}, {standing}");
+        }
+        assert_eq!(fine_for(&BALANCED, ms(5), Some(ms(5))), ms(55));
+        assert_eq!(fine_for(&BALANCED, ms(70), Some(ms(75))), ms(20));
+        assert_eq!(fine_for(&BALANCED, ms(0), None), ms(90));
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Candidate {
     pub node: NodeId,
     /// How fit it is.
     pub fitness: Fitness,
+    /// Whether its own processors are too busy for one of the group's checks.
+    pub overloaded: bool,
     /// Why, for people.
     pub why: String,
 }
@@ -64,8 +66,8 @@ impl Wellness {
         for group in topology.groups.values() {
             for node in &group.nodes {
                 let key = (group.id, *node);
-                let (truth, _) = view.rule(now, topology, group, *node);
-                if view.alive(now, *node) && truth == Truth::No {
+                let ruling = view.rule(now, topology, group, *node);
+                if view.alive(now, *node) && ruling.face == Truth::No {
                     self.well_since.entry(key).or_insert(now);
                 } else {
                     self.well_since.remove(&key);
@@ -122,8 +124,21 @@ pub fn judge(
     group: &Group,
     node: NodeId,
 ) -> Candidate {
-    let (fitness, why) = assess(now, topology, ledger, view, wellness, group, node);
-    Candidate { node, fitness, why }
+    let (fitness, mut why) = assess(now, topology, ledger, view, wellness, group, node);
+    let strictest = group.checks.iter().map(|policy| policy.timeout).min();
+    let late = strictest.and_then(|timeout| view.overload(now, node, timeout));
+    if let Some(late) = late {
+        why.push_str(&format!(
+            "; its processors are overloaded: ordinary work runs {} ms late",
+            late.as_millis()
+        ));
+    }
+    Candidate {
+        node,
+        fitness,
+        overloaded: late.is_some(),
+        why,
+    }
 }
 
 fn assess(
@@ -154,15 +169,17 @@ fn assess(
             }
         }
     }
-    let (truth, failing) = view.rule(now, topology, group, node);
-    match truth {
-        Truth::Yes => {
-            let names: Vec<String> = failing
-                .iter()
-                .map(|(name, merged)| format!("{name} fails: {}", merged.detail))
-                .collect();
-            (Fitness::Failing, names.join("; "))
-        }
+    let ruling = view.rule(now, topology, group, node);
+    let names = |says: &str| {
+        let names = ruling.failing.iter();
+        let names: Vec<String> = names
+            .map(|(name, merged)| format!("{name} {says}: {}", merged.detail))
+            .collect();
+        names.join("; ")
+    };
+    match ruling.face {
+        Truth::Yes if ruling.patient == Truth::Yes => (Fitness::Failing, names("fails")),
+        Truth::Yes => (Fitness::Unknown, names("is silent")),
         Truth::Unknown => (Fitness::Unknown, "its checks are not known yet".to_owned()),
         Truth::No => {
             let Some(left) = wellness.held_down(now, ledger, group.id, node) else {

@@ -2,9 +2,10 @@
 //! enum, so that each move can be explained from the log alone.
 
 use core::fmt;
+use core::fmt::Write;
 use core::time::Duration;
 
-use crate::evidence::Cause;
+use crate::evidence::{Cause, Evidence};
 use crate::names::{Epoch, GroupId, NodeId};
 
 /// How loud a line is.
@@ -23,14 +24,10 @@ pub enum Said {
     Deciding {
         /// The group.
         group: GroupId,
-        /// From where.
-        from: Option<NodeId>,
         /// To where.
         to: NodeId,
-        /// Why.
-        cause: Cause,
-        /// For how long the reason had been known.
-        known_for: Duration,
+        /// From where, why, and what was known of each node.
+        evidence: Evidence,
     },
     /// The proposal did not get through.
     NotAgreed {
@@ -140,6 +137,20 @@ impl Names for crate::topology::Topology {
     }
 }
 
+/// What was known, as a continuation of a line.
+fn facts(evidence: &Evidence, name: &dyn Names) -> String {
+    let mut text = String::new();
+    for fact in &evidence.checks {
+        let by = name.node(fact.said_by);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "; {} fails, {by} says: {}", fact.check, fact.detail);
+    }
+    for one in &evidence.considered {
+        let _ = write!(text, "; {} is considered: {}", name.node(one.node), one.why);
+    }
+    text
+}
+
 struct Line<'a> {
     said: &'a Said,
     name: &'a dyn Names,
@@ -152,17 +163,20 @@ impl fmt::Display for Line<'_> {
         match self.said {
             Said::Deciding {
                 group: g,
-                from,
                 to,
-                cause,
-                known_for,
+                evidence,
             } => write!(
                 f,
-                "{}: deciding to move from {} to {} because {cause} (known for {} ms)",
+                "{}: deciding to move from {} to {} because {} (known for {} ms{})",
                 group(g),
-                from.as_ref().map_or_else(|| "nobody".to_owned(), node),
+                evidence
+                    .from
+                    .as_ref()
+                    .map_or_else(|| "nobody".to_owned(), node),
                 node(to),
-                known_for.as_millis()
+                evidence.cause,
+                evidence.known_for.as_millis(),
+                facts(evidence, self.name)
             ),
             Said::NotAgreed { group: g, reason } => {
                 write!(f, "{}: the move was not agreed on: {reason}", group(g))

@@ -94,6 +94,18 @@ struct Voice {
     silence: Option<(u64, u64)>,
     stopping: bool,
     speaks: bool,
+    /// How late ordinary work runs, in ms.
+    lateness: u64,
+    /// Since when apache has answered nothing.
+    silent_since: Option<Moment>,
+}
+
+/// How a service answers.
+enum Answers {
+    Always,
+    /// It fails, but not every question goes unanswered.
+    NowAndThen,
+    Never,
 }
 
 /// The witness leads; the others are voices.
@@ -105,6 +117,8 @@ struct World {
     voices: BTreeMap<NodeId, Voice>,
     seq: u64,
     proposals: Vec<Assign>,
+    /// Failing pings are silences since the start of time.
+    ping_silent: bool,
     replies: Vec<Result<String, String>>,
 }
 
@@ -126,6 +140,8 @@ impl World {
             silence: None,
             stopping: false,
             speaks: true,
+            lateness: 0,
+            silent_since: None,
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
         let mut world = Self {
@@ -136,6 +152,7 @@ impl World {
             voices: voices.into(),
             seq: 0,
             proposals: Vec::new(),
+            ping_silent: false,
             replies: Vec::new(),
         };
         world.step(Event::Leader {
@@ -156,6 +173,17 @@ impl World {
 
     fn voice(&mut self, text: &str) -> &mut Voice {
         self.voices.get_mut(&id(text)).expect("a voice")
+    }
+
+    /// How the apache of a server answers from now on.
+    fn answers(&mut self, text: &str, answers: Answers) {
+        let now = self.now;
+        let voice = self.voice(text);
+        (voice.apache, voice.silent_since) = match answers {
+            Answers::Always => (CheckState::Ok, None),
+            Answers::NowAndThen => (CheckState::Failing, Some(now)),
+            Answers::Never => (CheckState::Failing, Some(voice.silent_since.unwrap_or(now))),
+        };
     }
 
     fn step(&mut self, event: Event) {
@@ -213,9 +241,14 @@ impl World {
                 judged: id(judged),
                 state,
                 at,
+                silent_since: self.ping_silence(state).map(|silence| at.back(silence)),
                 detail: "as the test says".to_owned(),
             });
         }
+    }
+
+    fn ping_silence(&self, state: CheckState) -> Option<Duration> {
+        (self.ping_silent && state == CheckState::Failing).then_some(Duration::from_secs(1))
     }
 
     fn report(&self, node: NodeId, voice: &Voice) -> Report {
@@ -224,14 +257,16 @@ impl World {
         } else {
             id("ams1")
         };
-        let said = |text: &str, judged, state| CheckReport {
+        let said = |text: &str, judged, state, silent| CheckReport {
             group: www(),
             check: check(text),
             judged,
             state,
             age: Duration::ZERO,
+            silent,
             detail: "as the test says".to_owned(),
         };
+        let silent = voice.silent_since.map(|since| self.now.since(since));
         Report {
             incarnation: life(),
             seq: self.seq,
@@ -239,9 +274,15 @@ impl World {
             guard_full: true,
             config_digest: 1,
             leader: Some(id("tie")),
+            lateness: Duration::from_millis(voice.lateness),
             checks: vec![
-                said("apache", node, voice.apache),
-                said("ping", other, voice.ping_of_others),
+                said("apache", node, voice.apache, silent),
+                said(
+                    "ping",
+                    other,
+                    voice.ping_of_others,
+                    self.ping_silence(voice.ping_of_others),
+                ),
             ],
             groups: vec![GroupReport {
                 group: www(),
@@ -481,4 +522,135 @@ fn an_operators_wish_that_makes_no_sense_is_refused_with_the_reason() {
     world.voice("fra1").speaks = false;
     world.pass(2000);
     refused(&mut world, "fra1", "not heard");
+}
+
+/// Both servers' processors are overloaded: silence proves nothing, and the other one
+/// would do no better. But what has not answered for long is dead or as good as that.
+#[test]
+fn silence_on_an_overloaded_machine_is_waited_for_but_not_for_ever() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lateness = 80;
+    world.voice("fra1").lateness = 80;
+    world.answers("ams1", Answers::Never);
+    world.pass(9_900);
+    assert_eq!(world.take(), None, "it may be slow");
+    world.pass(200);
+    let moved = world.take().expect("a move");
+    assert_eq!(
+        (moved.holder, &moved.evidence.cause),
+        (id("fra1"), &Cause::RuleHolds)
+    );
+    let fact = &moved.evidence.checks[0].detail;
+    assert!(fact.contains("no answer for 10.0 s"), "{fact}");
+    assert!(fact.contains("80 ms late"), "{fact}");
+}
+
+#[test]
+fn a_slow_service_on_an_overloaded_machine_stays() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lateness = 80;
+    world.voice("fra1").lateness = 80;
+    for _ in 0..20 {
+        world.answers("ams1", Answers::Never);
+        world.pass(4_000);
+        world.answers("ams1", Answers::NowAndThen);
+        world.pass(20);
+    }
+    assert_eq!(world.take(), None, "an answer now and then");
+}
+
+#[test]
+fn silence_on_a_machine_with_time_to_spare_moves_the_group_at_once() {
+    for other in [0, 80] {
+        let mut world = World::serving("any");
+        world.voice("ams1").lateness = 20;
+        world.voice("fra1").lateness = other;
+        world.answers("ams1", Answers::Never);
+        world.pass(40);
+        let moved = world.take().map(|assign| assign.holder);
+        assert_eq!(
+            moved,
+            Some(id("fra1")),
+            "the other one runs {other} ms late"
+        );
+    }
+}
+
+#[test]
+fn an_overloaded_holder_that_is_silent_is_left_for_a_node_with_time_to_spare() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lateness = 80;
+    world.answers("ams1", Answers::Never);
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+#[test]
+fn a_dead_service_on_an_overloaded_machine_moves_the_group_at_once() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lateness = 80;
+    world.voice("fra1").lateness = 80;
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+/// L2: overload wanders, or both are overloaded in turn. Each server is silent as soon
+/// as it holds and well as soon as it does not.
+#[test]
+fn two_overloaded_servers_do_not_pass_the_group_to_and_fro() {
+    let mut world = World::serving("any");
+    let mut moves = 0;
+    for _ in 0..60 {
+        world.voice("ams1").lateness = 80;
+        world.voice("fra1").lateness = 80;
+        let (holder, other) = match world.holder == Some(id("ams1")) {
+            true => ("ams1", "fra1"),
+            false => ("fra1", "ams1"),
+        };
+        world.answers(other, Answers::Always);
+        world.answers(holder, Answers::Never);
+        world.pass(2_000);
+        moves += world.proposals.len();
+        world.proposals.clear();
+    }
+    // Ten seconds of patience, then the first hold-down of each: 30 s, 30 s.
+    assert!(moves <= 4, "{moves} moves in two minutes");
+    assert!(moves >= 2, "no state waits for ever");
+}
+
+#[test]
+fn a_node_that_was_silent_a_while_ago_is_no_refuge_from_mere_slowness() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lateness = 80;
+    world.answers("ams1", Answers::Never);
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    // The load has followed the group.
+    world.voice("ams1").lateness = 0;
+    world.answers("ams1", Answers::Always);
+    world.pass(5_000);
+    world.voice("fra1").lateness = 80;
+    world.answers("fra1", Answers::Never);
+    world.pass(8_000);
+    assert_eq!(world.take(), None, "ams1 failed the group itself");
+    world.pass(3_000);
+    let moved = world.take().map(|assign| assign.holder);
+    assert_eq!(
+        moved,
+        Some(id("ams1")),
+        "it has time to spare, and this one is dead"
+    );
+}
+
+/// A prober that runs late may be what is slow, whatever the judged machine does.
+#[test]
+fn the_probers_own_overload_counts_as_well() {
+    let mut world = World::serving("any");
+    world.voice("fra1").lateness = 80;
+    world.step(Event::Lateness(Duration::from_millis(80)));
+    world.ping_silent = true;
+    world.voice("fra1").ping_of_others = CheckState::Failing;
+    world.pass(5_000);
+    assert_eq!(world.take(), None, "both who ask are overloaded");
 }

@@ -28,6 +28,7 @@ use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
 use evenkeel_guard::GuardState;
 use evenkeel_host::clock;
+use evenkeel_host::lateness::Canary;
 use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
 use evenkeel_transport::{Endpoint, Incoming, Message, PeerEvent, RefusedBy, Request, Responder};
 use evenkeel_wire::v1::hello::Hello;
@@ -51,6 +52,11 @@ const HANDOVER_MAX: Duration = Duration::from_secs(5);
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// How long a question to the leader may take: longer than its own patience.
 const ASK_PATIENCE: Duration = Duration::from_secs(12);
+/// How often time is let pass for what only waits: reports are repeated and grow old,
+/// hold-downs end, in steps of this. Silences, verdicts and reports come by themselves.
+const TICK: Duration = Duration::from_millis(50);
+/// Changes of the lateness of ordinary work below this are noise.
+const LATENESS_STEP: Duration = Duration::from_millis(5);
 /// Operators' questions that may wait.
 pub const QUESTIONS_MAX: usize = 64;
 /// Answers of tasks that may wait.
@@ -117,6 +123,8 @@ pub struct Driver {
     pub placed: BTreeMap<GroupId, Vec<ServiceAddress>>,
     /// What people should know from the start.
     pub advice: Vec<String>,
+    /// How late ordinary work runs here.
+    pub canary: Canary,
     books: Books,
 }
 
@@ -131,6 +139,7 @@ struct Books {
     new_here: BTreeSet<NodeId>,
     voting: bool,
     stop_by: Option<Moment>,
+    lateness: Duration,
     hello_said: Bytes,
 }
 
@@ -209,6 +218,7 @@ impl Driver {
             hello,
             placed,
             advice,
+            canary,
             voting,
         } = rooms;
         let books = Books {
@@ -231,6 +241,7 @@ impl Driver {
             hello,
             placed,
             advice,
+            canary,
             books,
         }
     }
@@ -238,10 +249,7 @@ impl Driver {
     /// Runs until told to stop.
     pub async fn run(mut self, mut sources: Sources) -> End {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
-        let pace = self.node.topology().timing.heartbeat;
-        let pace = pace.clamp(Duration::from_millis(5), Duration::from_millis(50));
-        let mut ticks = tokio::time::interval(pace);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticked = clock::now();
         self.restore();
         self.greet();
         if self.engine.is_none() {
@@ -250,7 +258,8 @@ impl Driver {
         }
         let mut stop_heard = false;
         loop {
-            let input = next(&mut sources, &mut brought, &mut ticks, stop_heard).await;
+            let due = self.next_tick(ticked);
+            let input = next(&mut sources, &mut brought, due, stop_heard).await;
             match input {
                 Input::Ended(what) => return End::Broken(what),
                 Input::EngineEnded => {
@@ -267,6 +276,7 @@ impl Driver {
                     self.step(Event::Stop, &bring);
                 }
                 Input::Tick => {
+                    ticked = clock::now();
                     self.tick(&bring);
                     if self.may_end() {
                         self.leave(&mut sources).await;
@@ -299,6 +309,7 @@ impl Driver {
                     judged,
                     state,
                     at,
+                    silent_since,
                     detail,
                     ..
                 } = verdict;
@@ -309,6 +320,7 @@ impl Driver {
                         judged,
                         state,
                         at,
+                        silent_since,
                         detail,
                     },
                     bring,
@@ -1070,6 +1082,12 @@ impl Driver {
         });
     }
 
+    /// A tick passes the time where nothing happens; only a farewell is in a hurry.
+    fn next_tick(&self, ticked: Moment) -> Moment {
+        let farewell = self.books.farewells.values().map(|(_, by)| *by).min();
+        (ticked + TICK).min(farewell.unwrap_or(Moment::MAX))
+    }
+
     fn tick(&mut self, bring: &mpsc::Sender<Brought>) {
         let now = clock::now();
         let due: Vec<GroupId> = self
@@ -1081,6 +1099,11 @@ impl Driver {
             .collect();
         for group in due {
             self.end_farewell(group);
+        }
+        let late = self.canary.lateness();
+        if late.abs_diff(self.books.lateness) > self.books.lateness / 2 + LATENESS_STEP {
+            self.books.lateness = late;
+            self.step(Event::Lateness(late), bring);
         }
         self.step(Event::Tick, bring);
     }
@@ -1153,6 +1176,8 @@ pub struct Rooms {
     pub placed: BTreeMap<GroupId, Vec<ServiceAddress>>,
     /// What people should know from the start.
     pub advice: Vec<String>,
+    /// How late ordinary work runs here.
+    pub canary: Canary,
     /// Whether this node votes from the start: its log remembers.
     pub voting: bool,
 }
@@ -1184,7 +1209,7 @@ async fn next_agreed(agreed: &mut Option<evenkeel_consensus::Events>) -> Option<
 async fn next(
     sources: &mut Sources,
     brought: &mut mpsc::Receiver<Brought>,
-    ticks: &mut tokio::time::Interval,
+    due: Moment,
     stop_heard: bool,
 ) -> Input {
     let or = |what: &'static str| move || Input::Ended(what);
@@ -1201,6 +1226,6 @@ async fn next(
         one = brought.recv() => one.map_or_else(or("driver"), Input::Brought),
         question = sources.questions.recv() => question.map_or_else(or("control socket"), Input::Question),
         _ = &mut sources.stop, if !stop_heard => Input::Stop,
-        _ = ticks.tick() => Input::Tick,
+        () = tokio::time::sleep(clock::now().until(due)) => Input::Tick,
     }
 }

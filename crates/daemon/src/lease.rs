@@ -21,7 +21,7 @@ use std::time::Duration;
 use evenkeel_core::health::Silence;
 use evenkeel_core::lease::Life;
 use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
-use evenkeel_core::policy::{Hearing, hearing};
+use evenkeel_core::policy::{Hearing, fine_for, hearing};
 use evenkeel_core::topology::Timing;
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_guard::Guard;
@@ -51,6 +51,8 @@ const NEWS_MAX: usize = 1024;
 const DATAGRAMS_PER_TURN: usize = 64;
 /// The longest sleep: orders and datagrams wake the thread, this is for its bookkeeping.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
+/// From one look at the holders to the next at least: a burst of datagrams needs one.
+const LOOK_MIN: Duration = Duration::from_millis(1);
 /// Larger than any lease datagram.
 const DATAGRAM_MAX: usize = 1500;
 
@@ -333,7 +335,7 @@ impl Thread {
     fn sleep(&self) {
         let now = clock::now();
         let due = self.machine.next_deadline().unwrap_or(Moment::MAX);
-        let look = self.looked_at + self.heartbeat / 2;
+        let look = self.next_look(now);
         let left = now.until(due.min(look)).min(SLEEP_MAX);
         let timeout = rustix::time::Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
@@ -345,6 +347,19 @@ impl Thread {
         ];
         // An interrupted wait is a short one.
         let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    /// When the next look is due. While all is fine, not before a holder could have
+    /// become silent or deaf: with renewals coming in, each look is put off by the next.
+    fn next_look(&self, now: Moment) -> Moment {
+        if self.silent || self.missed {
+            return self.looked_at + self.heartbeat / 2;
+        }
+        let fine = self
+            .machine
+            .observations(now)
+            .map(|(_, seen)| fine_for(&self.timing, seen.renewed, Some(seen.advanced)));
+        now + fine.min().unwrap_or(SLEEP_MAX).max(LOOK_MIN)
     }
 
     fn hear(&mut self) {
@@ -439,10 +454,16 @@ impl Thread {
         }
     }
 
-    /// Every half heartbeat: who is silent, and what was missed.
+    /// At each wake-up, so that a silence is seen the moment it counts: who is silent, and
+    /// what was missed.
     fn look(&mut self) {
         let now = clock::now();
-        if now.since(self.looked_at) < self.heartbeat / 2 {
+        let pace = if self.silent {
+            self.heartbeat / 2
+        } else {
+            LOOK_MIN
+        };
+        if now.since(self.looked_at) < pace {
             return;
         }
         self.looked_at = now;

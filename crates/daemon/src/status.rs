@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_console::api::v1 as api;
-use evenkeel_core::health::{CheckState, Standing};
+use evenkeel_core::health::{CheckState, Silent, Standing};
 use evenkeel_core::ledger::{Assigned, Move};
 use evenkeel_core::node::Node;
 use evenkeel_core::quorum::majority;
@@ -211,7 +211,14 @@ fn group_node(
         .checks
         .iter()
         .map(|policy| {
-            let merged = node.view().check(now, topology, id, group.id, policy);
+            let check = |silent| {
+                node.view()
+                    .check(now, topology, id, group.id, policy, silent)
+            };
+            let mut merged = check(Silent::Patiently);
+            if merged.state == CheckState::Unknown {
+                merged.detail = check(Silent::AtFace).detail;
+            }
             api::Check {
                 name: policy.name.to_string(),
                 state: match merged.state {

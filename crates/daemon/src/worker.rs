@@ -7,7 +7,8 @@
 //!   mover     addresses and announcements           real-time 10
 //!   log       what must be synced                   ordinary
 //!   guard     the guard's cold side                 ordinary
-//!   ordinary  checks, control socket                ordinary
+//!   ordinary  checks, control socket                ordinary, favoured (nice -10)
+//!   canary    measures how late ordinary work runs  ordinary
 //! ```
 //!
 //! The first worker of a life remembers nothing: it reads its floors before its lease
@@ -32,6 +33,7 @@ use evenkeel_core::node::{Event, Node, Start as NodeStart};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
 use evenkeel_guard::{Claim, Guard, Keeper};
 use evenkeel_host::clock;
+use evenkeel_host::lateness::Canary;
 use evenkeel_host::process::Watched;
 use evenkeel_host::sys::sched::{self, Parent, Share};
 use evenkeel_traffic::{Mover, Settings as MoverSettings};
@@ -56,8 +58,9 @@ use crate::state;
 const MOVER_PRIORITY: u8 = 10;
 /// Reports of rooms that may wait for the decision thread.
 const REPORTS_MAX: usize = 1024;
-/// Threads for everything that may wait.
-const ORDINARY_THREADS: usize = 2;
+/// Threads for everything that may wait. One: what blocks has threads of its own, and two
+/// spend more on waking each other than on checks that ask 20 times a second.
+const ORDINARY_THREADS: usize = 1;
 /// How long an heir waits until the kernel has cleared the dead worker away; usually some
 /// 50 ms. After that it goes on without a log, and tries again.
 const END_MAX: Duration = Duration::from_secs(3);
@@ -342,6 +345,11 @@ impl Starting<'_> {
         let ordinary = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(ORDINARY_THREADS)
             .thread_name("ordinary")
+            .on_thread_start(|| {
+                // Refused without the right: then the checks run as late as other
+                // programs, notice it and say "unknown".
+                let _ = sched::favoured();
+            })
             .enable_all()
             .build()?;
         let (traffic_out, traffic) = mpsc::channel(REPORTS_MAX);
@@ -388,6 +396,7 @@ impl Starting<'_> {
             hello,
             placed,
             advice: self.advice.clone(),
+            canary: Canary::start()?,
             voting,
         };
         let driver = Driver::new(

@@ -4,6 +4,7 @@
 pub mod address;
 pub mod clock;
 pub mod frame;
+pub mod lateness;
 pub mod listener;
 pub mod netlink;
 pub mod ping;

@@ -76,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) fail_when: Option<String>,
     /// The disk of its logs.
     pub(crate) log_disk: LogDisk,
+    /// From one question of a check to the next.
+    pub(crate) interval: Duration,
 }
 
 /// What the state directories lie on.
@@ -97,6 +99,7 @@ impl Plan {
             profile,
             fail_when: None,
             log_disk: LogDisk::Plain,
+            interval: Duration::from_millis(50),
         }
     }
 
@@ -181,7 +184,7 @@ impl Cluster {
             profile: plan.profile.name(),
             fail_when: plan.fail_when.clone(),
             timeout: plan.timeout(),
-            interval: Duration::from_millis(50),
+            interval: plan.interval,
         };
         let addresses = [(SERVICE, 24), (SERVICE6, 64)];
         let text = config_text::text(&wishes, &servers, &witness, &addresses);

@@ -49,6 +49,15 @@ fn decode<T: serde::de::DeserializeOwned>(
     max: usize,
     bytes: &[u8],
 ) -> Result<T, WireError> {
+    decode_part(what, max, bytes).map(|(form, _)| form)
+}
+
+/// Reads a form and gives back what follows it: what a later program has added.
+fn decode_part<'b, T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    max: usize,
+    bytes: &'b [u8],
+) -> Result<(T, &'b [u8]), WireError> {
     if bytes.len() > max {
         return Err(WireError::TooLong {
             what,
@@ -58,10 +67,12 @@ fn decode<T: serde::de::DeserializeOwned>(
     }
     match bytes.split_first() {
         None => Err(WireError::Empty),
-        Some((&VERSION_1, rest)) => postcard::from_bytes(rest).map_err(|error| WireError::Broken {
-            what,
-            why: error.to_string(),
-        }),
+        Some((&VERSION_1, rest)) => {
+            postcard::take_from_bytes(rest).map_err(|error| WireError::Broken {
+                what,
+                why: error.to_string(),
+            })
+        }
         Some((other, _)) => Err(WireError::Version(*other)),
     }
 }

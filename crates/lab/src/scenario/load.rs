@@ -8,15 +8,19 @@ use evenkeel_host::clock::now;
 
 use super::Ending;
 use crate::bench::settled;
+use crate::client::{Outcome, Record};
 use crate::cluster::{self, Cluster};
 use crate::daemon;
 use crate::fault::clock::Step;
 use crate::fault::disk::{self, Frozen};
-use crate::fault::load;
-use crate::figures;
+use crate::fault::{self, Fault, load};
+use crate::{figures, wait};
 
 /// Busy loops per server.
 const LOOPS: usize = 32;
+
+/// A dead service is replaced by then, under whatever load.
+const DEATH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a cluster with a bad disk or clock is watched.
 const WATCH: Duration = Duration::from_secs(5);
@@ -48,6 +52,24 @@ fn nothing_moves(cluster: &Cluster, holder: &str, length: Duration) -> Result<fi
     Ok(seen)
 }
 
+/// The holder's service dies under the load that moves nothing: how long a client waits
+/// for the other one.
+fn dies_all_the_same(cluster: &mut Cluster, holder: &str) -> Result<Duration> {
+    let other = cluster.other(holder)?;
+    let client = cluster.client()?;
+    let struck = now();
+    fault::inject(cluster, Fault::ServiceKilled, holder)?;
+    let mut cursor = 0;
+    let back = wait::until("the other server answers", DEATH_LIMIT, || {
+        let good = |record: &Record| {
+            let by_other = matches!(&record.outcome, Outcome::Good(host) if **host == *other);
+            (by_other && record.end > struck).then_some(record.end)
+        };
+        Ok(client.since(&mut cursor).iter().find_map(good))
+    })?;
+    Ok(back.since(struck))
+}
+
 /// Busy loops and a saturated disk on both servers.
 pub(super) fn busy(cluster: &mut Cluster, length: Duration) -> Result<Ending> {
     let holder = cluster.wait_whole()?;
@@ -56,17 +78,24 @@ pub(super) fn busy(cluster: &mut Cluster, length: Duration) -> Result<Ending> {
         load::start_spinning(host, LOOPS)?;
         load::start_churning(host)?;
     }
-    let seen = nothing_moves(cluster, &holder, length);
+    let ending = nothing_moves(cluster, &holder, length)
+        .and_then(|seen| Ok((seen, dies_all_the_same(cluster, &holder)?)));
     for name in cluster.server_names() {
         load::stop(cluster.host(&name)?)?;
     }
-    let seen = seen?;
+    let (seen, death) = ending?;
+    let ms = |span: Duration| span.as_secs_f64() * 1e3;
     Ok(Ending::Held(format!(
-        "no takeover in {} s; client's longest gap {:.0} ms, {} of {} requests failed",
+        "no takeover in {} s; client's longest gap {:.0} ms, {} of {} requests failed, the \
+         slowest good one took {:.0} ms (it began one every {:.0} ms at worst); the service \
+         killed under that load: back after {:.0} ms",
         length.as_secs(),
-        seen.gap.as_secs_f64() * 1e3,
+        ms(seen.gap),
         seen.failed,
-        seen.requests
+        seen.requests,
+        ms(seen.slowest),
+        ms(seen.pause),
+        ms(death)
     )))
 }
 

@@ -10,6 +10,7 @@ mod rule;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -74,6 +75,7 @@ pub(crate) enum Ending {
 impl Scenario {
     fn plan(self, program: &Path, options: &ScenarioOptions) -> Plan {
         let mut plan = Plan::new(program, options.profile);
+        plan.interval = Duration::from_millis(options.check_interval);
         match self {
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,

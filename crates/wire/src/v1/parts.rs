@@ -42,7 +42,7 @@ impl From<IncarnationForm> for Incarnation {
 }
 
 /// Nanoseconds; 584 years are enough.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Default, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct SpanForm(u64);
 
 impl From<Duration> for SpanForm {

@@ -1,4 +1,7 @@
 //! What one node tells the others.
+//!
+//! What was added to the first form follows it: older programs do not look there, and
+//! where it is missing an older program spoke.
 
 use evenkeel_core::NodeId;
 use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
@@ -22,6 +25,14 @@ struct ReportForm {
     groups: Vec<(u64, EpochForm, StandingForm, Option<String>)>,
     silences: Vec<(u64, EpochForm, SpanForm, Option<SpanForm>)>,
     floors_above: Vec<(u64, EpochForm)>,
+}
+
+/// What was added.
+#[derive(Default, Serialize, Deserialize)]
+struct AddedForm {
+    lateness: SpanForm,
+    /// How long each check has been silent, in the order of `checks`.
+    silent: Vec<Option<SpanForm>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,7 +110,20 @@ impl From<StandingForm> for Standing {
 
 /// The bytes of a report.
 pub fn encode(report: &Report) -> Vec<u8> {
-    crate::encode(&ReportForm {
+    let added = AddedForm {
+        lateness: report.lateness.into(),
+        silent: report
+            .checks
+            .iter()
+            .map(|one| one.silent.map(Into::into))
+            .collect(),
+    };
+    let first = first_form(report);
+    crate::encode(&(first, added))
+}
+
+fn first_form(report: &Report) -> ReportForm {
+    ReportForm {
         incarnation: report.incarnation.into(),
         seq: report.seq,
         stopping: report.stopping,
@@ -147,12 +171,22 @@ pub fn encode(report: &Report) -> Vec<u8> {
             .iter()
             .map(|(group, epoch)| (group.0, (*epoch).into()))
             .collect(),
-    })
+    }
 }
 
 /// Reads a report.
 pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
-    let form: ReportForm = crate::decode("report", REPORT_LENGTH_MAX, bytes)?;
+    let (form, rest): (ReportForm, _) = crate::decode_part("report", REPORT_LENGTH_MAX, bytes)?;
+    let added = match rest {
+        [] => AddedForm::default(),
+        rest => postcard::take_from_bytes(rest)
+            .map(|(added, _)| added)
+            .map_err(|error| WireError::Broken {
+                what: "report",
+                why: error.to_string(),
+            })?,
+    };
+    let mut silent = added.silent.into_iter();
     Ok(Report {
         incarnation: form.incarnation.into(),
         seq: form.seq,
@@ -160,6 +194,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         guard_full: form.guard_full,
         config_digest: form.config_digest,
         leader: form.leader.map(NodeId),
+        lateness: added.lateness.into(),
         checks: form
             .checks
             .into_iter()
@@ -169,6 +204,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
                 judged: node(one.judged),
                 state: one.state.into(),
                 age: one.age.into(),
+                silent: silent.next().flatten().map(Into::into),
                 detail: one.detail,
             })
             .collect(),
@@ -208,6 +244,25 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
+        let report = example();
+        assert_eq!(decode(&encode(&report)), Ok(report));
+    }
+
+    #[test]
+    fn the_program_before_and_after_are_understood() {
+        let mut report = example();
+        let mut longer = encode(&report);
+        longer.extend([1, 2, 3]);
+        assert_eq!(decode(&longer).as_ref(), Ok(&report));
+        let shorter = crate::encode(&first_form(&report));
+        report.lateness = Duration::ZERO;
+        for check in &mut report.checks {
+            check.silent = None;
+        }
+        assert_eq!(decode(&shorter), Ok(report));
+    }
+
+    fn example() -> Report {
         let ms = Duration::from_millis;
         let states = [
             CheckState::Ok,
@@ -222,7 +277,7 @@ mod tests {
             Standing::Lapsed,
             Standing::Released,
         ];
-        let report = Report {
+        Report {
             incarnation: Incarnation {
                 counter: 1,
                 nonce: 2,
@@ -232,6 +287,7 @@ mod tests {
             guard_full: true,
             config_digest: 4,
             leader: Some(NodeId(5)),
+            lateness: ms(70),
             checks: states
                 .into_iter()
                 .map(|state| CheckReport {
@@ -240,6 +296,7 @@ mod tests {
                     judged: NodeId(2),
                     state,
                     age: ms(3),
+                    silent: (state == CheckState::Failing).then_some(ms(400)),
                     detail: "no echo".to_owned(),
                 })
                 .collect(),
@@ -259,7 +316,6 @@ mod tests {
                 standing: Some(ms(70)),
             }],
             floors_above: vec![(GroupId(1), Epoch { term: 3, index: 4 })],
-        };
-        assert_eq!(decode(&encode(&report)), Ok(report));
+        }
     }
 }
