@@ -229,3 +229,27 @@ fn a_released_epoch_in_use_again_is_found() {
         },
     );
 }
+
+#[test]
+fn an_answer_counted_that_was_declared_void_is_found() {
+    finds(
+        S4,
+        Bounds { ticks: 6, ..PLAIN },
+        Faults {
+            void_counts: true,
+            ..Faults::default()
+        },
+    );
+}
+
+#[test]
+fn promises_taken_back_for_newer_asks_are_found() {
+    finds(
+        S4,
+        Bounds { ticks: 6, ..PLAIN },
+        Faults {
+            void_unnumbered: true,
+            ..Faults::default()
+        },
+    );
+}
