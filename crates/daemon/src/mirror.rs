@@ -28,7 +28,7 @@ use std::path::Path;
 /// Keys kept: three for each of 63 peers.
 const KEYS_MAX: usize = 192;
 const PROMISES: usize = evenkeel_core::lease::PROMISES_MAX;
-const PROMISE_WORDS: usize = 7;
+const PROMISE_WORDS: usize = 8;
 /// Words of a record: group, floor, committed, released, promises, spent, guard, held.
 const RECORD_WORDS: usize = 1 + 6 + 2 + 2 + PROMISES * PROMISE_WORDS + 2 + 1 + 4;
 /// Words of a key: what it encodes to, and the highest counter opened.
@@ -47,8 +47,10 @@ const KEY_PLACE: usize = (2 + KEY_WORDS) * WORD;
 /// Length of the whole mirror in bytes.
 pub const LENGTH: usize = KEYS_AT + KEYS_MAX * 2 * KEY_PLACE;
 
-/// Says that the memory is a mirror of this layout.
-const MAGIC: u64 = 0x6576_656e_6b65_6502;
+/// Says that the memory is a mirror of this layout: its last byte counts the layouts. A
+/// worker that finds another one does not trust it. 2: promises with their numbers; 3: the
+/// baton in the head.
+const MAGIC: u64 = 0x6576_656e_6b65_6503;
 
 /// The mirror's memory.
 pub struct Memory {
@@ -370,6 +372,7 @@ fn words_of(record: &Record) -> [u64; RECORD_WORDS] {
                 out.word(promise.to.incarnation.counter);
                 out.word(promise.to.incarnation.nonce);
                 out.word(promise.until.as_nanos());
+                out.word(promise.seq);
             }
             None => out.at += PROMISE_WORDS,
         }
@@ -406,7 +409,8 @@ fn record_from(words: &[u64; RECORD_WORDS]) -> Record {
             incarnation: from.incarnation(),
         };
         let until = Moment::from_nanos(from.word());
-        *promise = there.then_some(Promise { to, until });
+        let seq = from.word();
+        *promise = there.then_some(Promise { to, until, seq });
     }
     let spent = from.epoch();
     let guard = Moment::from_nanos(from.word());
@@ -474,6 +478,7 @@ mod tests {
         promises[1] = Some(Promise {
             to,
             until: Moment::from_nanos(n + 3),
+            seq: n + 11,
         });
         Record {
             group: GroupId(group),
@@ -591,6 +596,13 @@ mod tests {
             Memory::open(&path).expect("mapped").read(other),
             Found::Torn
         ));
+        let other_layout = MAGIC - 1;
+        memory.put(0, other_layout);
+        assert!(matches!(
+            Memory::open(&path).expect("mapped").read(life()),
+            Found::Torn
+        ));
+        memory.put(0, MAGIC);
         memory.put(GROUPS_AT + 3 * WORD, 99);
         assert!(matches!(
             Memory::open(&path).expect("mapped").read(life()),

@@ -23,6 +23,9 @@ fn fault(name: &str) -> Option<Faults> {
         "floor-follows-log" => faults.floor_follows_log = true,
         "spent-reusable" => faults.spent_reusable = true,
         "no-margin" => faults.no_margin = true,
+        "void-counts" => faults.void_counts = true,
+        "void-before-shut" => faults.void_before_shut = true,
+        "void-unnumbered" => faults.void_unnumbered = true,
         "any-incarnation" => faults.any_incarnation = true,
         _ => return None,
     }

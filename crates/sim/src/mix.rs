@@ -5,6 +5,7 @@
 use core::time::Duration;
 
 use crate::chance::Chance;
+use crate::clock::TRUE_RATE;
 
 /// One millisecond of true time.
 pub const MS: u64 = 1_000_000;
@@ -48,10 +49,12 @@ pub enum Deed {
     CutAndBack,
     /// A plot: a holder releases, its words are late, it returns without memory.
     ReleaseAndReturn,
+    /// A plot: a holder hears nobody, and the group is assigned to another.
+    Deafen,
 }
 
 /// All deeds with their usual frequency.
-const DEEDS: [(Deed, u64); 18] = [
+const DEEDS: [(Deed, u64); 19] = [
     (Deed::Elect, 5),
     (Deed::Propose, 8),
     (Deed::Replicate, 30),
@@ -70,6 +73,7 @@ const DEEDS: [(Deed, u64); 18] = [
     (Deed::Lag, 3),
     (Deed::CutAndBack, 2),
     (Deed::ReleaseAndReturn, 2),
+    (Deed::Deafen, 3),
 ];
 
 /// Deeds without which nothing would ever move.
@@ -92,12 +96,18 @@ pub struct Mix {
     pub loss: u64,
     /// Messages doubled, per mille.
     pub doubled: u64,
+    /// The shortest delay.
+    pub delay_min: u64,
     /// The usual longest delay.
     pub delay_max: u64,
     /// Messages delayed by up to three leases, per mille.
     pub slow: u64,
     /// How late a due timer may be served.
     pub late_max: u64,
+    /// How late guards shut by themselves, on their own clocks: one that is not told to
+    /// shut may count in ticks of its own. Less than what the margin has left at the
+    /// greatest drift.
+    pub guard_late: Duration,
     /// The usual time between two deeds.
     pub pause: u64,
     /// How long deeds are done.
@@ -137,12 +147,36 @@ impl Mix {
             rates,
             loss: chance.pick(&[0, 0, 20, 200, 400]),
             doubled: chance.pick(&[0, 30, 200]),
+            delay_min: 20_000,
             delay_max: lease / chance.pick(&[40, 10, 4, 2]),
             slow: chance.pick(&[0, 20, 150]),
             late_max: lease / chance.pick(&[100, 20, 8]),
+            guard_late: Duration::from_nanos(chance.pick(&[0, 0, lease / 40])),
             pause: lease / chance.pick(&[3, 8, 20]),
             chaos: lease * chance.between(6, 14),
             deeds,
+        }
+    }
+
+    /// Three voters, true clocks, nothing lost, every message on its way for `delay`.
+    pub fn calm(lease: Duration, delay: Duration) -> Self {
+        let nanos = |span: Duration| span.as_nanos() as u64;
+        Self {
+            voters: 3,
+            learners: 0,
+            leases: vec![lease; 3],
+            lease_max: lease,
+            rates: vec![TRUE_RATE; 3],
+            loss: 0,
+            doubled: 0,
+            delay_min: nanos(delay),
+            delay_max: nanos(delay),
+            slow: 0,
+            late_max: nanos(lease) / 100,
+            guard_late: Duration::ZERO,
+            pause: nanos(lease),
+            chaos: 0,
+            deeds: Vec::new(),
         }
     }
 
@@ -171,6 +205,7 @@ fn draw_deeds(chance: &mut Chance) -> Vec<(Deed, u64)> {
     let theme = match chance.below(10) {
         0 => Some(Deed::CutAndBack),
         1 => Some(Deed::ReleaseAndReturn),
+        2 => Some(Deed::Deafen),
         _ => None,
     };
     let often = if theme.is_some() { 100 } else { 650 };

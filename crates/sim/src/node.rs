@@ -1,5 +1,6 @@
 //! A simulated node: a real lease machine, and around it what outlives or stops it.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use evenkeel_core::lease::{Life, Machine, Mirror, Record, Settings, Start};
@@ -67,8 +68,11 @@ pub struct Node {
     pub clock: Clock,
     /// What runs on it.
     pub machine: Machine,
-    /// The kernel's guard: shut from this moment of its clock on. Outlives the daemon.
+    /// The kernel's guard: shut from this moment of its clock on, or a little later;
+    /// zero if it was told to shut. Outlives the daemon.
     pub guard: Moment,
+    /// How much later it shuts by itself.
+    pub guard_late: Duration,
     /// The memory that outlives the daemon.
     pub memory: Memory,
     /// Its present life.
@@ -93,7 +97,13 @@ pub struct Node {
 
 impl Node {
     /// A node that has just been installed.
-    pub fn fresh(id: NodeId, clock: Clock, settings: Settings, at: u64) -> Self {
+    pub fn fresh(
+        id: NodeId,
+        clock: Clock,
+        guard_late: Duration,
+        settings: Settings,
+        at: u64,
+    ) -> Self {
         let incarnation = Incarnation {
             counter: 1,
             nonce: id.0,
@@ -108,6 +118,7 @@ impl Node {
             id,
             clock,
             guard: Moment::ZERO,
+            guard_late,
             memory: Memory::of(&machine),
             machine,
             incarnation,
@@ -164,7 +175,13 @@ impl Node {
 
     /// Whether its kernel lets the addresses through at true time `at`.
     pub fn open(&self, at: u64) -> bool {
-        self.clock.shows(at) < self.guard
+        self.guard > Moment::ZERO && self.clock.shows(at) < self.guard + self.guard_late
+    }
+
+    /// Its guard is given a deadline; one that has passed opens nothing.
+    pub fn extend(&mut self, at: u64, until: Moment) {
+        let late = until <= self.clock.shows(at);
+        self.guard = if late { Moment::ZERO } else { until };
     }
 
     /// Whether a process runs and moves.

@@ -110,3 +110,45 @@ pub(crate) fn release_and_return(world: &mut World) {
         }
     }
 }
+
+/// The holder hears nobody for a while, but is heard. The group is assigned to somebody
+/// before its lease runs out, or after; now and then it hears again in the middle.
+pub(crate) fn deafen(world: &mut World) {
+    let Some(holder) = (0..world.nodes.len()).find(|node| world.nodes[*node].open(world.at)) else {
+        return;
+    };
+    for other in 0..world.nodes.len() {
+        world.cut[other][holder] = true;
+    }
+    let pauses = world.chance.between(0, 4);
+    for _ in 0..pauses {
+        if !pause(world) {
+            return;
+        }
+    }
+    let hears = world.chance.between(0, 2);
+    for step in 0..3 {
+        if step == hears {
+            (0..world.nodes.len()).for_each(|other| world.cut[other][holder] = false);
+        }
+        if let Some(leader) = some_leader(world) {
+            if step == 0 {
+                let next = world.any_node();
+                world.propose(leader, next, false);
+            }
+            let follower = world.any_node();
+            if follower != leader
+                && world.can_append(follower)
+                && let Some(term) = world.agreement.leads(leader)
+            {
+                world.replicate(term, leader, follower, Extent::Whole);
+            }
+        }
+        if !pause(world) {
+            return;
+        }
+    }
+    if let Some(leader) = some_leader(world) {
+        world.settle(leader);
+    }
+}

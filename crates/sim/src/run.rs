@@ -141,6 +141,7 @@ fn act(world: &mut World, deed: Deed) {
         Deed::Lag => world.lags_until[node] = world.at + span(world),
         Deed::CutAndBack => plot::cut_and_back(world),
         Deed::ReleaseAndReturn => plot::release_and_return(world),
+        Deed::Deafen => plot::deafen(world),
         Deed::Exclude => {
             let other = world.any_node();
             let (id, on) = (world.nodes[other].id, world.chance.happens(500));

@@ -58,6 +58,8 @@ pub struct Seen {
     pub resumed: u64,
     /// Leases given back.
     pub given_back: u64,
+    /// Renews that declared earlier ones void.
+    pub anew: u64,
     /// Processes started.
     pub started: u64,
     /// Steps of machines.
@@ -69,6 +71,7 @@ impl std::ops::AddAssign for Seen {
         self.opened += other.opened;
         self.resumed += other.resumed;
         self.given_back += other.given_back;
+        self.anew += other.anew;
         self.started += other.started;
         self.steps += other.steps;
     }
@@ -123,7 +126,7 @@ impl World {
                     faults,
                 };
                 let clock = Clock::booted(0, chance.between(1, 1000) * MS, mix.rates[n]);
-                Node::fresh(ids[n], clock, settings, 0)
+                Node::fresh(ids[n], clock, mix.guard_late, settings, 0)
             })
             .collect();
         let mut world = Self {
@@ -487,9 +490,13 @@ impl World {
                     self.nodes[node].memory.write(record);
                 }
             }
-            Output::Transmit { to, message } => self.send(node, *to, *message),
+            Output::Transmit { to, message } => {
+                let anew = matches!(message, Message::Renew(renew) if renew.void > 0);
+                self.seen.anew += u64::from(anew);
+                self.send(node, *to, *message);
+            }
             Output::Extend(lease) => {
-                self.nodes[node].guard = lease.until();
+                self.nodes[node].extend(self.at, lease.until());
                 let (until, epoch) = (lease.until(), lease.epoch());
                 self.tell(|| format!("node {node} extends {epoch:?} to {until:?}"));
                 self.check_extension(node, lease);
@@ -568,6 +575,6 @@ impl World {
         }
         let slow = self.chance.happens(self.mix.slow);
         let longest = if slow { 3 * lease } else { self.mix.delay_max };
-        self.chance.between(20_000, longest)
+        self.chance.between(self.mix.delay_min, longest)
     }
 }

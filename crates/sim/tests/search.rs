@@ -26,6 +26,7 @@ fn no_seed_breaks_a_property() {
     assert!(sum.resumed > SEEDS / 4, "{sum:?}");
     assert!(sum.given_back > SEEDS, "{sum:?}");
     assert!(sum.started > SEEDS, "{sum:?}");
+    assert!(sum.anew > SEEDS, "{sum:?}");
 }
 
 #[test]
@@ -89,6 +90,30 @@ fn a_missing_margin_is_found() {
 fn an_epoch_shared_by_two_lives_is_found() {
     finds_two_holders(Faults {
         any_incarnation: true,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn an_answer_counted_that_was_declared_void_is_found() {
+    finds_two_holders(Faults {
+        void_counts: true,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn asks_declared_void_before_the_guard_has_shut_are_found() {
+    finds_two_holders(Faults {
+        void_before_shut: true,
+        ..Faults::default()
+    });
+}
+
+#[test]
+fn promises_taken_back_for_newer_asks_are_found() {
+    finds_two_holders(Faults {
+        void_unnumbered: true,
         ..Faults::default()
     });
 }

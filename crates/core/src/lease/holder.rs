@@ -77,12 +77,38 @@ impl Tenure {
         if self.asks.len() >= ASKS_MAX {
             self.asks.pop_front();
         }
-        let worth = now
-            + settings
-                .lease
-                .saturating_sub(settings.margin(settings.lease));
+        let worth = settings.worth(now);
         self.asks.push_back(Ask { seq, worth });
         self.next_ask = now + self.pace(now, settings);
+    }
+
+    /// What a holder says that asks again at `now`, as number `seq`, and has been without
+    /// its lease since `lapsed`: only asks of the later half of that time still count,
+    /// everything before them is void from here on and for ever. Returns the number below
+    /// which that is so. The guard has shut.
+    ///
+    /// Half of the time: soon after the lapse a round trip's worth of asks is void, so
+    /// voters are free quickly; and an ask made a round trip after the lapse, or later,
+    /// still counts when its answer comes, however long that trip (up to the lease).
+    pub(super) fn void(
+        &mut self,
+        now: Moment,
+        lapsed: Moment,
+        seq: u64,
+        settings: &Settings,
+    ) -> u64 {
+        let half = settings.worth(lapsed + lapsed.until(now) / 2);
+        let counts = self.asks.iter().find(|ask| ask.worth >= half);
+        let below = counts.map_or(seq, |ask| ask.seq);
+        if !settings.faults.void_counts {
+            self.asks.retain(|ask| ask.seq >= below);
+            let votes = self.votes.values_mut();
+            votes
+                .filter(|vote| vote.seq < below)
+                .for_each(Vote::unprove);
+            self.lease = self.proven(settings);
+        }
+        below
     }
 
     /// Time between renewals: short while the group waits to open.
@@ -101,16 +127,16 @@ impl Tenure {
             return;
         };
         let vote = self.votes.entry(voter).or_default();
-        vote.until = vote.until.max(ask.worth);
+        if seq >= vote.seq {
+            (vote.until, vote.seq) = (ask.worth, seq);
+        }
         self.lease = self.lease.max(self.proven(settings));
     }
 
     /// Forgets what was proven, for the fault that keeps a released epoch in use.
     pub(super) fn unprove(&mut self) {
         self.lease = Moment::ZERO;
-        self.votes
-            .values_mut()
-            .for_each(|vote| vote.until = Moment::ZERO);
+        self.votes.values_mut().for_each(Vote::unprove);
     }
 
     /// The deadline up to which a majority has promised: for each voter its newest

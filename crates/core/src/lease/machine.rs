@@ -55,6 +55,9 @@ enum Step {
     /// mirror least of all: if the worker dies before the Close, the next one must not
     /// help anybody else while the guard is open. (The random search found that.)
     Shut(Released),
+    /// The guard of a lapsed holder has shut: only now are its asks declared void, this
+    /// node's own vote the first to hear of it.
+    Void(GroupId),
 }
 
 /// One group.
@@ -424,6 +427,7 @@ impl Machine {
             match self.steps.pop_front()? {
                 Step::Do(output) => return Some(output),
                 Step::Shut(released) => self.shut(&released),
+                Step::Void(id) => self.ask_anew(id),
             }
         }
     }
@@ -491,6 +495,7 @@ impl Machine {
         if !self.settings.votes() {
             return None;
         }
+        self.void(now, from, renew);
         if !self.room_for(renew.group) {
             return (!self.is_quiet()).then(|| refusal(renew, Epoch::NONE, Refusal::Full));
         }
@@ -500,6 +505,26 @@ impl Machine {
             self.groups.remove(&renew.group);
         }
         answer
+    }
+
+    /// Before a Renew is judged, and whatever comes of that: a holder without its lease
+    /// says which of its Renews it counts no more. If the floor is above, the next holder
+    /// may be waiting for just that.
+    fn void(&mut self, now: Moment, from: NodeId, renew: &Renew) {
+        let id = renew.group;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if !group.voter.void(from, renew, &self.settings) {
+            return;
+        }
+        let waited_for = group
+            .floor
+            .is_some_and(|f| f.epoch > renew.epoch && !f.is_of(from, renew.incarnation));
+        self.mirrored(id);
+        if waited_for {
+            self.stand(now, id);
+        }
     }
 
     fn judge(&mut self, now: Moment, from: NodeId, renew: &Renew) -> Option<Answer> {
@@ -744,11 +769,12 @@ impl Machine {
         let epoch = group.tenures.last()?.epoch;
         if reusable {
             group.tenures.iter_mut().for_each(Tenure::unprove);
+            group.lapse = Lapse::Told;
         } else {
             group.tenures.clear();
             group.spent = group.spent.max(epoch);
+            group.lapse = Lapse::None;
         }
-        group.lapse = Lapse::None;
         self.mirrored(id);
         self.push(Output::Close { group: id, epoch });
         let released = Released {
@@ -811,12 +837,17 @@ impl Machine {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        let proven = group.guard.as_nanos();
+        let (guard, lapse) = (group.guard, group.lapse);
         let Some(tenure) = group.tenure(epoch) else {
             return;
         };
         let seq = self.next_seq.max(now.as_nanos());
         self.next_seq = seq + 1;
+        let void = if tenure.opened && lapse != Lapse::None {
+            tenure.void(now, guard, seq, settings)
+        } else {
+            0
+        };
         tenure.asked(now, seq, settings);
         let renew = Renew {
             group: id,
@@ -825,7 +856,8 @@ impl Machine {
             length: settings.lease,
             seq,
             membership: settings.membership,
-            proven,
+            proven: guard.as_nanos(),
+            void,
         };
         let me = settings.me;
         let others: Vec<NodeId> = settings
@@ -919,7 +951,18 @@ impl Machine {
         }
     }
 
-    /// Tells that the lease has run out, and later that it stays so.
+    /// Asks at once: the guard of a lapsed holder has shut.
+    fn ask_anew(&mut self, id: GroupId) {
+        let now = self.now;
+        let group = self.groups.get_mut(&id);
+        if let Some(tenure) = group.and_then(|group| group.tenures.iter_mut().find(|t| t.opened)) {
+            tenure.next_ask = now;
+            self.advance(now, id);
+        }
+    }
+
+    /// Tells that the lease has run out, shuts the guard, so that it can be asked anew,
+    /// and later tells that it stays so.
     fn lapse(&mut self, now: Moment, id: GroupId) {
         let patience = self.settings.patience();
         let Some(group) = self.groups.get_mut(&id) else {
@@ -937,6 +980,10 @@ impl Machine {
                     epoch,
                     at,
                 });
+                if !self.settings.faults.void_before_shut {
+                    self.push(Output::Close { group: id, epoch });
+                }
+                self.steps.push_back(Step::Void(id));
             }
             Lapse::Told if at + patience <= now => {
                 group.lapse = Lapse::Abandoned;

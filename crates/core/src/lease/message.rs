@@ -14,7 +14,7 @@ pub enum Message {
     /// Voter to holder, for each Renew that it may answer.
     Answer(Answer),
     /// Voter to the assigned holder, unasked, when its floor rises or promises are
-    /// given back: what an [`Answer`] would say at the next Renew, earlier.
+    /// given back or void: what an [`Answer`] would say at the next Renew, earlier.
     Standing(Standing),
     /// Holder that was, to all voters and to the next holder: it has closed.
     Released(Released),
@@ -50,6 +50,10 @@ pub struct Renew {
     /// The sender's proven deadline in nanoseconds of its own clock. Means nothing to
     /// the voter except that it advances, or does not (rule 7).
     pub proven: u64,
+    /// From a holder whose lease has run out, otherwise zero: no answer to a Renew of
+    /// this life, of this epoch or a lower one, with a [`Renew::seq`] below this number
+    /// will ever prove anything, and what such answers proved is over and shut.
+    pub void: u64,
 }
 
 /// A voter's answer to one [`Renew`].

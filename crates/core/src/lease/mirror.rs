@@ -76,6 +76,9 @@ pub struct Promise {
     pub to: Assigned,
     /// Until when, on this voter's clock.
     pub until: Moment,
+    /// The newest [`super::Renew::seq`] it was made for: a holder that declares that one
+    /// void needs the promise no more.
+    pub seq: u64,
 }
 
 /// Somebody's claim to an epoch: the epoch and the one life that may use it.

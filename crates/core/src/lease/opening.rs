@@ -14,6 +14,8 @@ use crate::names::{Epoch, NodeId};
 pub(super) struct Vote {
     /// What its newest promise is worth on this clock; zero once that is over.
     pub(super) until: Moment,
+    /// The Renew that it was made for; zero once that is over.
+    pub(super) seq: u64,
     /// When its promises to lower epochs have run out on this clock, the margin
     /// counted; zero once that is past. It can make no new ones: its floor is at this epoch, for ever.
     pub(super) clear: Option<Moment>,
@@ -36,11 +38,17 @@ impl Vote {
     /// Forgets what is over.
     pub(super) fn prune(&mut self, now: Moment) {
         if self.until <= now {
-            self.until = Moment::ZERO;
+            self.unprove();
         }
         if self.clear.is_some_and(|at| at <= now) {
             self.clear = Some(Moment::ZERO);
         }
+    }
+
+    /// Its promise proves nothing any more.
+    pub(super) fn unprove(&mut self) {
+        self.until = Moment::ZERO;
+        self.seq = 0;
     }
 }
 

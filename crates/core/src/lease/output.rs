@@ -22,7 +22,8 @@ pub enum Output {
     },
     /// The guard may let the group's addresses through until the end of the lease.
     Extend(Lease),
-    /// The guard must shut now: the Released that follows says that it has.
+    /// The guard must shut now: the Released that follows says that it has, or, after a
+    /// lapse, the Renew that declares earlier ones void.
     Close {
         /// The group.
         group: GroupId,

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::Moment;
 use crate::names::NodeId;
 
 /// Groups per cluster. Each takes one fixed slot of the mirror (under half a
@@ -72,6 +73,11 @@ impl Settings {
         }
     }
 
+    /// What a promise to a Renew sent at `sent` is worth to its sender (rule 2).
+    pub(super) fn worth(&self, sent: Moment) -> Moment {
+        sent + self.lease.saturating_sub(self.margin(self.lease))
+    }
+
     /// The pace at which an epoch that waits to open asks.
     pub fn opening_heartbeat(&self) -> Duration {
         (self.heartbeat / 4)
@@ -101,4 +107,12 @@ pub struct Faults {
     pub no_margin: bool,
     /// An epoch belongs to a node, whichever of its lives (against rule 8).
     pub any_incarnation: bool,
+    /// A holder goes on counting answers to the asks that it has declared void.
+    pub void_counts: bool,
+    /// A holder declares asks void without having shut its guard: that the deadline has
+    /// passed is not enough where a guard shuts late by itself.
+    pub void_before_shut: bool,
+    /// A voter takes back the promises to a holder that declares asks void, whichever
+    /// asks they were made for.
+    pub void_unnumbered: bool,
 }

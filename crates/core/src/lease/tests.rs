@@ -239,7 +239,7 @@ fn the_whole_table_of_the_holder() {
         (Held, Mine, Held, false),
         (Held, Others, Idle, true),
         (Held, Conditions, Held, false),
-        (Held, LeaseOver, Lapsed, false),
+        (Held, LeaseOver, Lapsed, true),
         (Held, Release, Spent, true),
         (Held, Overtaken, Spent, true),
         (Held, Truncated, Held, false),
@@ -314,6 +314,7 @@ fn opening_waits_for_lower_promises_and_the_margin() {
         seq: 1,
         membership: 5,
         proven: 0,
+        void: 0,
     };
     machine.receive(ms(0), A, Message::Renew(old));
     machine.floor_raised(ms(10), &to(ME, 2));
@@ -405,6 +406,154 @@ fn a_lapse_is_told_then_abandoned_then_resumed() {
     );
 }
 
+// ---- declaring void -------------------------------------------------------------
+
+/// Position of the first output of which this is true.
+fn place(outputs: &[Output], is: impl Fn(&Output) -> bool) -> usize {
+    outputs.iter().position(is).expect("an output")
+}
+
+/// Held at `ms(0)`, asked again at `ms(25)` and 20 ms later each time without an answer,
+/// lapsed at the end of the lease; all Renews but the first, and what was done then.
+fn lapse() -> (Machine, Vec<Renew>, Vec<Output>) {
+    let mut machine = fresh();
+    assert_eq!(hold(&mut machine, ms(0), 1), ms(80));
+    let mut renews = Vec::new();
+    for at in [25, 45, 65] {
+        machine.tick(ms(at));
+        renews.push(last_renew(&drain(&mut machine), 1));
+    }
+    machine.tick(ms(80));
+    let outputs = drain(&mut machine);
+    renews.push(last_renew(&outputs, 1));
+    (machine, renews, outputs)
+}
+
+#[test]
+fn a_lapsed_holder_shuts_then_asks_at_once_and_what_it_asked_before_is_void() {
+    let (mut machine, renews, outputs) = lapse();
+    let close = place(&outputs, |o| matches!(o, Output::Close { .. }));
+    let asks = place(&outputs, |o| matches!(o, Output::Transmit { .. }));
+    assert!(close < asks);
+    let (last, before) = renews.split_last().expect("renews");
+    assert!(before.iter().all(|renew| renew.void == 0));
+    assert_eq!(last.void, last.seq);
+    // Answers that would have opened it until 145 ms, the newest first.
+    for renew in before.iter().rev() {
+        machine.receive(ms(81), A, promise(renew, Duration::ZERO));
+        machine.receive(ms(81), B, promise(renew, Duration::ZERO));
+    }
+    assert_eq!(extended(&drain(&mut machine)), None);
+    machine.receive(ms(82), A, promise(last, Duration::ZERO));
+    let outputs = drain(&mut machine);
+    assert_eq!(extended(&outputs), Some(ms(160)));
+    assert!(
+        outputs
+            .iter()
+            .any(|o| matches!(o, Output::Event(Event::Resumed { .. })))
+    );
+    machine.tick(ms(100));
+    assert_eq!(last_renew(&drain(&mut machine), 1).void, 0, "held again");
+}
+
+/// A vote that came for an ask before it became void is none, whoever answers later.
+#[test]
+fn a_vote_for_a_void_ask_is_forgotten() {
+    let voters = vec![ME, A, B, NodeId(4), NodeId(5)];
+    let five = Settings {
+        voters,
+        ..settings()
+    };
+    let life = Life {
+        incarnation: life(ME),
+        seq_base: 0,
+    };
+    let mut machine = Machine::new(ms(0), five, life, Start::Fresh);
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.committed(ms(0), GROUP, epoch(1));
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(0), A, promise(&renew, Duration::ZERO));
+    machine.receive(ms(0), B, promise(&renew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), Some(ms(80)));
+    machine.tick(ms(70));
+    let early = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(71), A, promise(&early, Duration::ZERO));
+    machine.tick(ms(80));
+    let anew = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(81), B, promise(&anew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), None, "A's promise is void");
+    machine.receive(ms(82), A, promise(&anew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), Some(ms(160)));
+}
+
+#[test]
+fn asks_of_the_later_half_of_a_lapse_count() {
+    let (mut machine, renews, _) = lapse();
+    let mut asked = vec![(80, *renews.last().expect("one at the lapse"))];
+    for at in [100, 120, 140, 160, 180] {
+        machine.tick(ms(at));
+        asked.push((at, last_renew(&drain(&mut machine), 1)));
+    }
+    let counted = |(_, renew): &(u64, Renew)| {
+        let mut then = machine.clone();
+        then.receive(ms(181), A, promise(renew, Duration::ZERO));
+        extended(&drain(&mut then)).is_some()
+    };
+    let counts: Vec<u64> = asked
+        .iter()
+        .filter(|ask| counted(ask))
+        .map(|(at, _)| *at)
+        .collect();
+    assert_eq!(counts, [140, 160, 180]);
+    let void: Vec<u64> = asked
+        .iter()
+        .map(|(_, renew)| {
+            let below = asked.iter().find(|(_, other)| other.seq >= renew.void);
+            below.expect("the newest is never void").0
+        })
+        .collect();
+    assert_eq!(void, [80, 100, 100, 120, 120, 140]);
+}
+
+#[test]
+fn the_own_promise_is_void_only_after_the_guard_has_shut() {
+    let mut machine = fresh();
+    hold(&mut machine, ms(0), 1);
+    machine.tick(ms(25));
+    drain(&mut machine);
+    let number = |machine: &Machine| {
+        let record = machine.record(GROUP).expect("a record");
+        record.promises[0].expect("a promise").seq
+    };
+    let before = number(&machine);
+    machine.tick(ms(80));
+    // What was due besides the lapse is said before it.
+    let due = number(&machine);
+    assert!(due >= before);
+    while !matches!(machine.poll(), Some(Output::Close { .. })) {
+        assert_eq!(number(&machine), due);
+    }
+    assert_eq!(number(&machine), due);
+    let anew = last_renew(&drain(&mut machine), 1);
+    assert_eq!(number(&machine), anew.seq);
+    assert!(anew.seq > due);
+}
+
+#[test]
+fn a_worker_restarted_after_a_lapse_counts_nothing_older() {
+    let (machine, renews, _) = lapse();
+    let mut next = start(ms(85), Start::Mirrored(machine.mirror()));
+    let outputs = drain(&mut next);
+    assert!(closes(&outputs), "its lease is over: it shuts again");
+    for renew in &renews {
+        next.receive(ms(86), A, promise(renew, Duration::ZERO));
+        next.receive(ms(86), B, promise(renew, Duration::ZERO));
+    }
+    assert_eq!(extended(&drain(&mut next)), None);
+    next.receive(ms(87), A, promise(&last_renew(&outputs, 1), Duration::ZERO));
+    assert_eq!(extended(&drain(&mut next)), Some(ms(165)));
+}
+
 // ---- giving back ----------------------------------------------------------------
 
 #[test]
@@ -493,6 +642,7 @@ fn ask(from: NodeId, index: u64) -> Renew {
         seq: 1,
         membership: 5,
         proven: 0,
+        void: 0,
     }
 }
 
@@ -597,6 +747,116 @@ fn only_ones_own_promises_can_be_given_back() {
     machine.floor_raised(ms(60), &to(B, 6));
     let lower = answer_to(&mut machine, ms(60), B, ask(B, 6)).and_then(|answer| answer.lower);
     assert_eq!(lower, Some(Duration::from_millis(90)));
+}
+
+/// How long the voter's promises below epoch 9, B's, still run.
+fn lower(machine: &Machine, at: Moment) -> Duration {
+    let mut then = machine.clone();
+    then.floor_raised(at, &to(B, 9));
+    drain(&mut then);
+    let answer = answer_to(&mut then, at, B, ask(B, 9));
+    answer.and_then(|answer| answer.lower).expect("a word")
+}
+
+fn numbered(seq: u64, void: u64) -> Renew {
+    Renew {
+        seq,
+        void,
+        ..ask(A, 5)
+    }
+}
+
+#[test]
+fn only_promises_for_older_asks_of_the_same_life_are_void() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.receive(ms(0), A, Message::Renew(numbered(10, 0)));
+    let all = Duration::from_millis(90);
+    assert_eq!(lower(&machine, ms(10)), all);
+    let strangers = [
+        (B, numbered(20, 20)),
+        (
+            A,
+            Renew {
+                incarnation: life(B),
+                ..numbered(20, 20)
+            },
+        ),
+        (
+            B,
+            Renew {
+                incarnation: life(B),
+                ..numbered(20, 20)
+            },
+        ),
+        (
+            A,
+            Renew {
+                epoch: epoch(4),
+                ..numbered(20, 20)
+            },
+        ),
+        // Made for this very ask, or for a newer one.
+        (
+            A,
+            Renew {
+                membership: 6,
+                ..numbered(20, 10)
+            },
+        ),
+        (
+            A,
+            Renew {
+                membership: 6,
+                ..numbered(20, 3)
+            },
+        ),
+    ];
+    for (from, renew) in strangers {
+        machine.receive(ms(10), from, Message::Renew(renew));
+        assert_eq!(lower(&machine, ms(10)), all, "{from:?} {renew:?}");
+    }
+    // Whatever becomes of the Renew itself.
+    let refused = Renew {
+        membership: 6,
+        ..numbered(20, 11)
+    };
+    machine.receive(ms(10), A, Message::Renew(refused));
+    assert_eq!(lower(&machine, ms(10)), Duration::ZERO);
+}
+
+#[test]
+fn a_late_renew_does_not_make_a_promise_older() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.receive(ms(0), A, Message::Renew(numbered(10, 0)));
+    machine.receive(ms(5), A, Message::Renew(numbered(7, 0)));
+    machine.receive(ms(5), A, Message::Renew(numbered(8, 8)));
+    assert_eq!(lower(&machine, ms(5)), L);
+}
+
+#[test]
+fn a_void_promise_is_told_at_once_to_the_next_holder() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.receive(ms(0), A, Message::Renew(numbered(10, 0)));
+    machine.floor_raised(ms(10), &to(B, 6));
+    drain(&mut machine);
+    machine.receive(ms(20), A, Message::Renew(numbered(20, 20)));
+    let outputs = drain(&mut machine);
+    let mirror = place(&outputs, |o| matches!(o, Output::Mirror(_)));
+    let spoke = place(&outputs, |o| matches!(o, Output::Transmit { .. }));
+    assert!(mirror < spoke, "remembered before it is relied on");
+    let said = messages(&outputs);
+    let [
+        (B, Message::Standing(standing)),
+        (A, Message::Answer(answer)),
+    ] = said[..]
+    else {
+        panic!("{said:?}")
+    };
+    assert_eq!((standing.epoch, standing.lower), (epoch(6), Duration::ZERO));
+    assert_eq!(answer.verdict, Verdict::Refused(Refusal::BelowFloor));
 }
 
 #[test]

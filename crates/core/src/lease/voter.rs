@@ -53,8 +53,11 @@ impl Voter {
         if let Some(promise) = self.promises.iter_mut().find(|p| p.to.epoch == to.epoch) {
             promise.to = to;
             promise.until = promise.until.max(until);
+            // An older Renew that comes late prolongs the promise for the newer one.
+            promise.seq = promise.seq.max(renew.seq);
         } else if self.promises.len() < PROMISES_MAX {
-            self.promises.push(Promise { to, until });
+            let seq = renew.seq;
+            self.promises.push(Promise { to, until, seq });
         } else {
             return Verdict::Refused(Refusal::Full);
         }
@@ -90,6 +93,26 @@ impl Voter {
         bound
             .is_some_and(|p| !settings.same_life(to, &p.to))
             .then_some(Refusal::OtherHolder)
+    }
+
+    /// Takes back the promises to this life that were made for nothing but Renews which
+    /// it now declares void. True if there were any.
+    pub(super) fn void(&mut self, from: NodeId, renew: &Renew, settings: &Settings) -> bool {
+        if renew.void == 0 {
+            return false;
+        }
+        let claim = Assigned {
+            epoch: renew.epoch,
+            node: from,
+            incarnation: renew.incarnation,
+        };
+        let before = self.promises.len();
+        self.promises.retain(|promise| {
+            promise.to.epoch > claim.epoch
+                || !settings.same_life(&promise.to, &claim)
+                || (promise.seq >= renew.void && !settings.faults.void_unnumbered)
+        });
+        self.promises.len() < before
     }
 
     /// How long promises below `floor` to others than its own holder still run.

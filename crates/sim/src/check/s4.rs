@@ -1,5 +1,5 @@
 //! S4: no guard deadline beyond the proven lease. The proof is computed anew from the
-//! messages that really were sent and really arrived.
+//! messages that really were sent and really arrived, without what was declared void.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,11 @@ use super::Violation;
 pub struct Books {
     /// For each Renew sent: its epoch, and its sending time on the node's clock.
     sent: BTreeMap<u64, (Epoch, Moment)>,
-    /// For each epoch and voter: the newest sending time that it promised for.
-    promised: BTreeMap<(Epoch, NodeId), Moment>,
+    /// For each epoch and voter: the newest Renew that it promised for, by its sending
+    /// time and number.
+    promised: BTreeMap<(Epoch, NodeId), (Moment, u64)>,
+    /// For each epoch: the number below which no answer proves anything any more.
+    void: BTreeMap<Epoch, u64>,
 }
 
 impl Books {
@@ -28,6 +31,8 @@ impl Books {
     pub fn sends(&mut self, now: Moment, message: &Message) {
         if let Message::Renew(renew) = message {
             self.sent.entry(renew.seq).or_insert((renew.epoch, now));
+            let void = self.void.entry(renew.epoch).or_default();
+            *void = (*void).max(renew.void);
         }
     }
 
@@ -43,19 +48,21 @@ impl Books {
             return;
         };
         let best = self.promised.entry((epoch, from)).or_default();
-        *best = (*best).max(sent);
+        *best = (*best).max((sent, answer.seq));
     }
 
     /// The node's guard is given a lease.
     pub fn extended(&self, machine: &Machine, lease: &Lease) -> Result<(), Violation> {
         let settings = machine.settings();
         let (length, margin) = (settings.lease, settings.margin(settings.lease));
+        let void = self.void.range(lease.epoch()..).map(|(_, below)| *below);
+        let void = void.max().unwrap_or(0);
         let others = settings
             .voters
             .iter()
             .filter(|voter| **voter != settings.me)
             .filter_map(|voter| self.promised.get(&(lease.epoch(), *voter)))
-            .filter(|sent| **sent + length - margin >= lease.until())
+            .filter(|(sent, seq)| *seq >= void && *sent + length - margin >= lease.until())
             .count();
         let own = machine.record(lease.group()).is_some_and(|record| {
             record.promises.iter().flatten().any(|promise| {

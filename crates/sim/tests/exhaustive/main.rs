@@ -29,6 +29,7 @@ use world::{Bounds, S1, S4, Small};
 /// One move to node 1, one message in flight.
 const PLAIN: Bounds = Bounds {
     ticks: 5,
+    heartbeat: 2,
     in_flight: 1,
     holders: 0b010,
     proposals: 1,
@@ -40,6 +41,14 @@ const PLAIN: Bounds = Bounds {
     doubles: 0,
     skews: 0,
     freezes: 0,
+};
+
+/// A holder that may hear nobody, and asks at every tick.
+const DEAF: Bounds = Bounds {
+    ticks: 4,
+    heartbeat: 1,
+    in_flight: 2,
+    ..PLAIN
 };
 
 /// Visits all states; every property holds in each, and the group does move.
@@ -170,6 +179,15 @@ fn a_message_arrives_twice() {
 }
 
 #[test]
+fn a_deaf_holder_declares_its_asks_void() {
+    visit(Bounds {
+        in_flight: 1,
+        workers: 1,
+        ..DEAF
+    });
+}
+
+#[test]
 fn opening_without_waiting_is_found() {
     finds(
         S1,
@@ -224,6 +242,30 @@ fn a_released_epoch_in_use_again_is_found() {
         bounds,
         Faults {
             spent_reusable: true,
+            ..Faults::default()
+        },
+    );
+}
+
+#[test]
+fn an_answer_counted_that_was_declared_void_is_found() {
+    finds(
+        S4,
+        DEAF,
+        Faults {
+            void_counts: true,
+            ..Faults::default()
+        },
+    );
+}
+
+#[test]
+fn promises_taken_back_for_newer_asks_are_found() {
+    finds(
+        S4,
+        DEAF,
+        Faults {
+            void_unnumbered: true,
             ..Faults::default()
         },
     );

@@ -10,8 +10,12 @@ use crate::WireError;
 /// The longest form of a lease message: every number at its widest.
 pub const MESSAGE_LENGTH_MAX: usize = 160;
 
+/// Told apart by its number, which is the first byte of it. Forms are added at the end
+/// and never changed: a reader of an earlier version refuses the ones that it does not
+/// know, which is a lost datagram.
 #[derive(Serialize, Deserialize)]
 enum MessageForm {
+    /// A Renew that declares nothing void, as almost all are.
     Renew {
         group: u64,
         epoch: EpochForm,
@@ -39,6 +43,18 @@ enum MessageForm {
         group: u64,
         epoch: EpochForm,
         incarnation: IncarnationForm,
+    },
+    /// A Renew of a holder without its lease. A voter that cannot read it keeps its
+    /// promise until that has run out, and does not help the holder to resume.
+    RenewAnew {
+        group: u64,
+        epoch: EpochForm,
+        incarnation: IncarnationForm,
+        length: SpanForm,
+        seq: u64,
+        membership: u64,
+        proven: u64,
+        void: u64,
     },
 }
 
@@ -84,18 +100,39 @@ impl From<VerdictForm> for Verdict {
     }
 }
 
+impl MessageForm {
+    fn of_renew(renew: &Renew) -> Self {
+        let (group, epoch) = (renew.group.0, renew.epoch.into());
+        let (incarnation, length) = (renew.incarnation.into(), renew.length.into());
+        let (seq, membership, proven) = (renew.seq, renew.membership, renew.proven);
+        match renew.void {
+            0 => Self::Renew {
+                group,
+                epoch,
+                incarnation,
+                length,
+                seq,
+                membership,
+                proven,
+            },
+            void => Self::RenewAnew {
+                group,
+                epoch,
+                incarnation,
+                length,
+                seq,
+                membership,
+                proven,
+                void,
+            },
+        }
+    }
+}
+
 impl From<&Message> for MessageForm {
     fn from(message: &Message) -> Self {
         match *message {
-            Message::Renew(renew) => Self::Renew {
-                group: renew.group.0,
-                epoch: renew.epoch.into(),
-                incarnation: renew.incarnation.into(),
-                length: renew.length.into(),
-                seq: renew.seq,
-                membership: renew.membership,
-                proven: renew.proven,
-            },
+            Message::Renew(renew) => Self::of_renew(&renew),
             Message::Answer(answer) => Self::Answer {
                 group: answer.group.0,
                 epoch: answer.epoch.into(),
@@ -138,6 +175,26 @@ impl From<MessageForm> for Message {
                 seq,
                 membership,
                 proven,
+                void: 0,
+            }),
+            MessageForm::RenewAnew {
+                group: id,
+                epoch,
+                incarnation,
+                length,
+                seq,
+                membership,
+                proven,
+                void,
+            } => Self::Renew(Renew {
+                group: group(id),
+                epoch: epoch.into(),
+                incarnation: incarnation.into(),
+                length: length.into(),
+                seq,
+                membership,
+                proven,
+                void,
             }),
             MessageForm::Answer {
                 group: id,
@@ -212,7 +269,7 @@ mod tests {
             Verdict::Refused(Refusal::Full),
             Verdict::Refused(Refusal::Excluded),
         ]);
-        (any::<[u64; 8]>(), any::<Option<u64>>(), verdicts, 0..4_u8).prop_map(
+        (any::<[u64; 8]>(), any::<Option<u64>>(), verdicts, 0..5_u8).prop_map(
             |(n, lower, verdict, kind)| {
                 let group = GroupId(n[0]);
                 let epoch = Epoch {
@@ -225,7 +282,7 @@ mod tests {
                 };
                 let length = Duration::from_nanos(n[5]);
                 match kind {
-                    0 => Message::Renew(Renew {
+                    0 | 4 => Message::Renew(Renew {
                         group,
                         epoch,
                         incarnation,
@@ -233,6 +290,7 @@ mod tests {
                         seq: n[6],
                         membership: n[7],
                         proven: n[3],
+                        void: if kind == 0 { 0 } else { n[4] },
                     }),
                     1 => Message::Answer(Answer {
                         group,
@@ -273,6 +331,31 @@ mod tests {
         fn random_bytes_are_refused_or_read_but_never_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(&bytes);
         }
+    }
+
+    /// The form of a Renew that declares nothing void is as it was before there was
+    /// anything to declare.
+    #[test]
+    fn only_a_renew_that_voids_has_the_newer_form() {
+        let renew = Renew {
+            group: GroupId(1),
+            epoch: Epoch { term: 2, index: 3 },
+            incarnation: Incarnation {
+                counter: 4,
+                nonce: 5,
+            },
+            length: Duration::from_nanos(6),
+            seq: 7,
+            membership: 8,
+            proven: 9,
+            void: 0,
+        };
+        let form = |renew| encode(&Message::Renew(renew), &mut [0; MESSAGE_LENGTH_MAX]).to_vec();
+        let plain = form(renew);
+        let voids = form(Renew { void: 10, ..renew });
+        assert_eq!(plain[..2], [crate::VERSION_1, 0]);
+        assert_eq!(voids[..2], [crate::VERSION_1, 4]);
+        assert_eq!(voids[2..], [&plain[2..], &[10]].concat());
     }
 
     #[test]
