@@ -27,6 +27,23 @@
 //! epoch belongs to one [`Incarnation`] of one node, so a daemon that has forgotten what
 //! it gave back cannot use it again.
 //!
+//! A holder whose lease has run out shuts its guard too, and asks **anew**: its Renew
+//! says below which number no answer will ever prove anything to it any more, and it
+//! forgets those asks and what was promised for them. A voter notes the newest number for
+//! which a promise was made; if that is **void**, it takes the promise back, and tells
+//! the next holder at once if there is one. So a holder that is heard but hears nobody
+//! is promised nothing that somebody else would have to wait for, and it may still resume
+//! if nobody is assigned. While it is without its lease the asks of the later half of
+//! that time count, all earlier ones are void: soon enough for the next holder, and late
+//! enough for an answer whose round trip takes several heartbeats.
+//!
+//! Why that is safe: what a voter takes back was made for numbers whose answers prove
+//! nothing from before the moment at which it was told so, in this process (they are
+//! forgotten) and in any later one (which counts only answers to its own asks), and what
+//! they had proved was over and shut by then. A word that comes late, twice or out of
+//! order names a number below every ask that counts, and a promise for one that counts
+//! bears that number or a higher one.
+//!
 //! ```text
 //!   holder                voters              next holder
 //!     | Renew (e1, L) ----> | promise e1 until now + L
@@ -38,6 +55,16 @@
 //!     | shuts               | <------------------------- Renew (e2) --- |
 //!     | Released (e1) ----> | --- Standing (e2, lower = 0) -----------> |
 //!     |                     | --- Answer (promised, lower = 0) -------> | opens
+//!
+//!   holder that hears nobody
+//!     | Renew (e1, 7) ----> | promise e1 until now + L, for 7
+//!     |      (lost) Answer  |
+//!     |                     | <== Assign e2 appended: floor e2
+//!     |                     | --- Standing (e2, lower = rest of e1) --> |
+//!     | lease over: shuts   |
+//!     | Renew (e1, 8, void  |
+//!     |        below 8) --> | --- Standing (e2, lower = 0) -----------> | opens
+//!     | (lost) BelowFloor   |
 //! ```
 //!
 //! # The holder's side of one group
@@ -46,7 +73,7 @@
 //! | --------------- | ------------------ | ----------------- | -------------- | ---------- | ---------------- | -------------- | --------- |
 //! | Idle            | Opening            | Idle              | -              | -          | Idle             | -              | Idle      |
 //! | Opening         | Opening (newer)    | Idle, gives back  | Held           | -          | Spent            | Spent          | Idle      |
-//! | Held            | Held, opening too  | Idle, closes      | Held, extends  | Lapsed     | Spent, closes    | Spent, closes  | Held      |
+//! | Held            | Held, opening too  | Idle, closes      | Held, extends  | Lapsed, closes | Spent, closes | Spent, closes | Held      |
 //! | Lapsed          | Lapsed, opening too| Idle, closes      | Held, resumes  | -          | Spent, closes    | Spent, closes  | Lapsed    |
 //! | Spent           | Opening (newer)    | Idle              | -              | -          | Spent            | -              | Spent     |
 //!

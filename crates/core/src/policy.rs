@@ -51,12 +51,15 @@ pub enum Hearing {
 ///
 /// Silence counts after three quarters of a lease: the next holder waits for a whole
 /// one and the margin anyway, so an earlier suspicion would gain nothing, and a worker
-/// that its parent restarts has the time to resume. Deafness counts after three
-/// heartbeats, because a deaf holder is promised ever more until the assignment is
-/// there.
+/// that its parent restarts has the time to resume. Deafness counts after two thirds: a
+/// deaf holder declares void what it was promised when its lease runs out, a lease less
+/// the margin after its last ask that was answered. Voters see that one advance a
+/// heartbeat later, so by then the lease is over or nearly, and a holder that only misses
+/// a few answers is not suspected. (After three heartbeats, where one datagram in ten is
+/// lost, a healthy holder would be suspected every few minutes in `balanced`.)
 pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Hearing {
     let silent = timing.lease * 3 / 4;
-    let deaf = (timing.heartbeat * 3).min(silent);
+    let deaf = timing.lease * 2 / 3;
     if unheard >= silent {
         Hearing::Silent
     } else if unheard < timing.heartbeat * 3 / 2 && standing.is_some_and(|span| span >= deaf) {
@@ -525,8 +528,8 @@ mod tests {
             (90, Some(90), Hearing::Silent),
             (90, None, Hearing::Silent),
             // Heard, but it proves nothing new.
-            (10, Some(59), Hearing::Fine),
-            (10, Some(60), Hearing::Deaf),
+            (10, Some(79), Hearing::Fine),
+            (10, Some(80), Hearing::Deaf),
             (10, None, Hearing::Fine),
         ];
         for (unheard, standing, wanted) in table {

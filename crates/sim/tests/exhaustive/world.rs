@@ -29,8 +29,6 @@ pub(crate) const NODES: usize = 3;
 const TICK: Duration = Duration::from_millis(2);
 /// L in ticks.
 const LEASE: u32 = 3;
-/// The holder's pace in ticks; a holder that waits to open asks at every tick.
-const HEARTBEAT: u32 = 2;
 /// A message arrives within so many ticks, or never.
 const DELAY_MAX: u8 = 2;
 /// What every clock shows at the beginning, in ticks.
@@ -46,6 +44,9 @@ pub(crate) const S4: &str = "S4: a majority is bound";
 pub(crate) struct Bounds {
     /// Ticks of true time.
     pub(crate) ticks: u8,
+    /// The holder's pace in ticks; a holder that waits to open asks at every tick. With
+    /// one, a lease that runs out leaves asks behind that could still be answered.
+    pub(crate) heartbeat: u8,
     /// Messages in flight at once.
     pub(crate) in_flight: usize,
     /// To whom the group may be assigned, one bit for each node.
@@ -186,7 +187,7 @@ impl Small {
             voters: (0..NODES).map(id).collect(),
             membership: 1,
             lease: TICK * LEASE,
-            heartbeat: TICK * HEARTBEAT,
+            heartbeat: TICK * u32::from(self.bounds.heartbeat),
             lease_max: TICK * LEASE,
             faults: self.faults,
         }
