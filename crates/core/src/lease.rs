@@ -110,8 +110,8 @@ pub use message::{Answer, Message, Refusal, Released, Renew, Standing, Verdict};
 pub use mirror::{Assigned, Held, Mirror, Promise, Record, Start};
 pub use output::{Event, Output, Phase, Why};
 pub use settings::{
-    ASKS_MAX, Faults, GROUPS_MAX, MARGIN_MIN, OPENING_HEARTBEAT_MIN, PATIENCE_LEASES, PROMISES_MAX,
-    Settings, VOTERS_MAX,
+    ASKS_MAX, Faults, GROUPS_MAX, MARGIN_MIN, OPENING_HEARTBEAT_MIN, OPENING_LEASES,
+    PATIENCE_LEASES, PROMISES_MAX, Settings, VOTERS_MAX,
 };
 pub use voter::Observation;
 

@@ -61,24 +61,28 @@ pub enum Hearing {
 /// lost, a healthy holder would be suspected every few minutes in `balanced`.)
 pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Hearing {
     let silent = timing.lease * 3 / 4;
-    let deaf = timing.lease * 2 / 3;
     if unheard >= silent {
         Hearing::Silent
-    } else if unheard < timing.heartbeat * 3 / 2 && standing.is_some_and(|span| span >= deaf) {
+    } else if unheard < timing.heartbeat * 3 / 2
+        && standing.is_some_and(|span| span >= deaf_after(timing))
+    {
         Hearing::Deaf
     } else {
         Hearing::Fine
     }
 }
 
+fn deaf_after(timing: &Timing) -> Duration {
+    timing.lease * 2 / 3
+}
+
 /// How long a judgement of [`hearing`] that is fine stays so at least if nothing more is
 /// heard: when to look again.
 pub fn fine_for(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Duration {
     let silent = timing.lease * 3 / 4;
-    let deaf = (timing.heartbeat * 3).min(silent);
     // One that has stood for longer is judged anew when the holder is heard again.
     let until_deaf = standing
-        .and_then(|span| deaf.checked_sub(span))
+        .and_then(|span| deaf_after(timing).checked_sub(span))
         .filter(|span| !span.is_zero());
     let until_silent = silent.saturating_sub(unheard);
     until_deaf.map_or(until_silent, |span| span.min(until_silent))
@@ -594,8 +598,8 @@ mod tests {
             let just_before = fine.saturating_sub(Duration::from_nanos(1));
             assert_eq!(judged(just_before), Hearing::Fine, "{unheard}, {standing}");
         }
-        assert_eq!(fine_for(&BALANCED, ms(5), Some(ms(5))), ms(55));
-        assert_eq!(fine_for(&BALANCED, ms(70), Some(ms(75))), ms(20));
+        assert_eq!(fine_for(&BALANCED, ms(5), Some(ms(5))), ms(75));
+        assert_eq!(fine_for(&BALANCED, ms(70), Some(ms(80))), ms(20));
         assert_eq!(fine_for(&BALANCED, ms(0), None), ms(90));
     }
 

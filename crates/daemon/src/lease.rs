@@ -358,7 +358,7 @@ impl Thread {
         let fine = self
             .machine
             .observations(now)
-            .map(|(_, seen)| fine_for(&self.timing, seen.renewed, Some(seen.advanced)));
+            .map(|(_, seen)| fine_for(&self.timing, seen.renewed, seen.advanced));
         now + fine.min().unwrap_or(SLEEP_MAX).max(LOOK_MIN)
     }
 
@@ -479,7 +479,7 @@ impl Thread {
                 group,
                 epoch: seen.epoch,
                 unheard: seen.renewed,
-                standing: Some(seen.advanced),
+                standing: seen.advanced,
             })
             .filter(|one| hearing(&timing, one.unheard, one.standing) != Hearing::Fine)
             .collect();

@@ -437,7 +437,7 @@ impl Machine {
         let now = self.now.max(now);
         self.groups
             .iter()
-            .map(move |(id, group)| (*id, group.sighting.observation(now)))
+            .map(move |(id, group)| (*id, group.sighting.observation(now, &self.settings)))
     }
 
     /// Where a group stands on this node.
@@ -843,7 +843,8 @@ impl Machine {
         };
         let seq = self.next_seq.max(now.as_nanos());
         self.next_seq = seq + 1;
-        let void = if tenure.opened && lapse != Lapse::None {
+        let opened = tenure.opened;
+        let void = if opened && lapse != Lapse::None {
             tenure.void(now, guard, seq, settings)
         } else {
             0
@@ -856,7 +857,8 @@ impl Machine {
             length: settings.lease,
             seq,
             membership: settings.membership,
-            proven: guard.as_nanos(),
+            // Of this epoch: what an earlier one proved says nothing of this one.
+            proven: if opened { guard.as_nanos() } else { 0 },
             void,
         };
         let me = settings.me;

@@ -28,6 +28,10 @@ pub const MARGIN_MIN: Duration = Duration::from_millis(2);
 /// The least time between two renewals of an epoch that waits to open.
 pub const OPENING_HEARTBEAT_MIN: Duration = Duration::from_millis(1);
 
+/// For so many leases a new holder may wait to open before it counts as deaf: older
+/// promises run for one at most, the margin comes on top, and the commit takes a while.
+pub const OPENING_LEASES: u32 = 2;
+
 /// After so many leases without the right to act, a holder's services stop (rule 6),
 /// and an epoch that waits to open is renewed at the ordinary pace.
 pub const PATIENCE_LEASES: u32 = 10;
@@ -83,6 +87,11 @@ impl Settings {
         (self.heartbeat / 4)
             .max(OPENING_HEARTBEAT_MIN)
             .min(self.heartbeat)
+    }
+
+    /// How long a holder may take to open before it is suspected of hearing nobody.
+    pub fn opening_time(&self) -> Duration {
+        self.lease * OPENING_LEASES
     }
 
     /// How long a holder without its lease keeps its services.

@@ -970,7 +970,7 @@ fn suspicion_has_what_it_needs() {
     );
     let (group, seen) = machine.observations(ms(40)).next().expect("one group");
     assert_eq!(group, GROUP);
-    let (renewed, advanced) = (Duration::from_millis(10), Duration::from_millis(30));
+    let (renewed, advanced) = (Duration::from_millis(10), Some(Duration::from_millis(30)));
     assert_eq!(
         seen,
         Observation {
@@ -979,6 +979,42 @@ fn suspicion_has_what_it_needs() {
             advanced
         }
     );
+}
+
+/// It has no deadline yet that could advance. (Taken for deaf, it lost the group again
+/// while it waited for the promises to the holder before it.)
+#[test]
+fn a_holder_that_waits_to_open_is_not_deaf() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    let seen = |machine: &Machine, at| {
+        let (_, seen) = machine.observations(ms(at)).next().expect("one group");
+        seen.advanced
+    };
+    for at in (0..200).step_by(20) {
+        machine.receive(ms(at), A, Message::Renew(ask(A, 5)));
+        assert_eq!(seen(&machine, at), None, "at {at} ms");
+    }
+    let long = Duration::from_millis(200);
+    assert_eq!(seen(&machine, 200), Some(long), "it never opens");
+    let opened = Renew {
+        proven: 1,
+        ..ask(A, 5)
+    };
+    machine.receive(ms(210), A, Message::Renew(opened));
+    assert_eq!(seen(&machine, 215), Some(Duration::from_millis(5)));
+}
+
+#[test]
+fn what_was_proven_for_an_earlier_epoch_is_not_shown_for_the_next() {
+    let mut machine = fresh();
+    let until = hold(&mut machine, ms(0), 1);
+    machine.tick(ms(25));
+    let renew = last_renew(&drain(&mut machine), 1);
+    assert_eq!(renew.proven, until.as_nanos());
+    machine.floor_raised(ms(30), &to(ME, 2));
+    let renew = last_renew(&drain(&mut machine), 2);
+    assert_eq!(renew.proven, 0, "epoch 2 waits to open");
 }
 
 #[test]

@@ -181,9 +181,11 @@ pub struct Observation {
     pub epoch: Epoch,
     /// Time since the last Renew of that epoch, or since it was first heard of.
     pub renewed: Duration,
-    /// Time since the holder's proven deadline was last seen to advance, or since the
-    /// epoch was first heard of. Far behind `renewed`: the holder hears nobody.
-    pub advanced: Duration,
+    /// Time since the holder's proven deadline was last seen to advance. Far behind
+    /// `renewed`: the holder hears nobody. None while it may still be waiting for older
+    /// promises to run out ([`super::OPENING_LEASES`]): until it opens it has no deadline,
+    /// and that is no deafness.
+    pub advanced: Option<Duration>,
 }
 
 /// The moments behind an [`Observation`].
@@ -191,7 +193,10 @@ pub struct Observation {
 pub(super) struct Sighting {
     epoch: Epoch,
     renewed: Moment,
-    advanced: Moment,
+    /// Since when it is known.
+    since: Moment,
+    /// When the deadline advanced, if ever in this epoch.
+    advanced: Option<Moment>,
     proven: u64,
 }
 
@@ -208,7 +213,8 @@ impl Sighting {
             *self = Self {
                 epoch,
                 renewed: now,
-                advanced: now,
+                since: now,
+                advanced: None,
                 proven: 0,
             };
         }
@@ -223,16 +229,20 @@ impl Sighting {
         self.renewed = now;
         if renew.proven > self.proven {
             self.proven = renew.proven;
-            self.advanced = now;
+            self.advanced = Some(now);
         }
     }
 
     /// What it comes to at `now`.
-    pub(super) fn observation(&self, now: Moment) -> Observation {
+    pub(super) fn observation(&self, now: Moment, settings: &Settings) -> Observation {
+        let advanced = match self.advanced {
+            Some(at) => Some(now.since(at)),
+            None => Some(now.since(self.since)).filter(|span| *span >= settings.opening_time()),
+        };
         Observation {
             epoch: self.epoch,
             renewed: now.since(self.renewed),
-            advanced: now.since(self.advanced),
+            advanced,
         }
     }
 }
