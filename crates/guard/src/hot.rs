@@ -30,6 +30,15 @@ const READING_TIME: Duration = Duration::from_millis(1);
 /// done again before the group is muted until the next renewal.
 const REFRESH_TRIES: usize = 3;
 
+/// While eBPF enforces the deadline: how much longer than the lease the element of
+/// nftables lives. A renewal of it can be held up for so long by others: a container
+/// engine that loads its rules takes 100 ms, and each netfilter socket that anybody closes
+/// (a worker that dies, an administrator's `nft list`) keeps the kernel's lock on tables
+/// for a grace period of RCU. Without this, a group that is held would be mute meanwhile.
+/// What it costs: if somebody takes the eBPF programs away and the daemon stands still at
+/// the same time, nftables mutes the group that much later.
+pub(crate) const RESERVE: Duration = Duration::from_millis(100);
+
 /// How renewals reach nftables.
 enum Nft {
     /// Not at all.
@@ -46,8 +55,8 @@ enum Nft {
 /// Nothing here allocates, opens a file or logs.
 ///
 /// With both mechanisms, eBPF decides: its deadline is absolute. The element of
-/// nftables may then live a little longer, as late as the kernel read it; a packet must
-/// pass both. With nftables alone its element is kept within the lease as well as a
+/// nftables then lives a little longer (`RESERVE`, and as late as the kernel read it); a
+/// packet must pass both. With nftables alone its element is kept within the lease as well as a
 /// relative time-out can be.
 pub struct Guard {
     slots: Arc<Slots>,
@@ -159,7 +168,7 @@ impl Guard {
             Nft::Behind(hold, relay) => {
                 let start = now();
                 if before <= start {
-                    hold.refresh(group, start.until(until));
+                    hold.refresh(group, start.until(until) + RESERVE);
                     if now() >= until {
                         hold.delete(group);
                     }

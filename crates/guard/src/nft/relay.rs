@@ -19,6 +19,7 @@ use rustix::event::EventfdFlags;
 
 use super::hold::Hold;
 use crate::GuardError;
+use crate::hot::RESERVE;
 use crate::slots::{Slot, Slots};
 
 /// Above everything ordinary, since an element that is not renewed in time mutes a group
@@ -112,7 +113,7 @@ fn carry(slots: &Slots, slot: Slot, carried: &mut Moment, hold: &mut Hold) {
         if left.is_zero() {
             hold.delete(group);
         } else {
-            hold.refresh(group, left);
+            hold.refresh(group, left + RESERVE);
             if now() >= deadline {
                 hold.delete(group);
             }
