@@ -99,6 +99,8 @@ pub struct Report {
     pub guard_full: bool,
     /// Digest of its configuration.
     pub config_digest: u64,
+    /// The generation of the agreed log that it obeys.
+    pub generation: u64,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
     /// What it asked.

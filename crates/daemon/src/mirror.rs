@@ -10,12 +10,13 @@
 //! and nothing that relies on the new one has left the node yet.
 //!
 //! ```text
-//!   head    magic, counter, nonce, quiet until, ready
+//!   head    magic, counter, nonce, quiet until, ready, settled, alone, generation
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
 
 use evenkeel_config::GROUPS_MAX;
+use evenkeel_core::generation::Voters;
 use evenkeel_core::lease::{Assigned, Assignment, Held, Mirror, Promise, Record};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
 use evenkeel_host::sys::shm::{SharedPage, ShmError};
@@ -106,6 +107,41 @@ impl Memory {
     /// Notes that the worker is up.
     pub fn set_ready(&self) {
         self.put(4 * WORD, 1);
+    }
+
+    /// Whether this life takes part (`core::generation`).
+    pub fn was_settled(&self) -> bool {
+        self.word(5 * WORD) != 0
+    }
+
+    /// Notes that it does.
+    pub fn set_settled(&self) {
+        self.put(5 * WORD, 1);
+    }
+
+    /// Whose promises make this node's leases.
+    pub fn voters(&self) -> Voters {
+        match self.word(6 * WORD) {
+            0 => Voters::All,
+            _ => Voters::Me,
+        }
+    }
+
+    /// Notes whose do. For the lease thread: relying on itself alone is noted after it has
+    /// begun, and its end before it has ended, so that a worker that dies in between leaves one
+    /// that needs more than enough.
+    pub fn set_voters(&self, voters: Voters) {
+        self.put(6 * WORD, u64::from(voters == Voters::Me));
+    }
+
+    /// The generation that this node obeys.
+    pub fn generation(&self) -> u64 {
+        self.word(7 * WORD)
+    }
+
+    /// Notes which.
+    pub fn set_generation(&self, generation: u64) {
+        self.put(7 * WORD, generation);
     }
 
     /// Reads what the last worker left.

@@ -24,9 +24,10 @@ use anyhow::Context;
 use evenkeel_checks::{Prober, probes_of};
 use evenkeel_consensus::{ElectionTiming, Engine, LogFile, Ports};
 use evenkeel_console::server::ControlSocket;
+use evenkeel_core::generation::{Generations, Members, Start as GenerationsStart, Voters};
 use evenkeel_core::lease::{Life, Start};
 use evenkeel_core::node::{Event, Node, Start as NodeStart};
-use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
+use evenkeel_core::{Epoch, GroupId, Incarnation, Moment};
 use evenkeel_guard::{Guard, Keeper};
 use evenkeel_host::clock;
 use evenkeel_host::sys::sched::{self, Parent, Share};
@@ -38,6 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
+use crate::generations::{LogPlace, members_of};
 use crate::keeper::KeeperThread;
 use crate::lease::{self, Parts};
 use crate::mirror::{Found, Memory};
@@ -200,6 +202,7 @@ impl Starting<'_> {
         let ledger = SharedLedger::default();
         let mut parts = Parts {
             settings: self.prepared.lease_settings(),
+            voters: Voters::All,
             life,
             start: Start::Fresh,
             floors: Vec::new(),
@@ -213,11 +216,14 @@ impl Starting<'_> {
         let ready = Memory::open(&self.inherited.memory)?;
         let mut lease_after = Duration::ZERO;
         let mut continued = false;
+        let mut voters = Voters::All;
         // A continued worker's leases run: its lease thread comes first.
         let (early, parts) = match found {
             Found::Whole { mirror, keys } => {
                 parts.start = Start::Mirrored(mirror);
                 parts.keys = keys;
+                voters = ready.voters();
+                parts.voters = voters;
                 let started = lease::start(parts)?;
                 lease_after = clock::now().since(self.inherited.started);
                 continued = true;
@@ -235,8 +241,11 @@ impl Starting<'_> {
         let (endpoint, incoming) = endpoint(&self.prepared, &gate, &hello, pair.control)?;
         let log = state::log_path(&self.options.state);
         let remembers = log.exists();
-        let restart = engine_starter(&self.prepared, log, &endpoint, &ledger);
-        let (engine, agreed) = match restart(remembers).await {
+        let place = log_place(&self.prepared, log);
+        let restart = engine_starter(&self.prepared, &place, &endpoint, &ledger);
+        // A new life does not vote before it has settled.
+        let settled = continued && ready.was_settled();
+        let (engine, agreed) = match restart(remembers && settled).await {
             Ok((engine, agreed)) => (Some(Arc::new(engine)), Some(agreed)),
             // A continued worker renews without its log rather than not at all.
             Err(reason) if early.is_some() => {
@@ -245,10 +254,7 @@ impl Starting<'_> {
             }
             Err(reason) => anyhow::bail!(reason),
         };
-        let voting = remembers
-            && engine
-                .as_ref()
-                .is_some_and(|one| one.status().last_index.is_some());
+        let voting = remembers && engine.as_ref().is_some_and(|one| one.status().remembers);
         let (lease, news, _lease_thread) = match (early, parts) {
             (Some(started), _) => started,
             (None, Some(mut parts)) => {
@@ -256,6 +262,10 @@ impl Starting<'_> {
                     .as_ref()
                     .map_or_else(Vec::new, |engine| engine.floors());
                 parts.floors = floors.iter().filter_map(assignment_of).collect();
+                if engine.as_deref().map(members_of) == Some(Members::Alone(me)) {
+                    voters = Voters::Me;
+                }
+                parts.voters = voters;
                 // The longest lease ever allowed, from the state directory's identity.
                 parts.start = Start::Amnesiac {
                     quiet_for: quiet_for(self.options, &self.prepared),
@@ -314,6 +324,21 @@ impl Starting<'_> {
             };
             node.step(clock::now(), event, 0);
         }
+        // A log that a worker died in giving up is of a lesser generation than the one obeyed.
+        let stored = engine.as_ref().map_or(0, |engine| engine.generation());
+        let generation = stored.max(ready.generation());
+        ready.set_generation(generation);
+        let generations = Generations::new(
+            clock::now(),
+            GenerationsStart {
+                me,
+                lease: self.prepared.topology().timing.lease,
+                generation,
+                settled,
+                voters,
+            },
+            place.all.iter().copied(),
+        );
         let rooms = Rooms {
             restart,
             mover,
@@ -324,6 +349,9 @@ impl Starting<'_> {
             placed,
             advice: self.advice.clone(),
             voting,
+            generations,
+            place,
+            memory: ready,
         };
         let driver = Driver::new(
             node,
@@ -349,7 +377,7 @@ impl Starting<'_> {
             // Late, because it holds up everything that touches new memory meanwhile.
             note(&mut self.advice, sched::lock_memory());
         }
-        ready.set_ready();
+        driver.memory.set_ready();
         tracing::info!(
             node = self.options.node.as_str(),
             cluster = self.prepared.topology().cluster,
@@ -410,6 +438,8 @@ fn hello(prepared: &Prepared, incarnation: Incarnation) -> Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         membership: prepared.topology().membership(),
         last_log_index: 0,
+        generation: 0,
+        settled: false,
         knows: Vec::new(),
     }
 }
@@ -444,16 +474,26 @@ fn endpoint(
     )?)
 }
 
+fn log_place(prepared: &Prepared, path: PathBuf) -> LogPlace {
+    LogPlace {
+        path,
+        me: prepared.node.id,
+        all: prepared.topology().voters().map(|node| node.id).collect(),
+        limits: evenkeel_consensus::Limits::default(),
+    }
+}
+
 fn engine_starter(
     prepared: &Prepared,
-    log: PathBuf,
+    place: &LogPlace,
     endpoint: &Endpoint,
     ledger: &SharedLedger,
 ) -> Restart {
     let topology = prepared.topology();
-    let voters: Vec<NodeId> = topology.voters().map(|node| node.id).collect();
-    let me = prepared.node.id;
-    let mut settings = evenkeel_consensus::Settings::new(me, voters);
+    let LogPlace {
+        path: log, me, all, ..
+    } = place.clone();
+    let mut settings = evenkeel_consensus::Settings::new(me, all);
     let far = topology.timing.lease >= Duration::from_secs(1);
     settings.timing = if far {
         ElectionTiming::WAN

@@ -22,8 +22,9 @@ pub enum Members {
     Unknown,
     /// One node alone: it decides without asking, the others follow without a vote.
     Alone(NodeId),
-    /// All of the configuration, or that is being agreed on: a majority of all is needed, and,
-    /// while it is being agreed on, the one that was alone.
+    /// All of the configuration, and the one that was alone: it is being agreed on.
+    Growing(NodeId),
+    /// All of the configuration.
     All,
 }
 
@@ -38,10 +39,15 @@ impl<R: Runtime> Engine<R> {
         let configs = self.inner.members().configs;
         match configs.as_slice() {
             [] => Members::Unknown,
-            [one] if one != &self.inner.voters && one.len() == 1 => one
-                .first()
-                .map_or(Members::Unknown, |one| Members::Alone(NodeId(*one))),
-            _ => Members::All,
+            [one] if one == &self.inner.voters => Members::All,
+            [former, ..] => {
+                let one = former.first().copied().map(NodeId);
+                let is = match configs.len() {
+                    1 => Members::Alone,
+                    _ => Members::Growing,
+                };
+                one.map_or(Members::Unknown, is)
+            }
         }
     }
 

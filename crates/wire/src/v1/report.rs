@@ -22,6 +22,7 @@ struct ReportForm {
     groups: Vec<(u64, EpochForm, StandingForm, Option<String>)>,
     silences: Vec<(u64, EpochForm, SpanForm, Option<SpanForm>)>,
     floors_above: Vec<(u64, EpochForm)>,
+    generation: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -147,6 +148,7 @@ pub fn encode(report: &Report) -> Vec<u8> {
             .iter()
             .map(|(group, epoch)| (group.0, (*epoch).into()))
             .collect(),
+        generation: report.generation,
     })
 }
 
@@ -159,6 +161,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         stopping: form.stopping,
         guard_full: form.guard_full,
         config_digest: form.config_digest,
+        generation: form.generation,
         leader: form.leader.map(NodeId),
         checks: form
             .checks
@@ -231,6 +234,7 @@ mod tests {
             stopping: true,
             guard_full: true,
             config_digest: 4,
+            generation: u64::MAX,
             leader: Some(NodeId(5)),
             checks: states
                 .into_iter()
