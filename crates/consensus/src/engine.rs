@@ -62,6 +62,8 @@ pub(crate) struct Inner<R: Runtime> {
     pub(crate) voters: BTreeSet<u64>,
     /// See [`crate::generation`].
     pub(crate) generation: u64,
+    /// The members when the engine was started.
+    pub(crate) members_at_start: v1::Members,
     pub(crate) timing: ElectionTiming,
     pub(crate) raft: Raft<Types<R>, State<R>>,
     pub(crate) log: Log<R>,
@@ -115,7 +117,11 @@ impl<R: Runtime> Inner<R> {
     pub(crate) fn members(&self) -> v1::Members {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        v1::Members::of(metrics.membership_config.membership())
+        match metrics.membership_config.log_id() {
+            Some(_) => v1::Members::of(metrics.membership_config.membership()),
+            // The log names nobody, or the engine has not said so yet.
+            None => self.members_at_start.clone(),
+        }
     }
 
     /// Begins to hand leadership over.
@@ -402,7 +408,10 @@ impl<R: Runtime> Assembly<R> {
         let voters: BTreeSet<u64> = settings.voters.iter().map(|node| node.0).collect();
         let generation = image.generation;
         let stored = stored_members(&log, &image)?;
-        if stored.is_some_and(|stored| !fits(&stored, generation, &voters)) {
+        if stored
+            .as_ref()
+            .is_some_and(|stored| !fits(stored, generation, &voters))
+        {
             return Err(ConsensusError::OtherVoters);
         }
         let desk = Desk::new();
@@ -429,6 +438,7 @@ impl<R: Runtime> Assembly<R> {
             me: settings.me,
             voters,
             generation,
+            members_at_start: stored.unwrap_or_default(),
             timing: settings.timing,
             raft,
             log,

@@ -20,6 +20,11 @@
 //! Both changes are one transaction on the log file: a crash leaves the old generation or the new
 //! one, whole. [`recover`] keeps every entry that this node has, decided or not: one that it had
 //! only appended may have been decided and acknowledged by the others (S5).
+//!
+//! Who voted in earlier generations is taken out of the log and the snapshot, though: a node that
+//! joins has forgotten what it did as a voter, so while it learns the log it must never come by an
+//! entry that makes it one, alone or with another that learns. (The lab found that: a server that
+//! had recovered once led alone for a moment when it followed another one's recovery.)
 
 use std::collections::BTreeSet;
 
@@ -172,10 +177,10 @@ fn recover_writes(
     };
     let voters = BTreeSet::from([recovery.me.0]);
     let others = recovery.all.iter().map(|node| node.0);
-    let members = Body::Members(Members {
+    let voting = Members {
         learners: others.filter(|node| !voters.contains(node)).collect(),
         configs: vec![voters],
-    });
+    };
     let told = Body::Proposal {
         // Nobody waits for it, and no proposer draws it: incarnations are never zero.
         request: u128::from(generation),
@@ -190,14 +195,39 @@ fn recover_writes(
         node: recovery.me.0,
         committed: false,
     };
-    let writes = vec![
+    let mut writes = forget_members(image, &voting)?;
+    writes.extend([
         Write::Generation(generation),
-        entry(at(1), members),
+        entry(at(1), Body::Members(voting)),
         entry(at(2), told),
         Write::Vote(v1::encode(&vote)),
         Write::Committed(v1::encode(&Some(at(2)))),
-    ];
+    ]);
     Ok((writes, recovered))
+}
+
+/// Blanks all entries that say who votes, and lets the snapshot say `voting` instead.
+fn forget_members(image: &Image, voting: &Members) -> Result<Vec<Write>, ConsensusError> {
+    let mut writes = Vec::new();
+    for (index, bytes) in &image.entries {
+        let entry: v1::Entry = crate::log::stored(bytes, &format!("entry {index}"))?;
+        if let Body::Voters(_) | Body::Members(_) = entry.body {
+            let blank = v1::Entry {
+                id: entry.id,
+                body: Body::Blank,
+            };
+            writes.push(Write::Entry {
+                index: *index,
+                entry: v1::encode(&blank),
+            });
+        }
+    }
+    if let Some(bytes) = &image.snapshot {
+        let mut snapshot: v1::Snapshot = crate::log::stored(bytes, "snapshot")?;
+        snapshot.members = voting.clone();
+        writes.push(Write::Snapshot(v1::encode(&snapshot)));
+    }
+    Ok(writes)
 }
 
 #[cfg(test)]

@@ -350,6 +350,9 @@ impl Driver {
             return;
         };
         let recovered = self.ledger.with(|ledger| ledger.recovered.clone());
+        // Earlier recoveries come by while the log is learned.
+        let own = self.generations.own();
+        let recovered = recovered.filter(|(_, recovered)| recovered.generation == own);
         let Some((_, recovered)) = recovered else {
             return;
         };

@@ -490,6 +490,63 @@ fn a_follower_of_the_one_that_is_alone_can_recover_in_its_turn() {
     });
 }
 
+/// The one that recovered last time follows the other one this time: what the log said of its
+/// being alone is gone, so it never leads while it learns.
+#[test]
+fn a_former_recovery_makes_nobody_lead_while_it_learns() {
+    for seed in 0..SEEDS {
+        SimRuntime::with_seed(seed).block_on(async {
+            let (mut world, me, first) = alone().await;
+            let [next, third] = others(me);
+            // Enough for a snapshot, with the members of that time in it.
+            for request in 10..10 + u128::from(seed % 3) * 40 {
+                world.propose(me, request).await;
+            }
+            for node in [next, third] {
+                world.join(node, first.generation);
+                world.start(node).await;
+            }
+            world.caught_up(me).await;
+            world.nodes[&me].engine.make_whole().await.expect("whole");
+            world.propose(me, 5).await;
+            world.applied(next, b"entry 5").await;
+            for node in ALL {
+                world.crash(node, true);
+            }
+            let second = world.recover(next);
+            let image = world.disks[&next].share().load().expect("an image");
+            let naming = image.entries.iter().filter(|(_, bytes)| {
+                let entry: v1::Entry = v1::decode(bytes).expect("an entry");
+                matches!(entry.body, v1::Body::Voters(_) | v1::Body::Members(_))
+            });
+            let named: Vec<u64> = naming.map(|(index, _)| *index).collect();
+            assert_eq!(named, [second.last.index + 1]);
+            world.start(next).await;
+            // Known at once, not only when the engine has had its first turn.
+            assert_eq!(world.nodes[&next].engine.members(), Members::Alone(next));
+            assert_eq!(world.leader().await, next);
+            let term = world.nodes[&next].engine.status().term;
+            for node in [me, third] {
+                world.join(node, second.generation);
+                world.start(node).await;
+            }
+            world.caught_up(next).await;
+            pause(Duration::from_secs(2)).await;
+            for node in [me, third] {
+                let running = world.nodes.get_mut(&node).expect("it runs");
+                while let Some(event) = running.events.try_next() {
+                    assert!(
+                        !matches!(event, crate::Event::Leading { .. }),
+                        "seed {seed}"
+                    );
+                }
+            }
+            assert_eq!(world.nodes[&next].engine.status().term, term);
+            world.agree();
+        });
+    }
+}
+
 /// Joining without memory: no vote before `readmit`, also after the next start.
 #[test]
 fn a_lost_log_that_joins_shows_that_it_was_lost() {
