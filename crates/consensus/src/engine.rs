@@ -26,6 +26,9 @@ use crate::writer::Writer;
 
 mod propose;
 mod receive;
+mod whole;
+
+pub use whole::Members;
 
 /// How long each step of a shutdown may take: a disk that hangs must not keep the daemon alive.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(2);
@@ -55,7 +58,12 @@ impl<R: Runtime> core::fmt::Debug for Engine<R> {
 /// What all clones share.
 pub(crate) struct Inner<R: Runtime> {
     pub(crate) me: NodeId,
+    /// All voters of the configuration, whether or not they vote in this generation now.
     pub(crate) voters: BTreeSet<u64>,
+    /// See [`crate::generation`].
+    pub(crate) generation: u64,
+    /// The members when the engine was started.
+    pub(crate) members_at_start: v1::Members,
     pub(crate) timing: ElectionTiming,
     pub(crate) raft: Raft<Types<R>, State<R>>,
     pub(crate) log: Log<R>,
@@ -91,8 +99,29 @@ impl<R: Runtime> Inner<R> {
     /// it has begun to hand over, whether or not the other takes it.
     pub(crate) async fn is_fit(&self, to: NodeId) -> bool {
         let ttl = self.timing.election_min;
-        let answer = ask::<R>(&*self.network, to, &Request::Fit, ttl).await;
+        let answer = self.ask(to, &Request::Fit, ttl).await;
         answer == Ok(Reply::Fit(true))
+    }
+
+    /// Sends one request in this generation and reads its reply, within `ttl`.
+    pub(crate) async fn ask(
+        &self,
+        to: NodeId,
+        request: &Request,
+        ttl: Duration,
+    ) -> Result<Reply, crate::NetworkError> {
+        ask::<R>(&*self.network, to, self.generation, request, ttl).await
+    }
+
+    /// Who votes now, as far as this node's log tells.
+    pub(crate) fn members(&self) -> v1::Members {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.membership_config.log_id() {
+            Some(_) => v1::Members::of(metrics.membership_config.membership()),
+            // The log names nobody, or the engine has not said so yet.
+            None => self.members_at_start.clone(),
+        }
     }
 
     /// Begins to hand leadership over.
@@ -154,7 +183,7 @@ fn config(settings: &Settings) -> Result<Config, ConsensusError> {
         // with a slow disk delays no decision (rule 11).
         broadcast_submitted_on_append: Some(true),
         enable_elect: settings.may_vote,
-        // Voters are fixed, so a leader is never removed.
+        // A leader is never removed: a generation of one voter only grows.
         removed_leader_step_down: StepDownPolicy::Never,
         // A node that cannot win must not disturb one that leads.
         enable_pre_vote: Some(true),
@@ -172,13 +201,13 @@ fn config(settings: &Settings) -> Result<Config, ConsensusError> {
     .map_err(|error| ConsensusError::Timing(error.to_string()))
 }
 
-/// The voters that the log or the snapshot names, if either does.
-fn stored_voters<R: Runtime>(
+/// The members that the log or the snapshot names, if either does.
+fn stored_members<R: Runtime>(
     log: &Log<R>,
     image: &Image,
-) -> Result<Option<BTreeSet<u64>>, ConsensusError> {
-    if let Some(voters) = log.voters() {
-        return Ok(Some(voters));
+) -> Result<Option<v1::Members>, ConsensusError> {
+    if let Some(members) = log.members() {
+        return Ok(Some(members));
     }
     let snapshot: Option<v1::Snapshot> = image
         .snapshot
@@ -187,7 +216,14 @@ fn stored_voters<R: Runtime>(
         .transpose()?;
     Ok(snapshot
         .filter(|snapshot| snapshot.voters_at.is_some())
-        .map(|snapshot| snapshot.voters))
+        .map(|snapshot| snapshot.members))
+}
+
+/// Whether a log of `generation` with such members belongs to a configuration with these voters:
+/// at first all vote, in a later generation all are named.
+pub(crate) fn fits(members: &v1::Members, generation: u64, voters: &BTreeSet<u64>) -> bool {
+    let all_vote = members.configs.iter().all(|config| config == voters);
+    &members.everybody() == voters && (all_vote || generation > 0)
 }
 
 fn stopped_text<E: core::fmt::Display>(error: E) -> ConsensusError {
@@ -247,7 +283,12 @@ impl<R: Runtime> Engine<R> {
     /// leadership belongs on a node that does not hold.
     pub async fn transfer(&self, to: NodeId) -> Result<(), TransferError> {
         let inner = &self.inner;
-        if !inner.voters.contains(&to.0) {
+        if !inner
+            .members()
+            .configs
+            .iter()
+            .all(|config| config.contains(&to.0))
+        {
             return Err(TransferError::NotAVoter(to));
         }
         let leader = self.leader();
@@ -320,6 +361,7 @@ impl<R: Runtime> Engine<R> {
             snapshot: metrics.snapshot.as_ref().map(epoch_of),
             quorum_heard: metrics.last_quorum_acked.map(|at| at.elapsed()),
             followers: followers.unwrap_or_default(),
+            remembers: inner.log.remembers(),
             voting: inner.voting.load(Ordering::Relaxed),
             disk_slow: inner.disk_slow.load(Ordering::Relaxed),
             last_write: inner.writer.pace().took,
@@ -364,7 +406,12 @@ impl<R: Runtime> Assembly<R> {
         } = self;
         let log = Log::open(&image, writer.clone(), floors.clone())?;
         let voters: BTreeSet<u64> = settings.voters.iter().map(|node| node.0).collect();
-        if stored_voters(&log, &image)?.is_some_and(|stored| stored != voters) {
+        let generation = image.generation;
+        let stored = stored_members(&log, &image)?;
+        if stored
+            .as_ref()
+            .is_some_and(|stored| !fits(stored, generation, &voters))
+        {
             return Err(ConsensusError::OtherVoters);
         }
         let desk = Desk::new();
@@ -380,6 +427,7 @@ impl<R: Runtime> Assembly<R> {
         });
         let peers = Peers {
             me: settings.me,
+            generation,
             network: network.clone(),
             append_ttl: settings.timing.election_min,
         };
@@ -389,6 +437,8 @@ impl<R: Runtime> Assembly<R> {
         let inner = Arc::new(Inner {
             me: settings.me,
             voters,
+            generation,
+            members_at_start: stored.unwrap_or_default(),
             timing: settings.timing,
             raft,
             log,

@@ -124,12 +124,28 @@ pub enum ConsensusError {
         "start the engine: the log was written for other voters (they are fixed when a cluster is made; put the former nodes back into the file, or replace a dead voter with `evenkeel readmit`)"
     )]
     OtherVoters,
+    /// A log with nothing in it cannot begin a new generation.
+    #[error(
+        "begin a new generation: this node's log is empty (recover on a node that has served or voted before)"
+    )]
+    NothingToRecover,
     /// The log thread could not be started.
     #[error("start the log thread: {0}")]
     Thread(io::Error),
     /// What is stored cannot be brought together.
     #[error("start the engine: {0}")]
     Engine(String),
+}
+
+/// The voters were not made whole again. It may still happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WholeError {
+    /// The engine refused.
+    #[error("make all nodes voters again: {0}")]
+    Refused(String),
+    /// Not agreed on within the time.
+    #[error("make all nodes voters again: not agreed on within {0:?}")]
+    TimedOut(Duration),
 }
 
 /// A request did not bring a reply.

@@ -21,12 +21,15 @@
 //! the entry that carries it, and nothing lowers it. Rule 11 lives in `watch`: a leader whose
 //! append takes too long gives leadership up and does not seek it until its disk is quick again.
 //!
+//! `generation` is what follows the loss of a majority: a new log with one voter, and how it grows.
+//!
 //! Nothing of openraft is visible outside this crate.
 
 mod disk;
 mod engine;
 mod error;
 mod event;
+mod generation;
 mod log;
 mod peer;
 pub mod ports;
@@ -43,9 +46,10 @@ mod writer;
 pub use disk::LogFile;
 #[cfg(any(test, feature = "virtual"))]
 pub use disk::MemoryDisk;
-pub use engine::Engine;
-pub use error::{ConsensusError, DiskError, NetworkError, ProposeError, TransferError};
+pub use engine::{Engine, Members};
+pub use error::{ConsensusError, DiskError, NetworkError, ProposeError, TransferError, WholeError};
 pub use event::{Event, Events};
+pub use generation::{Recovered, Recovery, SetAside, join, recover};
 pub use ports::{
     BoxFuture, Disk, Floor, Floors, Image, Machine, Network, Ports, Unreadable, Write,
 };

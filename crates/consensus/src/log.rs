@@ -147,6 +147,12 @@ impl<R: Runtime> Log<R> {
             .or(mirror.purged.map(|id| id.index))
     }
 
+    /// Whether anything was ever decided or voted for in it.
+    pub(crate) fn remembers(&self) -> bool {
+        let voted = lock(&self.mirror).vote.is_some();
+        voted || self.last_index().is_some()
+    }
+
     /// The first index that is not purged.
     #[cfg(test)]
     pub(crate) fn first_index(&self) -> Option<u64> {
@@ -158,15 +164,15 @@ impl<R: Runtime> Log<R> {
         lock(&self.mirror).bytes
     }
 
-    /// The voters that the newest membership entry names, if the log has one.
-    pub(crate) fn voters(&self) -> Option<std::collections::BTreeSet<u64>> {
+    /// The members that the newest membership entry names, if the log has one.
+    pub(crate) fn members(&self) -> Option<v1::Members> {
         let mirror = lock(&self.mirror);
         mirror
             .entries
             .values()
             .rev()
             .find_map(|entry| match &entry.payload {
-                Payload::Membership(membership) => Some(membership.voter_ids().collect()),
+                Payload::Membership(membership) => Some(v1::Members::of(membership)),
                 Payload::Blank | Payload::Normal(_) => None,
             })
     }

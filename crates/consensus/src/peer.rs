@@ -27,10 +27,15 @@ use crate::v1::{self, Reply, Request};
 pub(crate) async fn ask<R: Runtime>(
     network: &dyn Network,
     to: NodeId,
+    generation: u64,
     request: &Request,
     ttl: Duration,
 ) -> Result<Reply, NetworkError> {
-    let sent = network.request(to, v1::encode(request), ttl);
+    let asked = v1::encode(&v1::Asked {
+        generation,
+        request,
+    });
+    let sent = network.request(to, asked, ttl);
     let bytes = <R::Async as AsyncRuntime>::timeout(ttl, sent)
         .await
         .map_err(|_| NetworkError::TimedOut)??;
@@ -42,6 +47,7 @@ pub(crate) async fn ask<R: Runtime>(
 #[derive(Clone)]
 pub(crate) struct Peers {
     pub(crate) me: NodeId,
+    pub(crate) generation: u64,
     pub(crate) network: Arc<dyn Network>,
     /// How long an append with entries may take. Longer than the engine's own patience, which is
     /// less than a heartbeat and would send again and again to a follower whose disk needs longer.
@@ -55,6 +61,7 @@ impl<R: Runtime> RaftNetworkFactory<Types<R>> for Peers {
         Peer {
             me: self.me,
             to: NodeId(target),
+            generation: self.generation,
             network: self.network.clone(),
             append_ttl: self.append_ttl,
             runtime: core::marker::PhantomData,
@@ -66,6 +73,7 @@ impl<R: Runtime> RaftNetworkFactory<Types<R>> for Peers {
 pub(crate) struct Peer<R> {
     me: NodeId,
     to: NodeId,
+    generation: u64,
     network: Arc<dyn Network>,
     append_ttl: Duration,
     runtime: core::marker::PhantomData<fn() -> R>,
@@ -78,7 +86,7 @@ impl<R: Runtime> Peer<R> {
         action: RPCTypes,
         ttl: Duration,
     ) -> Result<Reply, RPCError<Types<R>>> {
-        ask::<R>(&*self.network, self.to, &request, ttl)
+        ask::<R>(&*self.network, self.to, self.generation, &request, ttl)
             .await
             .map_err(|error| match error {
                 NetworkError::TimedOut => RPCError::Timeout(Timeout {

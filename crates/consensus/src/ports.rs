@@ -107,6 +107,10 @@ pub enum Write {
     Snapshot(Vec<u8>),
     /// Raises a floor, unless it is already as high.
     Floor(Floor),
+    /// Replaces the generation.
+    Generation(u64),
+    /// Removes everything but the floors.
+    Forget,
     /// Replaces a value that nobody reads: shows whether the disk is quick.
     Probe,
 }
@@ -114,6 +118,8 @@ pub enum Write {
 /// Everything that is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
+    /// The generation, zero at first.
+    pub generation: u64,
     /// The vote, if one was ever cast.
     pub vote: Option<Vec<u8>>,
     /// The mark of what is known to be committed.

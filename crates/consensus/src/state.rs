@@ -247,7 +247,7 @@ impl<R: Runtime> State<R> {
         v1::Snapshot {
             applied: v1::mark(self.applied.as_ref()),
             voters_at: v1::mark(self.membership.log_id().as_ref()),
-            voters: self.membership.membership().voter_ids().collect(),
+            members: v1::Members::of(self.membership.membership()),
             requests: self
                 .desk
                 .lock()

@@ -4,6 +4,7 @@
 mod amnesia;
 mod cluster;
 mod disks;
+mod generation;
 mod harness;
 mod slow;
 mod suite;

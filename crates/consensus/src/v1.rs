@@ -99,12 +99,41 @@ impl From<Vote> for types::Vote {
     }
 }
 
+/// Who votes, while that is not simply all: a generation that has one voter, or grows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Members {
+    /// A majority of each of these is needed.
+    pub(crate) configs: Vec<BTreeSet<u64>>,
+    /// Who follows without a vote.
+    pub(crate) learners: BTreeSet<u64>,
+}
+
+impl Members {
+    pub(crate) fn of(membership: &types::Membership) -> Self {
+        Self {
+            configs: membership.get_joint_config().clone(),
+            learners: membership.learner_ids().collect(),
+        }
+    }
+
+    pub(crate) fn membership(self) -> types::Membership {
+        types::Membership::new_with_defaults(self.configs, self.learners)
+    }
+
+    /// Everybody who is named, in whatever part.
+    pub(crate) fn everybody(&self) -> BTreeSet<u64> {
+        let voters = self.configs.iter().flatten();
+        voters.chain(&self.learners).copied().collect()
+    }
+}
+
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Body {
     Blank,
     Voters(BTreeSet<u64>),
     Proposal { request: u128, payload: Arc<[u8]> },
+    Members(Members),
 }
 
 /// One entry of the log.
@@ -119,7 +148,15 @@ impl From<&types::Entry> for Entry {
         let body = match &entry.payload {
             types::Payload::Blank => Body::Blank,
             types::Payload::Membership(membership) => {
-                Body::Voters(membership.voter_ids().collect())
+                let Members { configs, learners } = Members::of(membership);
+                match <[_; 1]>::try_from(configs) {
+                    Ok([voters]) if learners.is_empty() => Body::Voters(voters),
+                    Ok([voters]) => Body::Members(Members {
+                        configs: vec![voters],
+                        learners,
+                    }),
+                    Err(configs) => Body::Members(Members { configs, learners }),
+                }
             }
             types::Payload::Normal(proposal) => Body::Proposal {
                 request: proposal.request,
@@ -138,6 +175,7 @@ impl From<Entry> for types::Entry {
         let payload = match entry.body {
             Body::Blank => types::Payload::Blank,
             Body::Voters(voters) => types::Payload::Membership(membership(voters)),
+            Body::Members(members) => types::Payload::Membership(members.membership()),
             Body::Proposal { request, payload } => {
                 types::Payload::Normal(types::Proposal { request, payload })
             }
@@ -194,7 +232,7 @@ pub(crate) struct Snapshot {
     pub(crate) applied: Option<LogId>,
     /// Where the voters were written.
     pub(crate) voters_at: Option<LogId>,
-    pub(crate) voters: BTreeSet<u64>,
+    pub(crate) members: Members,
     /// The request ids applied last, oldest first, with the epochs at which they were.
     pub(crate) requests: Vec<(u128, LogId)>,
     /// The floors that the applied entries have raised.
@@ -217,9 +255,16 @@ impl Snapshot {
         }
         types::StoredMembership::new(
             self.voters_at.map(Into::into),
-            membership(self.voters.clone()),
+            self.members.clone().membership(),
         )
     }
+}
+
+/// A request and the generation in which it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked<R> {
+    pub(crate) generation: u64,
+    pub(crate) request: R,
 }
 
 /// What one engine asks another.
@@ -323,6 +368,8 @@ pub(crate) enum Refusal {
     NotVoting,
     /// The engine has stopped.
     Stopped,
+    /// The request is of another generation.
+    OtherGeneration,
 }
 
 #[cfg(test)]
@@ -354,6 +401,16 @@ mod tests {
             [1, 1, 2, 1, 1, 0]
         );
         assert_eq!(encode(&Reply::Refused(Refusal::NotVoting)), [1, 5, 3]);
+        let asked = Asked {
+            generation: 1,
+            request: &Request::Fit,
+        };
+        assert_eq!(encode(&asked), [1, 1, 6]);
+        let members = Body::Members(Members {
+            configs: vec![[1].into()],
+            learners: [2, 3].into(),
+        });
+        assert_eq!(encode(&members), [1, 3, 1, 1, 1, 2, 2, 3]);
     }
 
     #[test]
@@ -374,6 +431,14 @@ mod tests {
         for body in [
             Body::Blank,
             Body::Voters([1, 2, 3].into()),
+            Body::Members(Members {
+                configs: vec![[1].into(), [1, 2, 3].into()],
+                learners: [4].into(),
+            }),
+            Body::Members(Members {
+                configs: vec![[1].into()],
+                learners: [2].into(),
+            }),
             Body::Proposal {
                 request: u128::MAX,
                 payload: Arc::from(vec![0; 300]),

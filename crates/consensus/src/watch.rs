@@ -87,6 +87,10 @@ async fn tell_role<R: Runtime>(
 /// engine allows; one goes first, so that the first election has one candidate. A node that comes
 /// late hears from the leader during the wait and has nothing to form.
 pub(crate) fn form<R: Runtime>(inner: &Arc<Inner<R>>) {
+    // Later generations are begun by `recover` and joined, never formed.
+    if inner.generation > 0 {
+        return;
+    }
     let weak = Arc::downgrade(inner);
     let first = inner.voters.first() == Some(&inner.me.0);
     let wait = if first {

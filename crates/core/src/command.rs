@@ -23,6 +23,8 @@ pub enum Command {
         /// The node.
         node: NodeId,
     },
+    /// A new generation of the log began: an operator declared the other voters stopped.
+    Recovered(Recovered),
     /// The new holder tells how the move went. Not on the path of the takeover.
     Opened(Opened),
 }
@@ -40,6 +42,21 @@ pub struct Assign {
     pub addresses: Vec<ServiceAddress>,
     /// Why.
     pub evidence: Evidence,
+}
+
+/// What a new generation began with (`evenkeel recover`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The only voter.
+    pub by: NodeId,
+    /// The voters that were declared stopped.
+    pub stopped: Vec<NodeId>,
+    /// The generation.
+    pub generation: u64,
+    /// The last entry of the old generation that it has.
+    pub last: Epoch,
+    /// When, in milliseconds of its calendar clock: for people only.
+    pub wall_ms: u64,
 }
 
 /// How the opening went, in times of the new holder.

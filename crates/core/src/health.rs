@@ -120,6 +120,8 @@ pub struct Report {
     pub guard_full: bool,
     /// Digest of its configuration.
     pub config_digest: u64,
+    /// The generation of the agreed log that it obeys.
+    pub generation: u64,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
     /// How late work of ordinary priority has lately run on it.

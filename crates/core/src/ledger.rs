@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::command::{Assign, Command, Opened};
+use crate::command::{Assign, Command, Opened, Recovered};
 use crate::names::{Epoch, GroupId, Incarnation, NodeId};
 
 /// How many moves of a group are remembered for `why`.
@@ -18,6 +18,8 @@ pub struct Ledger {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     /// The last entry applied.
     pub applied: Epoch,
+    /// The last recovery, and the entry that tells of it.
+    pub recovered: Option<(Epoch, Recovered)>,
 }
 
 /// What is agreed about one group.
@@ -78,6 +80,8 @@ pub enum Change {
     Readmitted(NodeId),
     /// A holder told how the opening went.
     Told(GroupId),
+    /// A generation began.
+    Recovered,
     /// The entry was known or obsolete: nothing changed.
     Nothing,
 }
@@ -103,6 +107,10 @@ impl Ledger {
                 Change::Readmitted(*node)
             }
             Command::Opened(opened) => self.told(opened),
+            Command::Recovered(recovered) => {
+                self.recovered = Some((epoch, recovered.clone()));
+                Change::Recovered
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod command;
 pub mod evidence;
+pub mod generation;
 pub mod health;
 pub mod lease;
 pub mod ledger;

@@ -5,7 +5,7 @@
 //! [`Node::poll`]. It is driven by the daemon in life and by the simulator in tests.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::Moment;
 use crate::command::{Assign, Command};
@@ -80,6 +80,13 @@ pub enum Event {
         epoch: Epoch,
         /// The entry.
         assign: Assign,
+    },
+    /// Who decides now: the voters of the log, in this generation of it.
+    Deciders {
+        /// The generation.
+        generation: u64,
+        /// The voters.
+        voters: BTreeSet<NodeId>,
     },
     /// An entry is agreed.
     Committed {
@@ -221,6 +228,8 @@ pub struct Node {
     wellness: Wellness,
     noticed: Noticed,
     leader: Option<NodeId>,
+    generation: u64,
+    deciders: BTreeSet<NodeId>,
     leading_since: Moment,
     stopping: bool,
     guard_full: bool,
@@ -281,6 +290,7 @@ impl Node {
             .filter(|group| group.nodes.contains(&me))
             .map(|group| (group.id, Role::new(group.id, now)))
             .collect();
+        let deciders = topology.voters().map(|node| node.id).collect();
         let mut node = Self {
             me,
             incarnation,
@@ -291,6 +301,8 @@ impl Node {
             wellness: Wellness::default(),
             noticed: Noticed::default(),
             leader: None,
+            generation: 0,
+            deciders,
             leading_since: now,
             stopping: false,
             guard_full: false,
@@ -345,6 +357,11 @@ impl Node {
         self.leader
     }
 
+    /// The voters of the log now: all, or after a recovery one alone.
+    pub fn deciders(&self) -> &BTreeSet<NodeId> {
+        &self.deciders
+    }
+
     /// A group on this node.
     pub fn role(&self, group: GroupId) -> Option<&Role> {
         self.roles.get(&group)
@@ -396,6 +413,10 @@ impl Node {
                 self.guard_full = full;
             }
             Event::Appended { epoch, assign } => self.appended(now, epoch, &assign),
+            Event::Deciders { generation, voters } => {
+                self.dirty |= (self.generation, &self.deciders) != (generation, &voters);
+                (self.generation, self.deciders) = (generation, voters);
+            }
             Event::Committed { epoch, command } => self.committed(now, epoch, &command),
             Event::Restored { ledger } => self.restored(now, ledger),
             Event::Leader { leader } => self.led(now, leader),
@@ -485,7 +506,11 @@ impl Node {
         }
         match self.ledger.apply(epoch, command) {
             Change::Assigned(group) => self.assigned(now, group),
-            Change::Started(_) | Change::Readmitted(_) | Change::Told(_) | Change::Nothing => {}
+            Change::Started(_)
+            | Change::Readmitted(_)
+            | Change::Told(_)
+            | Change::Recovered
+            | Change::Nothing => {}
         }
     }
 
@@ -698,6 +723,7 @@ impl Node {
             ledger: &self.ledger,
             view: &self.view,
             wellness: &self.wellness,
+            deciders: &self.deciders,
             leading_since: self.leading_since,
             wall_ms,
         }
@@ -777,6 +803,7 @@ impl Node {
         }
         let fit = |node: NodeId| {
             node != self.me
+                && self.deciders.contains(&node)
                 && self
                     .view
                     .fresh(now, node)
@@ -897,6 +924,7 @@ impl Node {
             stopping: self.stopping,
             guard_full: self.guard_full,
             config_digest: self.config_digest,
+            generation: self.generation,
             leader: self.leader,
             lateness: self.lateness,
             checks: self

@@ -9,6 +9,7 @@
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
+//! | from before a recovery                       | any that could serve       | new epoch, for it or the best |
 //! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
 //! | unfit by its rule                            | fit                        | move                      |
 //! | silent for long on an overloaded machine     | fit, or well with time     | move                      |
@@ -18,7 +19,7 @@
 //! | anything                                     | nobody would do better     | nothing                   |
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Moment;
 use crate::command::Assign;
@@ -36,6 +37,10 @@ use crate::topology::{Failback, Group, ServiceAddress, Timing, Topology};
 /// How long a new leader listens before it gives a group its very first holder, so
 /// that the preferred node has had time to be heard.
 pub const FIRST_START_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Why a node that came back after a recovery takes nothing yet.
+pub const NO_VOTE_YET: &str =
+    "it has come back and does not vote yet: it takes over nothing until the cluster is whole";
 
 /// What a voter makes of a holder (DESIGN 3.1 rule 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +121,8 @@ pub struct Situation<'a> {
     pub view: &'a View,
     /// For how long nodes have been well.
     pub wellness: &'a Wellness,
+    /// Who decides: all voters, or after a recovery one alone.
+    pub deciders: &'a BTreeSet<NodeId>,
     /// Since when this node leads.
     pub leading_since: Moment,
     /// The calendar, in milliseconds: for people only.
@@ -142,14 +149,7 @@ impl Noticed {
 
 /// The move that one group needs now, if any.
 pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -> Option<Assign> {
-    let ranked = standby::rank(
-        situation.now,
-        situation.topology,
-        situation.ledger,
-        situation.view,
-        situation.wellness,
-        group,
-    );
+    let ranked = rank(situation, group);
     let wanted = match situation.ledger.current(group.id) {
         None => first_start(situation, &ranked),
         Some(current) => reason_to_leave(situation, group, current, &ranked),
@@ -166,6 +166,26 @@ pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -
     assign
 }
 
+/// The group's nodes, best first. One that does not vote now could not open what it is assigned.
+fn rank(situation: &Situation<'_>, group: &Group) -> Vec<Candidate> {
+    let mut ranked = standby::rank(
+        situation.now,
+        situation.topology,
+        situation.ledger,
+        situation.view,
+        situation.wellness,
+        group,
+    );
+    for one in &mut ranked {
+        if !situation.deciders.contains(&one.node) && one.fitness < Fitness::Unready {
+            one.fitness = Fitness::Unready;
+            one.why = NO_VOTE_YET.to_owned();
+        }
+    }
+    ranked.sort_by_key(|one| one.fitness);
+    ranked
+}
+
 /// Grants an operator's wish, or says why not.
 pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
     let topology = situation.topology;
@@ -178,14 +198,7 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
         ));
     };
     let holder = current.assign.holder;
-    let ranked = standby::rank(
-        situation.now,
-        topology,
-        situation.ledger,
-        situation.view,
-        situation.wellness,
-        group,
-    );
+    let ranked = rank(situation, group);
     let chosen = match wish.to {
         Some(to) => ranked.iter().find(|one| one.node == to).ok_or_else(|| {
             Refusal(format!(
@@ -247,6 +260,9 @@ fn reason_to_leave(
 ) -> Option<(Cause, NodeId)> {
     let holder = current.assign.holder;
     let others = || ranked.iter().filter(|one| one.node != holder);
+    if let Some(to) = recovered(situation, current, ranked) {
+        return Some((Cause::Recovered, to));
+    }
     // Dead or mute holders: whoever is alive and ready does better.
     if let Some(cause) = lost(situation, current) {
         let next = others()
@@ -288,6 +304,21 @@ fn reason_to_leave(
         return Some((Cause::Reconfigured, holder));
     }
     failback(situation, group, holder, ranked).map(|node| (Cause::Failback, node))
+}
+
+/// Who gets a group whose assignment is from before a recovery: its leases rested on voters that
+/// were declared stopped.
+fn recovered(
+    situation: &Situation<'_>,
+    current: &Assigned,
+    ranked: &[Candidate],
+) -> Option<NodeId> {
+    let (epoch, _) = situation.ledger.recovered.as_ref()?;
+    let could = |one: &&Candidate| one.fitness < Fitness::Unready;
+    let holder = |one: &&Candidate| one.node == current.assign.holder;
+    let same = || ranked.iter().filter(could).find(holder);
+    let to = same().or_else(|| ranked.iter().find(could));
+    to.filter(|_| current.epoch < *epoch).map(|one| one.node)
 }
 
 /// Whether the file, the same on every node that is heard, gives the group other
@@ -397,9 +428,9 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
     } = situation;
     let mut silent: Vec<Duration> = Vec::new();
     let mut deaf: Option<Duration> = None;
-    let voters = topology.voters().count();
-    for voter in topology.voters() {
-        let Some(heard) = view.fresh(*now, voter.id) else {
+    let voters = situation.deciders.len();
+    for voter in situation.deciders {
+        let Some(heard) = view.fresh(*now, *voter) else {
             continue;
         };
         let said = heard
@@ -514,6 +545,17 @@ fn assignment(
         (Cause::Reconfigured, _) | (_, None) => addresses_for(situation, group),
         (_, Some(current)) => current.assign.addresses.clone(),
     };
+    let mut considered: Vec<Considered> = ranked
+        .iter()
+        .take(FACTS_MAX)
+        .map(|one| Considered {
+            node: one.node,
+            why: shortened(&one.why, FACT_LENGTH_MAX),
+        })
+        .collect();
+    if cause == Cause::Recovered {
+        tell_stopped(situation, &mut considered);
+    }
     Some(Assign {
         group: group.id,
         holder: target,
@@ -526,16 +568,21 @@ fn assignment(
             wall_ms: situation.wall_ms,
             known_for,
             checks,
-            considered: ranked
-                .iter()
-                .take(FACTS_MAX)
-                .map(|one| Considered {
-                    node: one.node,
-                    why: shortened(&one.why, FACT_LENGTH_MAX),
-                })
-                .collect(),
+            considered,
         },
     })
+}
+
+/// Puts on record whom the operator declared stopped.
+fn tell_stopped(situation: &Situation<'_>, considered: &mut Vec<Considered>) {
+    let recovered = situation.ledger.recovered.as_ref();
+    let stopped = recovered.map_or(&[][..], |(_, recovered)| &recovered.stopped);
+    considered.retain(|one| !stopped.contains(&one.node));
+    considered.extend(stopped.iter().take(FACTS_MAX).map(|node| Considered {
+        node: *node,
+        why: "declared stopped by an operator".to_owned(),
+    }));
+    considered.truncate(FACTS_MAX);
 }
 
 fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec<CheckFact> {

@@ -30,13 +30,7 @@ impl Topology {
     /// A digest of who votes: carried by every Renew, so that two nodes with
     /// different ideas of the majority never count each other's votes.
     pub fn membership(&self) -> u64 {
-        let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
-        for node in self.voters() {
-            for byte in node.id.0.to_le_bytes() {
-                digest = (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
-        }
-        digest
+        membership(self.voters().map(|node| node.id))
     }
 
     /// The name of a node, or its number if the file does not know it.
@@ -52,6 +46,17 @@ impl Topology {
             .get(&id)
             .map_or_else(|| format!("group {id:?}"), |group| group.name.to_string())
     }
+}
+
+/// The digest of these voters, in order of identity.
+pub fn membership(voters: impl IntoIterator<Item = NodeId>) -> u64 {
+    let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
+    for node in voters {
+        for byte in node.0.to_le_bytes() {
+            digest = (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    digest
 }
 
 /// One machine running evenkeel.

@@ -1,10 +1,10 @@
 //! What a leader decides, driven through the decision machine as the daemon drives it:
 //! reports come in, proposals come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use evenkeel_core::command::{Assign, Command};
+use evenkeel_core::command::{Assign, Command, Recovered};
 use evenkeel_core::evidence::Cause;
 use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
 use evenkeel_core::node::{Act, Event, Node, Start};
@@ -273,6 +273,7 @@ impl World {
             stopping: voice.stopping,
             guard_full: true,
             config_digest: 1,
+            generation: 0,
             leader: Some(id("tie")),
             lateness: Duration::from_millis(voice.lateness),
             checks: vec![
@@ -657,4 +658,49 @@ fn the_probers_own_overload_counts_as_well() {
     world.voice("fra1").ping_of_others = CheckState::Failing;
     world.pass(5_000);
     assert_eq!(world.take(), None, "both who ask are overloaded");
+}
+
+/// After a recovery the one that decides alone counts alone, gives groups of the old generation a
+/// new epoch, and gives nothing to a node that came back and does not vote yet.
+#[test]
+fn after_a_recovery_groups_get_a_new_epoch_on_a_node_that_votes() {
+    let mut world = World::serving("any");
+    let old = world.epoch_of_group();
+    // In this test the leader that is alone hosts the group, too: `fra1` decides.
+    let voters = BTreeSet::from([id("fra1")]);
+    world.voice("ams1").speaks = false;
+    world.pass(1000);
+    let recovered = Command::Recovered(Recovered {
+        by: id("fra1"),
+        stopped: vec![id("ams1"), id("tie")],
+        generation: 1 << 32,
+        last: old,
+        wall_ms: 0,
+    });
+    world.epoch.term = (1 << 32) + 1;
+    world.agree(recovered);
+    world.step(Event::Deciders {
+        generation: 1 << 32,
+        voters,
+    });
+    world.pass(1000);
+    let moved = world.take().expect("a new epoch");
+    assert_eq!(
+        (moved.holder, &moved.evidence.cause),
+        (id("fra1"), &Cause::Recovered)
+    );
+    let declared = moved.evidence.considered.iter();
+    let declared = declared.filter(|one| one.why.contains("declared stopped"));
+    assert_eq!(declared.count(), 2);
+    // It is alone, so its own word is a majority, and nobody else may have the group.
+    world.voice("ams1").speaks = true;
+    world.voice("fra1").apache = CheckState::Failing;
+    world.pass(5000);
+    assert_eq!(world.take(), None, "ams1 is back and does not vote yet");
+    world.step(Event::Deciders {
+        generation: 1 << 32,
+        voters: ["ams1", "fra1", "tie"].map(id).into(),
+    });
+    world.pass(100);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
 }

@@ -26,9 +26,12 @@ impl Floors for AssignmentsRaiseFloors {
                     entry::encode_floor(assign.holder, assign.incarnation),
                 )]
             }
-            Ok(Command::Started { .. } | Command::Readmit { .. } | Command::Opened(_)) => {
-                Vec::new()
-            }
+            Ok(
+                Command::Started { .. }
+                | Command::Readmit { .. }
+                | Command::Opened(_)
+                | Command::Recovered(_),
+            ) => Vec::new(),
             // From a newer version: every node of this version skips it alike.
             Err(_) => Vec::new(),
         }
@@ -58,6 +61,11 @@ impl SharedLedger {
     /// A copy of it as it is now.
     pub fn copy(&self) -> Ledger {
         self.lock().clone()
+    }
+
+    /// Forgets everything: another generation's log begins. The engine must not run.
+    pub fn clear(&self) {
+        *self.lock() = Ledger::default();
     }
 
     /// Looks at it.

@@ -17,6 +17,7 @@ use evenkeel_consensus::{Engine, Event as Agreed};
 use evenkeel_console::api::v1::{Answer, Request as Asked};
 use evenkeel_core::command::{Assign, Command};
 use evenkeel_core::evidence::Cause;
+use evenkeel_core::generation::Generations;
 use evenkeel_core::health::Standing;
 use evenkeel_core::lease::{Assignment, Event as Leased};
 use evenkeel_core::node::{Act, Event, Node};
@@ -37,8 +38,10 @@ use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{SharedLedger, assignment_of};
+use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::keeper::KeeperThread;
 use crate::lease::{LeaseThread, News, Order, event_of};
+use crate::mirror::Memory;
 use crate::peers::{ASK, Gate, RAFT, REPORT};
 use crate::status::{self, Beside};
 
@@ -125,6 +128,16 @@ pub struct Driver {
     pub advice: Vec<String>,
     /// How late ordinary work runs here.
     pub canary: Canary,
+    /// Which generation of the log counts, and whether this life takes part in it.
+    pub generations: Generations,
+    /// Where the log is.
+    pub place: LogPlace,
+    /// What outlives the worker.
+    pub memory: Memory,
+    /// A change of generation under way.
+    pub(crate) pending: Pending,
+    /// What the decision machine was told of who decides.
+    pub(crate) told_deciders: Option<(u64, BTreeSet<NodeId>)>,
     books: Books,
 }
 
@@ -150,14 +163,15 @@ pub type Started = Result<(Engine, evenkeel_consensus::Events), String>;
 pub type Restart = Arc<dyn Fn(bool) -> evenkeel_consensus::BoxFuture<Started> + Send + Sync>;
 
 /// How long a failed disk is left alone before the engine is tried again.
-const ENGINE_PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const ENGINE_PAUSE: Duration = Duration::from_secs(2);
 /// How often a stopping engine is looked at.
-const ENGINE_LOOK: Duration = Duration::from_millis(50);
+pub(crate) const ENGINE_LOOK: Duration = Duration::from_millis(50);
 
 /// What a task brings back.
-enum Brought {
+pub(crate) enum Brought {
     Proposed { id: u64, failed: Option<String> },
     Engine(Started),
+    Changed(Changed),
 }
 
 enum Input {
@@ -189,7 +203,7 @@ pub enum End {
 }
 
 /// The calendar in milliseconds: for people only.
-fn wall_ms() -> u64 {
+pub(crate) fn wall_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
@@ -220,6 +234,9 @@ impl Driver {
             advice,
             canary,
             voting,
+            generations,
+            place,
+            memory,
         } = rooms;
         let books = Books {
             voting,
@@ -242,6 +259,11 @@ impl Driver {
             placed,
             advice,
             canary,
+            generations,
+            place,
+            memory,
+            pending: Pending::default(),
+            told_deciders: None,
             books,
         }
     }
@@ -250,6 +272,7 @@ impl Driver {
     pub async fn run(mut self, mut sources: Sources) -> End {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
         let mut ticked = clock::now();
+        self.mind_generations(&bring);
         self.restore();
         self.greet();
         if self.engine.is_none() {
@@ -264,7 +287,17 @@ impl Driver {
                 Input::Ended(what) => return End::Broken(what),
                 Input::EngineEnded => {
                     sources.agreed = None;
-                    self.lose_engine(&bring);
+                    // Otherwise it was ended on purpose, and another follows.
+                    if !self.generations.changing() && self.engine.is_some() {
+                        self.lose_engine(&bring);
+                    }
+                }
+                // What the old log still had to say is void.
+                Input::Agreed(_) if self.generations.changing() => {}
+                Input::Brought(Brought::Changed(changed)) => {
+                    if let Some(agreed) = self.changed(changed, &bring) {
+                        sources.agreed = Some(agreed);
+                    }
                 }
                 Input::Brought(Brought::Engine(started)) => {
                     sources.agreed = self.regain_engine(started, &bring);
@@ -330,7 +363,7 @@ impl Driver {
             Input::Brought(Brought::Proposed { id, failed }) => {
                 self.step(Event::Proposed { id, failed }, bring);
             }
-            Input::Brought(Brought::Engine(_))
+            Input::Brought(Brought::Engine(_) | Brought::Changed(_))
             | Input::EngineEnded
             | Input::Stop
             | Input::Tick
@@ -338,7 +371,7 @@ impl Driver {
         }
     }
 
-    fn step(&mut self, event: Event, bring: &mpsc::Sender<Brought>) {
+    pub(crate) fn step(&mut self, event: Event, bring: &mpsc::Sender<Brought>) {
         self.node.step(clock::now(), event, wall_ms());
         while let Some(act) = self.node.poll() {
             self.act(act, bring);
@@ -488,35 +521,28 @@ impl Driver {
     fn lose_engine(&mut self, bring: &mpsc::Sender<Brought>) {
         let old = self.engine.take();
         self.step(Event::Leader { leader: None }, bring);
-        let (restart, voting, bring) =
-            (Arc::clone(&self.restart), self.books.voting, bring.clone());
+        let voting = self.books.voting && self.generations.settled();
+        let (restart, bring) = (Arc::clone(&self.restart), bring.clone());
         tokio::spawn(async move {
-            if let Some(mut old) = old {
-                // Tasks that still use it end within their own deadlines.
-                loop {
-                    match Arc::try_unwrap(old) {
-                        Ok(engine) => break engine.shutdown().await,
-                        Err(shared) => old = shared,
-                    }
-                    tokio::time::sleep(ENGINE_LOOK).await;
-                }
-            }
+            close(old).await;
             tokio::time::sleep(ENGINE_PAUSE).await;
             // The driver has ended: nobody wants it any more.
             let _ = bring.send(Brought::Engine(restart(voting).await)).await;
         });
     }
 
-    fn regain_engine(
+    pub(crate) fn regain_engine(
         &mut self,
         started: Started,
         bring: &mpsc::Sender<Brought>,
     ) -> Option<evenkeel_consensus::Events> {
         match started {
             Ok((engine, agreed)) => {
-                tracing::info!("the log can be written again");
+                tracing::info!("the log can be written");
                 self.engine = Some(Arc::new(engine));
-                self.readiness(&None, bring);
+                self.consider_voting();
+                let unready = self.unready();
+                self.readiness(&unready, bring);
                 self.restore();
                 Some(agreed)
             }
@@ -531,7 +557,7 @@ impl Driver {
 
     /// Takes the agreed state over as a whole: at the start, after a snapshot, and when
     /// events were missed.
-    fn restore(&mut self) {
+    pub(crate) fn restore(&mut self) {
         let floors = self
             .engine
             .as_ref()
@@ -548,12 +574,15 @@ impl Driver {
         for (group, record) in &ledger.groups {
             if let Some(current) = &record.current {
                 self.guard(*group, current.epoch, &current.assign.addresses);
-                self.lease.order(Order::Committed(*group, current.epoch));
+                if self.generations.may_open() {
+                    self.lease.order(Order::Committed(*group, current.epoch));
+                }
             }
         }
         self.node
             .step(clock::now(), Event::Restored { ledger }, wall_ms());
         self.lease.order(Order::Tell);
+        self.tell_lost();
     }
 
     fn guard(&self, group: GroupId, epoch: Epoch, addresses: &[ServiceAddress]) {
@@ -600,22 +629,25 @@ impl Driver {
         match &command {
             Command::Assign(assign) => {
                 self.guard(assign.group, epoch, &assign.addresses);
-                self.lease.order(Order::Committed(assign.group, epoch));
+                if self.generations.may_open() {
+                    self.lease.order(Order::Committed(assign.group, epoch));
+                }
                 self.books.appended = self.books.appended.split_off(&(epoch.index + 1));
             }
             Command::Readmit { node } => {
                 self.gate.forget(*node);
                 self.books.notes.remove(node);
             }
-            Command::Started { .. } | Command::Opened(_) => {}
+            Command::Started { .. } | Command::Opened(_) | Command::Recovered(_) => {}
         }
         self.step(Event::Committed { epoch, command }, bring);
         self.greet();
         self.consider_voting();
+        self.tell_lost();
     }
 
     /// What new connections hear of this node.
-    fn greet(&mut self) {
+    pub(crate) fn greet(&mut self) {
         let knows = self.ledger.with(|ledger| {
             let lives = ledger.nodes.iter();
             lives
@@ -623,6 +655,8 @@ impl Driver {
                 .collect()
         });
         self.hello.knows = knows;
+        self.hello.generation = self.generations.own();
+        self.hello.settled = self.generations.settled();
         if let Some(engine) = &self.engine {
             self.hello.last_log_index = engine.status().last_index.unwrap_or(0);
         }
@@ -651,6 +685,9 @@ impl Driver {
                     "connected"
                 );
                 if let Ok(hello) = Hello::decode(&hello) {
+                    let (generation, settled) = (hello.generation, hello.settled);
+                    self.generations
+                        .greeted(clock::now(), peer, generation, settled);
                     let knows_another = hello
                         .knows
                         .iter()
@@ -695,10 +732,23 @@ impl Driver {
 
     /// A voter that remembers nothing may have voted before. It votes only once a
     /// majority does not know it either, or an operator has readmitted it.
-    fn consider_voting(&mut self) {
-        if self.books.voting {
-            return;
+    /// And no new life votes before it has settled.
+    pub(crate) fn consider_voting(&mut self) {
+        self.books.voting |= self.is_known_new();
+        let voting = self.books.voting && self.generations.settled();
+        if let Some(engine) = &self.engine
+            && engine.status().voting != voting
+        {
+            engine.set_voting(voting);
         }
+    }
+
+    /// Whether this node votes for all that its log remembers.
+    pub(crate) fn remembers(&self) -> bool {
+        self.books.voting
+    }
+
+    fn is_known_new(&self) -> bool {
         let topology = self.node.topology();
         let voters = topology.voters().count();
         let new = self
@@ -713,12 +763,7 @@ impl Driver {
                 .get(&self.me)
                 .is_some_and(|record| record.readmitted.is_some())
         });
-        if new_to_majority || readmitted {
-            self.books.voting = true;
-            if let Some(engine) = &self.engine {
-                engine.set_voting(true);
-            }
-        }
+        new_to_majority || readmitted
     }
 
     fn asked(&mut self, request: Request, bring: &mpsc::Sender<Brought>) {
@@ -758,6 +803,8 @@ impl Driver {
             Ok(report) => {
                 let from = message.from;
                 self.gate.heard(clock::now(), from, report.incarnation);
+                self.generations
+                    .reported(clock::now(), from, report.generation);
                 self.step(Event::Reported { from, report }, bring);
             }
             Err(error) => {
@@ -778,6 +825,10 @@ impl Driver {
                     group,
                     "the guard was told too late, or does not know the group yet"
                 );
+                None
+            }
+            News::Voters(voters) => {
+                self.generations.switched(clock::now(), voters);
                 None
             }
             News::Event(event) => self.lease_event(event),
@@ -912,7 +963,7 @@ impl Driver {
         }
     }
 
-    fn readiness(&mut self, unready: &Option<String>, bring: &mpsc::Sender<Brought>) {
+    pub(crate) fn readiness(&mut self, unready: &Option<String>, bring: &mpsc::Sender<Brought>) {
         let topology = self.node.topology();
         let own: Vec<GroupId> = topology
             .groups
@@ -947,13 +998,7 @@ impl Driver {
             }
             Asked::Switch { group, to } => self.switch_or_forward(group, to, answer, bring),
             Asked::Readmit { node } => self.readmit(&node, answer),
-            Asked::Recover { .. } => {
-                let _ = answer.send(Answer::Refused(
-                    "this version cannot recover without a majority yet: bring one of the other \
-                     voters back; nothing was changed"
-                        .to_owned(),
-                ));
-            }
+            Asked::Recover { stopped } => self.recover(&stopped, answer, bring),
         }
     }
 
@@ -964,6 +1009,7 @@ impl Driver {
             notes: &|peer| self.books.notes.get(&peer).cloned(),
             config_digest: self.config_digest,
             advice: self.advice.clone(),
+            generations: &self.generations,
         };
         status::status(clock::now(), &self.node, &beside)
     }
@@ -1105,6 +1151,7 @@ impl Driver {
             self.books.lateness = late;
             self.step(Event::Lateness(late), bring);
         }
+        self.mind_generations(bring);
         self.step(Event::Tick, bring);
     }
 
@@ -1180,6 +1227,12 @@ pub struct Rooms {
     pub canary: Canary,
     /// Whether this node votes from the start: its log remembers.
     pub voting: bool,
+    /// Which generation of the log counts.
+    pub generations: Generations,
+    /// Where the log is.
+    pub place: LogPlace,
+    /// What outlives the worker.
+    pub memory: Memory,
 }
 
 fn is_planned(cause: &Cause) -> bool {
@@ -1194,7 +1247,7 @@ fn as_json(answer: &Answer) -> Bytes {
 }
 
 /// What operators hear while the log's disk has failed.
-const NO_ENGINE: &str =
+pub(crate) const NO_ENGINE: &str =
     "this node's log cannot be written now: see its log lines; ask another node";
 
 async fn next_agreed(agreed: &mut Option<evenkeel_consensus::Events>) -> Option<Agreed> {

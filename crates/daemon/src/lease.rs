@@ -18,11 +18,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use evenkeel_core::generation::Voters;
 use evenkeel_core::health::Silence;
 use evenkeel_core::lease::Life;
 use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
 use evenkeel_core::policy::{Hearing, fine_for, hearing};
-use evenkeel_core::topology::Timing;
+use evenkeel_core::topology::{Timing, membership};
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_guard::Guard;
 use evenkeel_host::clock;
@@ -67,6 +68,10 @@ pub enum Order {
     Truncated(GroupId, Epoch),
     /// Give a group back.
     Release(GroupId),
+    /// Whose promises make a lease from now on. Whatever is held is closed and spent.
+    Voters(Voters),
+    /// Say that everything ordered before has been carried out.
+    Reached(tokio::sync::oneshot::Sender<()>),
     /// Keys of a new connection.
     Keys(LeaseKeys),
     /// Tell every group's state again.
@@ -82,6 +87,8 @@ pub enum News {
     Event(Event),
     /// How a group stands: told for all groups when news were lost.
     State(GroupId, Status),
+    /// Whose promises make a lease here; told again if news were lost.
+    Voters(Voters),
     /// Which holders this voter does not hear; the whole list.
     Silences(Vec<Silence>),
     /// The guard could not be told in time, or does not know the group yet.
@@ -115,8 +122,10 @@ impl LeaseThread {
 
 /// What the thread is made of.
 pub struct Parts {
-    /// The lease machine's settings.
+    /// The lease machine's settings, with all voters.
     pub settings: Settings,
+    /// Whose promises make a lease at first.
+    pub voters: Voters,
     /// Its life.
     pub life: Life,
     /// How it starts.
@@ -247,6 +256,8 @@ fn spawn(
 
 struct Thread {
     machine: Machine,
+    voters: Voters,
+    all: Vec<NodeId>,
     socket: UdpSocket,
     peers: BTreeMap<NodeId, SocketAddr>,
     keyring: Keyring,
@@ -287,14 +298,21 @@ impl Thread {
             keyring.restore(now, key);
         }
         let heartbeat = parts.settings.heartbeat;
-        let mut machine = Machine::new(now, parts.settings, parts.life, parts.start);
+        let all = parts.settings.voters.clone();
+        let mut settings = parts.settings;
+        let (voters, membership) = voters_of(parts.voters, settings.me, &all);
+        (settings.voters, settings.membership) = (voters, membership);
+        let mut machine = Machine::new(now, settings, parts.life, parts.start);
         for floor in &parts.floors {
             machine.floor_raised(now, floor);
         }
         let mut memory = parts.memory;
+        memory.set_voters(parts.voters);
         memory.begin(&machine.mirror());
         Self {
             machine,
+            voters: parts.voters,
+            all,
             socket: parts.socket,
             peers: parts.peers,
             keyring,
@@ -390,6 +408,12 @@ impl Thread {
                 Order::Committed(group, epoch) => self.machine.committed(now, group, epoch),
                 Order::Truncated(group, epoch) => self.machine.truncated(now, group, epoch, None),
                 Order::Release(group) => self.machine.release(now, group),
+                Order::Voters(voters) => self.replace_voters(now, voters),
+                Order::Reached(told) => {
+                    self.carry_out();
+                    // Whoever asked has gone.
+                    let _ = told.send(());
+                }
                 Order::Keys(keys) => {
                     self.keyring.install(now, keys);
                     self.memory.write_keys(self.keyring.mirror());
@@ -400,6 +424,19 @@ impl Thread {
             self.carry_out();
         }
         Turn::Again
+    }
+
+    fn replace_voters(&mut self, now: Moment, voters: Voters) {
+        let me = self.machine.settings().me;
+        let (ids, membership) = voters_of(voters, me, &self.all);
+        if voters == Voters::All {
+            self.memory.set_voters(voters);
+        }
+        self.machine.set_voters(now, ids, membership);
+        self.carry_out();
+        self.memory.set_voters(voters);
+        self.voters = voters;
+        self.tell(News::Voters(voters));
     }
 
     /// Does what the machine wants, in its order: what must be remembered is written
@@ -489,12 +526,23 @@ impl Thread {
         }
         if self.missed {
             self.missed = false;
+            self.tell(News::Voters(self.voters));
             for record in self.machine.mirror().records {
                 let status = self.machine.status(record.group);
                 self.tell(News::State(record.group, status));
             }
         }
     }
+}
+
+/// The voters and their digest.
+fn voters_of(voters: Voters, me: NodeId, all: &[NodeId]) -> (Vec<NodeId>, u64) {
+    let ids = match voters {
+        Voters::Me => vec![me],
+        Voters::All => all.to_vec(),
+    };
+    let digest = membership(ids.iter().copied());
+    (ids, digest)
 }
 
 /// What a group's state amounts to for the decision machine, when events were lost.

@@ -10,12 +10,14 @@
 //! and nothing that relies on the new one has left the node yet.
 //!
 //! ```text
-//!   head    magic, counter, nonce, quiet until, ready, worker, retired, baton
+//!   head    magic, counter, nonce, quiet until, ready, worker, retired, settled, alone,
+//!           generation, baton
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
 
 use evenkeel_config::GROUPS_MAX;
+use evenkeel_core::generation::Voters;
 use evenkeel_core::lease::{Assigned, Assignment, Held, Mirror, Promise, Record};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
 use evenkeel_host::sys::baton::{BATON_BYTES, Baton};
@@ -39,7 +41,10 @@ const WORD: usize = 8;
 const READY_WORD: usize = 4;
 const WORKER_WORD: usize = 5;
 const RETIRED_WORD: usize = 6;
-const BATON_WORD: usize = 8;
+const SETTLED_WORD: usize = 7;
+const ALONE_WORD: usize = 8;
+const GENERATION_WORD: usize = 9;
+const BATON_WORD: usize = 16;
 const GROUPS_AT: usize = HEAD_WORDS * WORD;
 const GROUP_PLACE: usize = (2 + RECORD_WORDS) * WORD;
 const KEYS_AT: usize = GROUPS_AT + GROUPS_MAX * 2 * GROUP_PLACE;
@@ -151,6 +156,41 @@ impl Memory {
     /// Notes that this worker was told to stop.
     pub fn retire(&self) {
         self.put(RETIRED_WORD * WORD, 1);
+    }
+
+    /// Whether this life takes part (`core::generation`).
+    pub fn was_settled(&self) -> bool {
+        self.word(SETTLED_WORD * WORD) != 0
+    }
+
+    /// Notes that it does.
+    pub fn set_settled(&self) {
+        self.put(SETTLED_WORD * WORD, 1);
+    }
+
+    /// Whose promises make this node's leases.
+    pub fn voters(&self) -> Voters {
+        match self.word(ALONE_WORD * WORD) {
+            0 => Voters::All,
+            _ => Voters::Me,
+        }
+    }
+
+    /// Notes whose do. For the lease thread: relying on itself alone is noted after it has
+    /// begun, and its end before it has ended, so that a worker that dies in between leaves one
+    /// that needs more than enough.
+    pub fn set_voters(&self, voters: Voters) {
+        self.put(ALONE_WORD * WORD, u64::from(voters == Voters::Me));
+    }
+
+    /// The generation that this node obeys.
+    pub fn generation(&self) -> u64 {
+        self.word(GENERATION_WORD * WORD)
+    }
+
+    /// Notes which.
+    pub fn set_generation(&self, generation: u64) {
+        self.put(GENERATION_WORD * WORD, generation);
     }
 
     /// Reads what the last worker left.

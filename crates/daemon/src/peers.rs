@@ -171,6 +171,8 @@ mod tests {
             version: "test".to_owned(),
             membership: 7,
             last_log_index: 0,
+            generation: 0,
+            settled: false,
             knows: Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_console::api::v1 as api;
+use evenkeel_core::generation::{Generations, Members, SETTLE_PATIENCE};
 use evenkeel_core::health::{CheckState, Silent, Standing};
 use evenkeel_core::ledger::{Assigned, Move};
 use evenkeel_core::node::Node;
@@ -19,6 +20,8 @@ pub struct Beside<'a> {
     pub rtt: &'a dyn Fn(NodeId) -> Option<Duration>,
     /// Why nodes were refused, for people.
     pub notes: &'a dyn Fn(NodeId) -> Option<String>,
+    /// Which generation of the log counts, and who votes in it.
+    pub generations: &'a Generations,
     /// Digest of the own configuration.
     pub config_digest: u64,
     /// What else people should know.
@@ -36,8 +39,8 @@ pub fn rfc3339(wall_ms: u64) -> String {
 pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
     let topology = node.topology();
     let alive = |id: NodeId| id == beside.me || node.view().alive(now, id);
-    let voters = topology.voters().count();
-    let quorum = topology.voters().filter(|one| alive(one.id)).count() >= majority(voters);
+    let deciders = node.deciders();
+    let quorum = deciders.iter().filter(|id| alive(**id)).count() >= majority(deciders.len());
     let groups: Vec<api::Group> = topology
         .groups
         .values()
@@ -67,7 +70,65 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
         groups,
         nodes,
         advice,
+        alone: alone(now, node, beside).map(Box::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// After a recovery, until the cluster is whole again.
+fn alone(now: Moment, node: &Node, beside: &Beside<'_>) -> Option<api::Alone> {
+    let (Members::Alone(one) | Members::Growing(one)) = beside.generations.members() else {
+        return None;
+    };
+    let topology = node.topology();
+    let others = || topology.voters().filter(|voter| voter.id != one);
+    let heard = |id| id == beside.me || node.view().alive(now, id);
+    let names = |here: bool| {
+        let named = others().filter(|voter| heard(voter.id) == here);
+        named.map(|voter| voter.name.to_string()).collect()
+    };
+    let recovered = node.ledger().recovered.as_ref();
+    Some(api::Alone {
+        node: topology.node_name(one),
+        since: recovered.map_or_else(
+            || "unknown".to_owned(),
+            |(_, recovered)| rfc3339(recovered.wall_ms),
+        ),
+        missing: names(false),
+        returning: names(true),
+    })
+}
+
+fn alone_advice(alone: &api::Alone, quorum: bool) -> String {
+    let api::Alone {
+        node,
+        since,
+        missing,
+        returning,
+    } = alone;
+    let then = if missing.is_empty() {
+        format!(
+            "{} follow it and vote again within seconds: nothing to do but wait",
+            returning.join(" and ")
+        )
+    } else {
+        format!(
+            "bring back {}, where they reach {node}: then they follow by themselves",
+            missing.join(" and ")
+        )
+    };
+    if quorum {
+        format!(
+            "{node} decides ALONE since {since}, because an operator ran `evenkeel recover`: if it \
+             fails, nobody takes over. {then}"
+        )
+    } else {
+        format!(
+            "{node} decides alone since {since} (`evenkeel recover`) and is not heard, so nothing \
+             may serve here. Bring it back; or, only if it is stopped for good, stop every other \
+             node that is not heard and run `evenkeel recover --alone` with their names on the \
+             server that is to go on"
+        )
     }
 }
 
@@ -89,12 +150,26 @@ fn advice(now: Moment, node: &Node, beside: &Beside<'_>, quorum: bool) -> Vec<St
         .filter(|one| one.id != beside.me && !node.view().alive(now, one.id))
         .map(|one| one.name.to_string())
         .collect();
+    let named: Vec<String> = silent
+        .iter()
+        .map(|name| format!("--i-have-stopped {name}"))
+        .collect();
     let mut advice = Vec::new();
-    if !quorum {
+    if let Some(alone) = alone(now, node, beside) {
+        advice.push(alone_advice(&alone, quorum));
+    } else if !beside.generations.settled() {
+        advice.push(format!(
+            "this node has just started and listens for the other voters for up to {} s (not heard: {})",
+            SETTLE_PATIENCE.as_secs(),
+            silent.join(", ")
+        ));
+    } else if !quorum {
         advice.push(format!(
             "no majority of voters can be reached (not heard: {}), so nothing may serve: two sides \
-             could otherwise answer at once. Bring one of them back or mend the network",
-            silent.join(", ")
+             could otherwise answer at once. Bring one of them back or mend the network. Only if all of \
+             them are stopped for good: `evenkeel recover --alone {}` on the server that is to go on",
+            silent.join(", "),
+            named.join(" ")
         ));
     } else if node.leader().is_none() {
         advice.push("no leader yet: the voters are agreeing on one (under a second)".to_owned());
@@ -163,12 +238,12 @@ fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
 
 /// Whether a majority would be left without the holder.
 fn spare_vote(now: Moment, node: &Node, holder: Option<NodeId>) -> bool {
-    let topology = node.topology();
-    let left = topology
-        .voters()
-        .filter(|one| Some(one.id) != holder && node.view().alive(now, one.id))
+    let deciders = node.deciders();
+    let left = deciders
+        .iter()
+        .filter(|id| Some(**id) != holder && node.view().alive(now, **id))
         .count();
-    left >= majority(topology.voters().count())
+    left >= majority(deciders.len())
 }
 
 fn state(

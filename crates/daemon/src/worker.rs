@@ -28,9 +28,10 @@ use anyhow::Context;
 use evenkeel_checks::{Prober, probes_of};
 use evenkeel_consensus::{ElectionTiming, Engine, Events, LogFile, Ports};
 use evenkeel_console::server::ControlSocket;
+use evenkeel_core::generation::{Generations, Members, Start as GenerationsStart, Voters};
 use evenkeel_core::lease::{Life, Start};
 use evenkeel_core::node::{Event, Node, Start as NodeStart};
-use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
+use evenkeel_core::{Epoch, GroupId, Incarnation, Moment};
 use evenkeel_guard::{Claim, Guard, Keeper};
 use evenkeel_host::clock;
 use evenkeel_host::lateness::Canary;
@@ -44,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
+use crate::generations::{LogPlace, members_of};
 use crate::inherited::Inherited;
 use crate::keeper::KeeperThread;
 use crate::lease::{self, Parts, Started, Turned};
@@ -157,15 +159,21 @@ struct Starting<'a> {
     ledger: SharedLedger,
 }
 
+/// The way to the others.
+struct Connected {
+    gate: Gate,
+    hello: Hello,
+    endpoint: (Endpoint, Incoming),
+    restart: Restart,
+}
+
 /// What both ways of starting lead to: the lease thread at work, and what it needs beside
 /// it.
 struct Leading {
     lease: Started,
     keeper: Option<Keeper>,
-    endpoint: (Endpoint, Incoming),
-    gate: Gate,
-    hello: Hello,
-    restart: Restart,
+    connected: Connected,
+    voters: Voters,
     /// None while the log cannot be opened.
     engine: Option<(Engine, Events)>,
     control: ControlSocket,
@@ -183,9 +191,10 @@ impl Starting<'_> {
     }
 
     /// What the lease thread is made of.
-    fn parts(&self, guard: Option<Guard>, start: Start) -> anyhow::Result<Parts> {
+    fn parts(&self, guard: Option<Guard>, start: Start, voters: Voters) -> anyhow::Result<Parts> {
         Ok(Parts {
             settings: self.prepared.lease_settings(),
+            voters,
             life: Life {
                 incarnation: self.inherited.incarnation,
                 seq_base: clock::now().as_nanos(),
@@ -202,7 +211,7 @@ impl Starting<'_> {
     }
 
     /// Gate, greeting, transport, and how an engine is started over it.
-    fn connect(&self) -> anyhow::Result<(Gate, Hello, (Endpoint, Incoming), Restart)> {
+    fn connect(&self) -> anyhow::Result<Connected> {
         let topology = self.prepared.topology();
         let gate = Gate::new(
             self.prepared.node.id,
@@ -213,9 +222,13 @@ impl Starting<'_> {
         let hello = hello(&self.prepared, self.inherited.incarnation);
         let socket = self.inherited.sockets.control.try_clone()?;
         let endpoint = endpoint(&self.prepared, &gate, &hello, socket)?;
-        let log = state::log_path(&self.options.state);
-        let restart = engine_starter(&self.prepared, log, &endpoint.0, &self.ledger);
-        Ok((gate, hello, endpoint, restart))
+        let restart = engine_starter(&self.prepared, &self.place(), &endpoint.0, &self.ledger);
+        Ok(Connected {
+            gate,
+            hello,
+            endpoint,
+            restart,
+        })
     }
 
     /// The first worker of a life: nothing is answered before the floors are known.
@@ -228,22 +241,26 @@ impl Starting<'_> {
         } else {
             (None, None)
         };
-        let (gate, hello, endpoint, restart) = self.connect()?;
-        let (engine, agreed) = restart(self.remembers())
+        let connected = self.connect()?;
+        // A new life does not vote before it has settled.
+        let (engine, agreed) = (connected.restart)(false)
             .await
             .map_err(anyhow::Error::msg)?;
+        let voters = if members_of(&engine) == Members::Alone(self.prepared.node.id) {
+            Voters::Me
+        } else {
+            Voters::All
+        };
         // The longest lease ever allowed, from the state directory's identity.
         let quiet_for = quiet_for(self.options, &self.prepared);
-        let mut parts = self.parts(guard, Start::Amnesiac { quiet_for })?;
+        let mut parts = self.parts(guard, Start::Amnesiac { quiet_for }, voters)?;
         parts.floors = engine.floors().iter().filter_map(assignment_of).collect();
         let lease = lease::start(parts, baton(&self.inherited.memory)?)?;
         let leading = Leading {
             lease,
             keeper,
-            endpoint,
-            gate,
-            hello,
-            restart,
+            connected,
+            voters,
             engine: Some((engine, agreed)),
             control,
             stop,
@@ -267,7 +284,7 @@ impl Starting<'_> {
         let nothing = Start::Amnesiac {
             quiet_for: Duration::MAX,
         };
-        let parts = self.parts(guard, nothing)?;
+        let parts = self.parts(guard, nothing, Voters::All)?;
         let (lease, turned) = lease::wait(parts, baton(&self.inherited.memory)?)?;
         let turned = tokio::select! {
             biased;
@@ -291,9 +308,10 @@ impl Starting<'_> {
             }
             None => None,
         };
-        let (gate, hello, endpoint, restart) = self.connect()?;
+        let connected = self.connect()?;
+        let votes = self.remembers() && self.memory.was_settled();
         // It renews without its log rather than not at all.
-        let engine = match restart(self.remembers()).await {
+        let engine = match (connected.restart)(votes).await {
             Ok(engine) => Some(engine),
             Err(reason) => {
                 tracing::error!(reason, "the log cannot be opened; leases go on without it");
@@ -303,10 +321,8 @@ impl Starting<'_> {
         let leading = Leading {
             lease,
             keeper,
-            endpoint,
-            gate,
-            hello,
-            restart,
+            connected,
+            voters: self.memory.voters(),
             engine,
             control,
             stop,
@@ -323,10 +339,8 @@ impl Starting<'_> {
         let Leading {
             lease: (lease, news),
             keeper,
-            endpoint: (endpoint, incoming),
-            gate,
-            hello,
-            restart,
+            connected,
+            voters,
             engine,
             control,
             stop,
@@ -334,10 +348,18 @@ impl Starting<'_> {
             lease_at,
             continued,
         } = leading;
+        let Connected {
+            gate,
+            hello,
+            endpoint: (endpoint, incoming),
+            restart,
+        } = connected;
         let voting = self.remembers()
             && engine
                 .as_ref()
-                .is_some_and(|(one, _)| one.status().last_index.is_some());
+                .is_some_and(|(one, _)| one.status().remembers);
+        let settled = continued && self.memory.was_settled();
+        let generations = self.generations(engine.as_ref().map(|(one, _)| one), settled, voters);
         let (engine, agreed) = match engine {
             Some((engine, agreed)) => (Some(Arc::new(engine)), Some(agreed)),
             None => (None, None),
@@ -398,6 +420,9 @@ impl Starting<'_> {
             advice: self.advice.clone(),
             canary: Canary::start()?,
             voting,
+            generations,
+            place: self.place(),
+            memory: Memory::open(&self.inherited.memory)?,
         };
         let driver = Driver::new(
             node,
@@ -439,6 +464,26 @@ impl Starting<'_> {
             End::Stopped => Outcome::Stopped,
             End::Broken(what) => Outcome::Broken(what),
         })
+    }
+
+    /// Which generation of the log counts here, and whether this life takes part in it.
+    fn generations(&self, engine: Option<&Engine>, settled: bool, voters: Voters) -> Generations {
+        // A log that a worker died in giving up is of a lesser generation than the one obeyed.
+        let stored = engine.map_or(0, Engine::generation);
+        let generation = stored.max(self.memory.generation());
+        self.memory.set_generation(generation);
+        let start = GenerationsStart {
+            me: self.prepared.node.id,
+            lease: self.prepared.topology().timing.lease,
+            generation,
+            settled,
+            voters,
+        };
+        Generations::new(clock::now(), start, self.place().all.iter().copied())
+    }
+
+    fn place(&self) -> LogPlace {
+        log_place(&self.prepared, state::log_path(&self.options.state))
     }
 
     /// The decision machine, ready for every group of this node.
@@ -534,6 +579,8 @@ fn hello(prepared: &Prepared, incarnation: Incarnation) -> Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         membership: prepared.topology().membership(),
         last_log_index: 0,
+        generation: 0,
+        settled: false,
         knows: Vec::new(),
     }
 }
@@ -568,16 +615,26 @@ fn endpoint(
     )?)
 }
 
+fn log_place(prepared: &Prepared, path: PathBuf) -> LogPlace {
+    LogPlace {
+        path,
+        me: prepared.node.id,
+        all: prepared.topology().voters().map(|node| node.id).collect(),
+        limits: evenkeel_consensus::Limits::default(),
+    }
+}
+
 fn engine_starter(
     prepared: &Prepared,
-    log: PathBuf,
+    place: &LogPlace,
     endpoint: &Endpoint,
     ledger: &SharedLedger,
 ) -> Restart {
     let topology = prepared.topology();
-    let voters: Vec<NodeId> = topology.voters().map(|node| node.id).collect();
-    let me = prepared.node.id;
-    let mut settings = evenkeel_consensus::Settings::new(me, voters);
+    let LogPlace {
+        path: log, me, all, ..
+    } = place.clone();
+    let mut settings = evenkeel_consensus::Settings::new(me, all);
     let far = topology.timing.lease >= Duration::from_secs(1);
     settings.timing = if far {
         ElectionTiming::WAN

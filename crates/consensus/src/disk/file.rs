@@ -1,7 +1,7 @@
 //! The log in one redb file.
 //!
-//! Tables: `marks` (format, owner, vote, committed, purged, probe), `entries` by index, `floors`
-//! by group, `snapshot` (one row). One [`Disk::write`] is one transaction with immediate
+//! Tables: `marks` (format, owner, generation, vote, committed, purged, probe), `entries` by index,
+//! `floors` by group, `snapshot` (one row). One [`Disk::write`] is one transaction with immediate
 //! durability, so an entry and the floors it raises are stored together or not at all.
 
 use std::fs::OpenOptions;
@@ -31,6 +31,13 @@ const FORMAT: u8 = 1;
 /// Memory for pages: the log is read once, at start, so there is little to keep.
 const CACHE_BYTES: usize = 1024 * 1024;
 
+/// What the name of a copy goes on with; the generation follows.
+const COPY: &str = "generation-";
+
+/// How many copies of earlier generations stay: each is as large as the log, some 32 MiB, and a
+/// generation is given up about once in a cluster's life.
+const COPIES_MAX: usize = 3;
+
 /// The log of one node in one file.
 #[derive(Debug)]
 pub struct LogFile {
@@ -49,6 +56,59 @@ impl LogFile {
             owner,
             limits,
             database: None,
+        }
+    }
+
+    /// Copies the file, which must be open or unused, beside itself under the name of its
+    /// generation, in place of an earlier copy of that generation: for people, should anything in
+    /// it be missed once it has been given up. The newest [`COPIES_MAX`] copies stay.
+    pub fn keep_copy(&mut self) -> Result<PathBuf, DiskError> {
+        let doing = "copy the log";
+        if self.database.is_none() {
+            self.load()?;
+        }
+        let generation = match &self.database {
+            Some(database) => self.read(database)?.generation,
+            None => 0,
+        };
+        let copy = self.beside(&format!("{COPY}{generation}"));
+        let half = self.beside("copy");
+        let copied = std::fs::copy(&self.path, &half)
+            .and_then(|_| std::fs::File::open(&half)?.sync_all())
+            .and_then(|()| std::fs::rename(&half, &copy));
+        if let Err(source) = copied {
+            drop(std::fs::remove_file(&half));
+            return Err(self.io(doing, source));
+        }
+        self.drop_old_copies();
+        Ok(copy)
+    }
+
+    fn beside(&self, what: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(format!(".{what}"));
+        PathBuf::from(name)
+    }
+
+    /// The copies are for people: one that cannot be removed harms nobody.
+    fn drop_old_copies(&self) {
+        let prefix = self.beside(COPY);
+        let Some(prefix) = prefix.file_name().and_then(|name| name.to_str()) else {
+            return;
+        };
+        let entries = self.path.parent().map(std::fs::read_dir);
+        let Some(Ok(entries)) = entries else { return };
+        let mut copies: Vec<(u64, PathBuf)> = entries
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let number = path.file_name()?.to_str()?.strip_prefix(prefix)?;
+                Some((number.parse().ok()?, path))
+            })
+            .collect();
+        copies.sort_unstable();
+        let old = copies.len().saturating_sub(COPIES_MAX);
+        for (_, path) in copies.into_iter().take(old) {
+            drop(std::fs::remove_file(path));
         }
     }
 
@@ -196,6 +256,7 @@ impl LogFile {
             ReadFault::Floor(group, garbled) => {
                 self.corrupt(format!("the floor of group {group:x} has {garbled}"))
             }
+            ReadFault::Generation => self.corrupt("its generation is no number"),
         })
     }
 
@@ -205,7 +266,12 @@ impl LogFile {
         let mark = |name: &str| -> Result<Option<Vec<u8>>, redb::StorageError> {
             Ok(marks.get(name)?.map(|value| value.value().to_vec()))
         };
+        let generation = match mark("generation")? {
+            None => 0,
+            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| ReadFault::Generation)?),
+        };
         let mut image = Image {
+            generation,
             vote: mark("vote")?,
             committed: mark("committed")?,
             purged: mark("purged")?,
@@ -257,6 +323,16 @@ impl LogFile {
                     );
                 }
                 Write::Floor(floor) => raise(&mut floors, floor)?,
+                Write::Generation(generation) => {
+                    drop(marks.insert("generation", &generation.to_be_bytes()[..])?);
+                }
+                Write::Forget => {
+                    for mark in ["vote", "committed", "purged", "generation"] {
+                        drop(marks.remove(mark)?);
+                    }
+                    entries.retain(|_, _| false)?;
+                    drop(transaction.open_table(SNAPSHOT)?.remove(())?);
+                }
                 Write::Probe => drop(marks.insert("probe", &[][..])?),
             }
         }
@@ -286,6 +362,7 @@ fn raise(
 enum ReadFault {
     Store(Box<redb::Error>),
     Floor(u64, Garbled),
+    Generation,
 }
 
 impl<E: Into<redb::Error>> From<E> for ReadFault {

@@ -16,6 +16,7 @@ use crate::writer::raise;
 
 #[derive(Debug, Default)]
 struct Platter {
+    generation: u64,
     vote: Option<Vec<u8>>,
     committed: Option<Vec<u8>>,
     purged: Option<Vec<u8>>,
@@ -97,6 +98,13 @@ impl Platter {
                 }
                 Write::Snapshot(snapshot) => self.snapshot = Some(snapshot),
                 Write::Floor(floor) => raise(&mut self.floors, &floor),
+                Write::Generation(generation) => self.generation = generation,
+                Write::Forget => {
+                    self.generation = 0;
+                    (self.vote, self.committed, self.purged) = (None, None, None);
+                    self.snapshot = None;
+                    self.entries.clear();
+                }
                 Write::Probe => {}
             }
         }
@@ -107,6 +115,7 @@ impl Disk for MemoryDisk {
     fn load(&mut self) -> Result<Image, DiskError> {
         let platter = self.lock();
         Ok(Image {
+            generation: platter.generation,
             vote: platter.vote.clone(),
             committed: platter.committed.clone(),
             purged: platter.purged.clone(),

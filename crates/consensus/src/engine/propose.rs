@@ -11,7 +11,6 @@ use openraft::{AsyncRuntime, Instant as _};
 
 use super::Engine;
 use crate::error::ProposeError;
-use crate::peer::ask;
 use crate::runtime::Runtime;
 use crate::settings::{PAYLOAD_BYTES_MAX, UNCOMMITTED_MAX};
 use crate::state::Turn;
@@ -81,7 +80,7 @@ impl<R: Runtime> Engine<R> {
                     request,
                     payload: payload.clone(),
                 };
-                match ask::<R>(&*self.inner.network, leader, &wanted, ttl).await {
+                match self.inner.ask(leader, &wanted, ttl).await {
                     Ok(Reply::Proposed(proposed)) => proposed,
                     Ok(_) | Err(_) => return Ok(None),
                 }

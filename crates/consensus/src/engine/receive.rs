@@ -7,7 +7,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 
-use super::Engine;
+use super::{Engine, fits};
 use crate::runtime::Runtime;
 use crate::settings::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::types::{Snapshot, Types, Vote};
@@ -39,7 +39,13 @@ impl<R: Runtime> Engine<R> {
         if from == inner.me || !inner.voters.contains(&from.0) {
             return Err(Refusal::Stranger);
         }
-        let request: Request = v1::decode(bytes).map_err(|_| Refusal::Unreadable)?;
+        let v1::Asked {
+            generation,
+            request,
+        }: v1::Asked<Request> = v1::decode(bytes).map_err(|_| Refusal::Unreadable)?;
+        if generation != inner.generation {
+            return Err(Refusal::OtherGeneration);
+        }
         if request.claimed().is_some_and(|claimed| claimed != from.0) {
             return Err(Refusal::Stranger);
         }
@@ -57,16 +63,17 @@ impl<R: Runtime> Engine<R> {
     }
 
     fn names_other_voters(&self, request: &Request) -> Result<bool, Refusal> {
-        let voters = &self.inner.voters;
+        let (voters, generation) = (&self.inner.voters, self.inner.generation);
         Ok(match request {
             Request::Append { entries, .. } => entries.iter().any(|entry| match &entry.body {
                 Body::Voters(named) => named != voters,
+                Body::Members(members) => !fits(members, generation, voters),
                 Body::Blank | Body::Proposal { .. } => false,
             }),
             Request::Snapshot { snapshot, .. } => {
                 let snapshot: v1::Snapshot =
                     v1::decode(snapshot).map_err(|_| Refusal::Unreadable)?;
-                snapshot.voters_at.is_some() && &snapshot.voters != voters
+                snapshot.voters_at.is_some() && !fits(&snapshot.members, generation, voters)
             }
             Request::Vote { .. }
             | Request::WouldVote { .. }

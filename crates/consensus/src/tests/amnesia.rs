@@ -7,7 +7,12 @@ use crate::v1::{self, Body, Entry, LogId, Refusal, Reply, Request, Vote};
 use crate::{ConsensusError, Engine, Event, Live, Settings, TransferError};
 
 async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
-    let reply = engine.handle(from, v1::encode(request)).await;
+    let generation = engine.generation();
+    let asked = v1::Asked {
+        generation,
+        request,
+    };
+    let reply = engine.handle(from, v1::encode(&asked)).await;
     v1::decode(&reply).expect("a reply")
 }
 

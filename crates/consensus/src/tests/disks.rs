@@ -85,6 +85,29 @@ fn a_floor_only_rises() {
     assert_eq!(open(&path).expect("a log").1.floors, [floor(2, 9)]);
 }
 
+#[test]
+fn a_generation_is_kept_and_forgetting_keeps_the_floors() {
+    let (dir, path) = place();
+    let before = filled(&path);
+    assert_eq!(before.generation, 0);
+    let (mut disk, _) = open(&path).expect("a log");
+    let aside = disk.keep_copy().expect("copied");
+    disk.write(&[Write::Forget, Write::Generation(7), Write::Vote(vec![1, 9])])
+        .expect("written");
+    drop(disk);
+    let image = open(&path).expect("a log").1;
+    let wanted = Image {
+        generation: 7,
+        vote: Some(vec![1, 9]),
+        floors: before.floors.clone(),
+        ..Image::default()
+    };
+    assert_eq!(image, wanted);
+    // What was forgotten is beside it.
+    assert_eq!(aside, dir.path().join("log.redb.generation-0"));
+    assert_eq!(open(&aside).expect("the old log").1, before);
+}
+
 /// The file as it is on disk the moment a write returns is what a power cut leaves.
 #[test]
 fn a_power_cut_after_a_write_loses_nothing() {

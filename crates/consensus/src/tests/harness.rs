@@ -79,7 +79,7 @@ impl<R: Runtime> Wires<R> {
     }
 
     fn loses(&self, request: &[u8]) -> bool {
-        let carries = || match v1::decode(request) {
+        let carries = || match v1::decode(request).map(|asked: v1::Asked<Request>| asked.request) {
             Ok(Request::Append { entries, .. }) => !entries.is_empty(),
             _ => false,
         };

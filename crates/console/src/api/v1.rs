@@ -77,12 +77,28 @@ pub struct Status {
     pub groups: Vec<Group>,
     /// All nodes.
     pub nodes: Vec<Node>,
+    /// After `recover`, until the cluster is whole again: who decides alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Box<Alone>>,
     /// What is wrong and what to do about it, most urgent first.
     #[serde(default)]
     pub advice: Vec<String>,
     /// Version of the program that answers.
     #[serde(default)]
     pub version: String,
+}
+
+/// One node decides alone, and nobody could take over from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alone {
+    /// Which.
+    pub node: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// The other voters that are not heard.
+    pub missing: Vec<String>,
+    /// Those that are heard, and follow it without a vote so far.
+    pub returning: Vec<String>,
 }
 
 /// How a group stands.

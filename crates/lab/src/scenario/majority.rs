@@ -1,5 +1,6 @@
 //! Issue, "Seen to hold" 5: without a majority everything is mute; `recover` serves
-//! again; when the others return there is still one holder.
+//! again; when the others return there is still one holder, and the cluster is whole: the
+//! next failure is a takeover like any other.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use evenkeel_host::clock::now;
 
 use super::Ending;
+use crate::client::Client;
 use crate::cluster::{Cluster, WITNESS};
 use crate::wait;
 
@@ -16,15 +18,75 @@ const SOON: Duration = Duration::from_secs(10);
 /// How long silence is watched.
 const WATCH: Duration = Duration::from_secs(2);
 
+/// How the two that were lost come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Return {
+    /// The server, then the witness, each before the other is known to be there.
+    AtOnce,
+    /// The witness, and the server once the witness is heard.
+    WitnessFirst,
+    /// The server, and the witness once the server is heard.
+    ServerFirst,
+    /// The one that recovered loses its power meanwhile and comes back while it is alone.
+    AfterARestart,
+    /// While the one that recovered is off: they are a majority of the old log and serve. It
+    /// comes back to them.
+    WithoutIt,
+}
+
+/// Who is left of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Holder,
+    Standby,
+}
+
+const ROUNDS: [(Left, Return); 6] = [
+    (Left::Holder, Return::AtOnce),
+    (Left::Standby, Return::AtOnce),
+    (Left::Standby, Return::WitnessFirst),
+    (Left::Holder, Return::ServerFirst),
+    (Left::Standby, Return::AfterARestart),
+    (Left::Holder, Return::WithoutIt),
+];
+
 pub(super) fn play(cluster: &mut Cluster) -> Result<Ending> {
+    for (left, back) in ROUNDS {
+        round(cluster, left, back).with_context(|| format!("left: {left:?}, back: {back:?}"))?;
+    }
+    Ok(Ending::Held(format!(
+        "{} times mute without a majority, recovered alone, whole again, and then a takeover",
+        ROUNDS.len()
+    )))
+}
+
+fn round(cluster: &mut Cluster, left: Left, back: Return) -> Result<()> {
     let holder = cluster.wait_whole()?;
-    let other = cluster.other(&holder)?;
+    let standby = cluster.other(&holder)?;
+    let (me, other) = match left {
+        Left::Holder => (holder, standby),
+        Left::Standby => (standby, holder),
+    };
     let client = cluster.client()?;
     std::thread::sleep(Duration::from_millis(300));
+    cluster.observer.mark();
     cluster.power_cut(WITNESS)?;
     cluster.power_cut(&other)?;
+    mute(cluster, &me)?;
+    recover(cluster, &me, &other, &client)?;
+    come_back(cluster, &me, &other, back, &client)?;
+    let last = cluster.wait_whole().context("after the others returned")?;
+    std::thread::sleep(WATCH);
+    let again = cluster.wait_whole().context("a while after that")?;
+    ensure!(last == again, "the group went from {last} to {again}");
+    cluster.verdict().check()?;
+    takeover(cluster, &again)
+}
+
+/// Nobody answers, and `status` says what to do.
+fn mute(cluster: &mut Cluster, me: &str) -> Result<()> {
     wait::until("the last node mutes itself", SOON, || {
-        let status = cluster.status(&holder)?;
+        let status = cluster.status(me)?;
         let muted = status.is_some_and(|status| {
             !status.quorum
                 && status
@@ -38,39 +100,106 @@ pub(super) fn play(cluster: &mut Cluster) -> Result<Ending> {
     std::thread::sleep(WATCH);
     let report = cluster.observer.report();
     ensure!(
-        report.last_of(&holder).is_none(),
-        "{holder} answers without a majority"
+        report.last_of(me).is_none(),
+        "{me} answers without a majority"
     );
-    let told = cluster
-        .evenkeel()
-        .order(cluster.host(&holder)?, &["status"])?;
+    let told = cluster.evenkeel().order(cluster.host(me)?, &["status"])?;
     ensure!(
         told.contains("recover"),
         "status does not say what to do:\n{told}"
     );
+    Ok(())
+}
 
+/// Refused until every silent voter is named; then it serves.
+fn recover(cluster: &Cluster, me: &str, other: &str, client: &Client) -> Result<()> {
+    const ALONE: [&str; 3] = ["recover", "--alone", "--i-have-stopped"];
+    let host = cluster.host(me)?;
+    let half = cluster
+        .evenkeel()
+        .ask(host, &[&ALONE[..], &[other]].concat())?;
+    let said = String::from_utf8_lossy(&half.stderr).into_owned();
+    ensure!(
+        !half.status.success() && said.contains(WITNESS),
+        "the witness was not named: {said}"
+    );
     let asked = now();
-    cluster.evenkeel().order(
-        cluster.host(&holder)?,
-        &[
-            "recover",
-            "--alone",
-            "--i-have-stopped",
-            &other,
-            "--i-have-stopped",
-            WITNESS,
-        ],
-    )?;
-    wait::until("the last node serves after recover", SOON, || {
-        Ok(client.last_good().filter(|(at, _)| *at > asked).map(drop))
-    })?;
+    let all = [&ALONE[..], &[other, "--i-have-stopped", WITNESS]].concat();
+    cluster.evenkeel().order(host, &all)?;
+    serves(client, asked, "the last node serves after recover")?;
+    let told = cluster.evenkeel().order(host, &["status"])?;
+    ensure!(
+        told.contains("ALONE") && told.contains("NOT PROTECTED"),
+        "status does not say that it is alone:\n{told}"
+    );
+    Ok(())
+}
+
+fn serves(client: &Client, since: evenkeel_core::Moment, what: &str) -> Result<()> {
+    wait::until(what, SOON, || {
+        Ok(client.last_good().filter(|(at, _)| *at > since).map(drop))
+    })
+}
+
+fn come_back(
+    cluster: &mut Cluster,
+    me: &str,
+    other: &str,
+    back: Return,
+    client: &Client,
+) -> Result<()> {
+    match back {
+        Return::AtOnce => {
+            cluster.boot(other)?;
+            cluster.boot(WITNESS)
+        }
+        Return::WitnessFirst => one_by_one(cluster, me, [WITNESS, other]),
+        Return::ServerFirst => one_by_one(cluster, me, [other, WITNESS]),
+        Return::AfterARestart => {
+            cluster.power_cut(me)?;
+            let cut = now();
+            cluster.boot(me)?;
+            serves(client, cut, "it serves alone after a restart")?;
+            cluster.boot(WITNESS)?;
+            cluster.boot(other)
+        }
+        Return::WithoutIt => {
+            cluster.power_cut(me)?;
+            let cut = now();
+            cluster.boot(WITNESS)?;
+            cluster.boot(other)?;
+            serves(client, cut, "the old majority serves")?;
+            cluster.boot(me)
+        }
+    }
+}
+
+fn one_by_one(cluster: &mut Cluster, me: &str, names: [&str; 2]) -> Result<()> {
+    for name in names {
+        cluster.boot(name)?;
+        wait::until(&format!("{me} hears {name}"), SOON, || {
+            let status = cluster.status(me)?.unwrap_or_default();
+            let heard = status
+                .nodes
+                .iter()
+                .any(|node| node.name == name && node.alive);
+            Ok(heard.then_some(()))
+        })?;
+        // Still alone with one of two back, and still serving.
+        std::thread::sleep(WATCH / 2);
+    }
+    Ok(())
+}
+
+/// The cluster is whole: its holder dies and the other one takes over.
+fn takeover(cluster: &mut Cluster, holder: &str) -> Result<()> {
+    let next = cluster.other(holder)?;
     cluster.observer.mark();
-    cluster.boot(&other)?;
-    cluster.boot(WITNESS)?;
-    let last = cluster.wait_whole().context("after the others returned")?;
-    std::thread::sleep(WATCH);
-    cluster.verdict().check()?;
-    Ok(Ending::Held(format!(
-        "mute without a majority, recovered, then {last} alone holds"
-    )))
+    cluster.power_cut(holder)?;
+    cluster
+        .wait_holder(&next, SOON)
+        .context("a second failure")?;
+    cluster.boot(holder)?;
+    cluster.wait_whole().context("after the second failure")?;
+    cluster.verdict().check()
 }

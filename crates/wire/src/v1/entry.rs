@@ -1,6 +1,6 @@
 //! Entries of the log.
 
-use evenkeel_core::command::{Assign, Command, Opened, Phase};
+use evenkeel_core::command::{Assign, Command, Opened, Phase, Recovered};
 use evenkeel_core::evidence::{Cause, CheckFact, Considered, Evidence};
 use evenkeel_core::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ pub(super) enum CommandForm {
         node: u64,
     },
     Opened(OpenedForm),
+    Recovered(RecoveredForm),
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -66,6 +67,39 @@ enum CauseForm {
     Failback,
     Recovered,
     Reconfigured,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct RecoveredForm {
+    by: u64,
+    stopped: Vec<u64>,
+    generation: u64,
+    last: EpochForm,
+    wall_ms: u64,
+}
+
+impl From<&Recovered> for RecoveredForm {
+    fn from(recovered: &Recovered) -> Self {
+        Self {
+            by: recovered.by.0,
+            stopped: recovered.stopped.iter().map(|node| node.0).collect(),
+            generation: recovered.generation,
+            last: recovered.last.into(),
+            wall_ms: recovered.wall_ms,
+        }
+    }
+}
+
+impl From<RecoveredForm> for Recovered {
+    fn from(form: RecoveredForm) -> Self {
+        Self {
+            by: node(form.by),
+            stopped: form.stopped.into_iter().map(node).collect(),
+            generation: form.generation,
+            last: form.last.into(),
+            wall_ms: form.wall_ms,
+        }
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -252,6 +286,7 @@ impl From<&Command> for CommandForm {
             },
             Command::Readmit { node } => Self::Readmit { node: node.0 },
             Command::Opened(opened) => Self::Opened(opened.into()),
+            Command::Recovered(recovered) => Self::Recovered(recovered.into()),
         }
     }
 }
@@ -269,6 +304,7 @@ impl From<CommandForm> for Command {
             },
             CommandForm::Readmit { node: id } => Self::Readmit { node: node(id) },
             CommandForm::Opened(opened) => Self::Opened(opened.into()),
+            CommandForm::Recovered(recovered) => Self::Recovered(recovered.into()),
         }
     }
 }
@@ -370,6 +406,13 @@ pub(super) mod tests {
             },
         });
         all.push(Command::Readmit { node: NodeId(1) });
+        all.push(Command::Recovered(Recovered {
+            by: NodeId(1),
+            stopped: vec![NodeId(2), NodeId(3)],
+            generation: (1 << 32) | 5,
+            last: Epoch { term: 2, index: 3 },
+            wall_ms: 6,
+        }));
         all.push(Command::Opened(Opened {
             group: GroupId(1),
             epoch: Epoch { term: 2, index: 3 },

@@ -24,6 +24,10 @@ pub struct Hello {
     pub membership: u64,
     /// Index of the last entry in its log: zero says that it remembers nothing.
     pub last_log_index: u64,
+    /// The generation of the agreed log that it obeys.
+    pub generation: u64,
+    /// Whether this life takes part (`core::generation`).
+    pub settled: bool,
     /// The lives of all nodes in the speaker's agreed state: a node that remembers
     /// nothing learns here whether it is new or has lost its memory.
     pub knows: Vec<(NodeId, Incarnation)>,
@@ -38,6 +42,8 @@ struct HelloForm {
     membership: u64,
     last_log_index: u64,
     knows: Vec<(u64, IncarnationForm)>,
+    generation: u64,
+    settled: bool,
 }
 
 impl Hello {
@@ -55,6 +61,8 @@ impl Hello {
                 .iter()
                 .map(|(node, life)| (node.0, (*life).into()))
                 .collect(),
+            generation: self.generation,
+            settled: self.settled,
         })
     }
 
@@ -68,6 +76,8 @@ impl Hello {
             version: form.version,
             membership: form.membership,
             last_log_index: form.last_log_index,
+            generation: form.generation,
+            settled: form.settled,
             knows: form
                 .knows
                 .into_iter()
@@ -93,6 +103,8 @@ mod tests {
             version: "0.1.0".to_owned(),
             membership: 9,
             last_log_index: 4,
+            generation: u64::MAX,
+            settled: true,
             knows: vec![(
                 NodeId(1),
                 Incarnation {

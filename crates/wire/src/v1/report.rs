@@ -33,6 +33,7 @@ struct AddedForm {
     lateness: SpanForm,
     /// How long each check has been silent, in the order of `checks`.
     silent: Vec<Option<SpanForm>>,
+    generation: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,6 +118,7 @@ pub fn encode(report: &Report) -> Vec<u8> {
             .iter()
             .map(|one| one.silent.map(Into::into))
             .collect(),
+        generation: report.generation,
     };
     let first = first_form(report);
     crate::encode(&(first, added))
@@ -193,6 +195,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         stopping: form.stopping,
         guard_full: form.guard_full,
         config_digest: form.config_digest,
+        generation: added.generation,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
         checks: form
@@ -286,6 +289,7 @@ mod tests {
             stopping: true,
             guard_full: true,
             config_digest: 4,
+            generation: u64::MAX,
             leader: Some(NodeId(5)),
             lateness: ms(70),
             checks: states

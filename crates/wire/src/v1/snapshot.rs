@@ -7,7 +7,7 @@ use evenkeel_core::ledger::{Assigned, Failure, GroupRecord, Ledger, Move, NodeRe
 use evenkeel_core::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{AssignForm, OpenedForm};
+use super::entry::{AssignForm, OpenedForm, RecoveredForm};
 use super::parts::{EpochForm, IncarnationForm};
 use crate::WireError;
 
@@ -19,6 +19,7 @@ struct LedgerForm {
     applied: EpochForm,
     groups: Vec<(u64, GroupForm)>,
     nodes: Vec<(u64, NodeForm)>,
+    recovered: Option<(EpochForm, RecoveredForm)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,6 +112,10 @@ pub fn encode(ledger: &Ledger) -> Vec<u8> {
                 (id.0, form)
             })
             .collect(),
+        recovered: ledger
+            .recovered
+            .as_ref()
+            .map(|(epoch, recovered)| ((*epoch).into(), recovered.into())),
     })
 }
 
@@ -137,6 +142,9 @@ pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
         groups,
         nodes,
         applied: form.applied.into(),
+        recovered: form
+            .recovered
+            .map(|(epoch, recovered)| (epoch.into(), recovered.into())),
     })
 }
 
@@ -158,6 +166,7 @@ mod tests {
             );
         }
         assert!(!ledger.groups.is_empty() && !ledger.nodes.is_empty());
+        assert!(ledger.recovered.is_some());
         assert_eq!(decode(&encode(&ledger)), Ok(ledger));
     }
 }
