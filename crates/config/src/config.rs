@@ -87,6 +87,11 @@ impl Config {
         self.places.source.name()
     }
 
+    /// The text that it was read from: [`crate::parse`] makes the same of it again.
+    pub fn text(&self) -> &str {
+        self.places.source.text()
+    }
+
     /// The meaning of the file in canonical form, defaults written out.
     pub fn effective(&self) -> String {
         effective_text(&self.topology, &self.revoked, &self.checks)

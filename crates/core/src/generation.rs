@@ -313,20 +313,22 @@ impl Generations {
         if facts.members != Members::Unknown {
             self.members = facts.members;
         }
+        let alone = self.members == Members::Alone(self.me);
+        // Settled or not: nobody's own promise is enough in a log that names others.
+        if !alone && self.members != Members::Unknown && self.voters == Voters::Me {
+            self.growth = Growth::Not;
+            self.voters = Voters::All;
+            return Some(Step::Voters(Voters::All));
+        }
         if !self.settled {
             let because = self.may_settle(now)?;
             self.settled = true;
             return Some(Step::Settle(because));
         }
-        let alone = self.members == Members::Alone(self.me);
-        match (alone, self.voters) {
-            (true, _) => self.grow(now, facts),
-            (false, Voters::Me) if self.members != Members::Unknown => {
-                self.growth = Growth::Not;
-                self.voters = Voters::All;
-                Some(Step::Voters(Voters::All))
-            }
-            (false, _) => self.finish(now, facts),
+        if alone {
+            self.grow(now, facts)
+        } else {
+            self.finish(now, facts)
         }
     }
 
@@ -516,6 +518,17 @@ mod tests {
         assert!(!one.may_open());
         assert_eq!(one.step(at(9002), &facts(Members::All)), None);
         assert!(one.may_open());
+    }
+
+    /// It recovered once and joined a later recovery since: its own promise counts no more,
+    /// whether it has settled or not.
+    #[test]
+    fn one_that_was_alone_needs_the_others_before_it_has_settled() {
+        let mut one = node(A, NEW);
+        one.voters = Voters::Me;
+        let step = one.step(at(10), &facts(Members::All));
+        assert_eq!(step, Some(Step::Voters(Voters::All)));
+        assert_eq!(one.step(at(11), &facts(Members::All)), None, "not settled");
     }
 
     /// A settled node learns of it by a report on a connection that is up.

@@ -268,8 +268,9 @@ fn reason_to_leave(
         let next = others()
             .find(|one| one.fitness < Fitness::Unready)
             .map(|one| one.node);
-        let to = next.or_else(|| returned(situation, current))?;
-        return Some((cause, to));
+        if let Some(to) = next.or_else(|| returned(situation, current)) {
+            return Some((cause, to));
+        }
     }
     if let Some(cause) = floor_above(situation, current) {
         return Some((cause, holder));

@@ -94,6 +94,8 @@ struct Voice {
     silence: Option<(u64, u64)>,
     stopping: bool,
     speaks: bool,
+    /// What its floor has seen above the epoch that is agreed.
+    floor_above: Option<Epoch>,
     /// How late ordinary work runs, in ms.
     lateness: u64,
     /// Since when apache has answered nothing.
@@ -140,6 +142,7 @@ impl World {
             silence: None,
             stopping: false,
             speaks: true,
+            floor_above: None,
             lateness: 0,
             silent_since: None,
         };
@@ -294,7 +297,11 @@ impl World {
             silences: voice
                 .silence
                 .map_or_else(Vec::new, |pair| vec![self.silence(pair)]),
-            floors_above: Vec::new(),
+            floors_above: voice
+                .floor_above
+                .map(|floor| (www(), floor))
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -433,6 +440,27 @@ fn one_cut_link_moves_nothing() {
     world.voice("fra1").silence = Some((5000, 5000));
     world.pass(2000);
     assert_eq!(world.take(), None);
+}
+
+/// A voter's floor was raised by an entry that was truncated, and the only other node is
+/// down: the holder lapses, is heard, and hears no majority. A new epoch makes it whole.
+#[test]
+fn a_floor_above_is_put_right_though_the_holder_seems_lost() {
+    let mut world = World::serving("any");
+    world.voice("fra1").speaks = false;
+    world.voice("ams1").standing = Standing::Lapsed;
+    world.pass(1000);
+    world.hear(5, 500);
+    assert_eq!(world.take(), None, "nobody would do better");
+    let above = Epoch {
+        index: world.epoch_of_group().index + 1,
+        ..world.epoch_of_group()
+    };
+    world.voice("ams1").floor_above = Some(above);
+    world.pass(20);
+    let moved = world.take().expect("a new epoch");
+    assert_eq!(moved.holder, id("ams1"));
+    assert!(matches!(moved.evidence.cause, Cause::FloorAbove { .. }));
 }
 
 #[test]

@@ -735,6 +735,10 @@ impl Driver {
     /// And no new life votes before it has settled.
     pub(crate) fn consider_voting(&mut self) {
         self.books.voting |= self.is_known_new();
+        if self.books.voting {
+            // A worker that goes on must not take half a log for a whole one.
+            self.memory.set_votes();
+        }
         let voting = self.books.voting && self.generations.settled();
         if let Some(engine) = &self.engine
             && engine.status().voting != voting

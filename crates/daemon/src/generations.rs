@@ -515,24 +515,31 @@ impl Driver {
         bring: &mpsc::Sender<Brought>,
     ) -> Option<evenkeel_consensus::Events> {
         let waiting = self.pending.recovering.take();
-        let said = match outcome {
-            Ok(recovered) => {
+        // A disk that reports a fault may have written all the same: the log that was opened
+        // afterwards says what counts.
+        let begun = match &outcome {
+            Ok(recovered) => Some(recovered.generation),
+            Err(_) => self.begun_by(&started),
+        };
+        self.generations.recovered(begun);
+        let said = match begun {
+            Some(generation) => {
                 // Before anything of the new engine is heard: no epoch of it may be proven to
                 // the old voters.
                 self.lease.order(Order::Voters(Voters::Me));
-                self.generations.recovered(Some(recovered.generation));
-                self.memory.set_generation(recovered.generation);
-                tracing::warn!(
-                    generation = recovered.generation,
-                    last = ?recovered.last,
-                    undecided = recovered.undecided,
-                    "a new generation of the log begins"
-                );
+                self.memory.set_generation(generation);
+                tracing::warn!(generation, ?outcome, "a new generation of the log begins");
                 let ids = waiting.as_ref().map_or(&[][..], |(_, ids)| ids);
-                Answer::Done(self.recovered_text(ids))
+                let text = self.recovered_text(ids);
+                Answer::Done(match outcome {
+                    Ok(_) => text,
+                    Err(reason) => {
+                        format!("{text} (the disk reported a fault on the way: {reason})")
+                    }
+                })
             }
-            Err(reason) => {
-                self.generations.recovered(None);
+            None => {
+                let reason = outcome.err().unwrap_or_default();
                 tracing::error!(reason, "no new generation was begun");
                 Answer::Refused(format!("nothing was changed: {reason}"))
             }
@@ -544,6 +551,13 @@ impl Driver {
             let _ = answer.send(said);
         }
         agreed
+    }
+
+    /// The generation in which a log names this node alone, if it is a new one.
+    fn begun_by(&self, started: &Started) -> Option<u64> {
+        let (engine, _) = started.as_ref().ok()?;
+        let alone = members_of(engine) == Members::Alone(self.me);
+        Some(engine.generation()).filter(|generation| alone && *generation > self.generations.own())
     }
 
     fn recovered_text(&self, stopped: &[NodeId]) -> String {

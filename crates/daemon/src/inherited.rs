@@ -1,11 +1,13 @@
-//! What a parent hands down to its workers: the memory of a life, and the sockets that
-//! must not close when a worker dies.
+//! What a parent hands down to its workers: the memory of a life, the configuration, and
+//! the sockets that must not close when a worker dies.
 //!
 //! The kernel closes the descriptors of a killed process late. While it does, a socket on
 //! the same port would share it with the dead one, and the nftables table belongs to a
 //! socket that nobody uses. So these belong to the parent, which only keeps them, and each
 //! worker goes on with the same. What arrives in between waits in them.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,10 +18,11 @@ use evenkeel_guard::Claim;
 use evenkeel_host::clock;
 use evenkeel_host::sys::inherit;
 use evenkeel_host::sys::udp::UdpPair;
+use rustix::fs::MemfdFlags;
 use rustix::process::Pid;
 
 /// Carries it from parent to worker, as numbers with blanks between: counter, nonce,
-/// memory, both sockets, claim, parent, start (nanoseconds of the boot clock).
+/// memory, file, lock, both sockets, claim, parent, start (nanoseconds of the boot clock).
 pub const WORKER: &str = "EVENKEEL_WORKER";
 /// In the place of the claim where there is none.
 const NONE: RawFd = -1;
@@ -29,12 +32,33 @@ pub struct Kept {
     sockets: UdpPair,
     /// A witness needs none; without it, the worker says why it has no nftables.
     claim: Option<Claim>,
+    /// The text of the configuration.
+    file: File,
+    /// The state directory's lock: free only when all who have it have ended.
+    lock: OwnedFd,
 }
 
 impl Kept {
     /// Keeps them, and lets processes that are started from here on inherit them.
-    pub fn new(sockets: UdpPair, claim: Option<Claim>) -> std::io::Result<Self> {
-        let kept = Self { sockets, claim };
+    pub fn new(
+        sockets: UdpPair,
+        claim: Option<Claim>,
+        text: &str,
+        lock: OwnedFd,
+    ) -> std::io::Result<Self> {
+        let mut file = File::from(rustix::fs::memfd_create(
+            "evenkeel-file",
+            MemfdFlags::CLOEXEC,
+        )?);
+        file.write_all(text.as_bytes())?;
+        let kept = Self {
+            sockets,
+            claim,
+            file,
+            lock,
+        };
+        bequeath(&kept.file)?;
+        bequeath(&kept.lock)?;
         bequeath(&kept.sockets.control)?;
         bequeath(&kept.sockets.lease)?;
         if let Some(claim) = &kept.claim {
@@ -47,8 +71,10 @@ impl Kept {
     pub fn told(&self, life: Incarnation, memory: &OwnedFd) -> String {
         let Incarnation { counter, nonce } = life;
         format!(
-            "{counter} {nonce} {} {} {} {} {} {}",
+            "{counter} {nonce} {} {} {} {} {} {} {} {}",
             memory.as_raw_fd(),
+            self.file.as_raw_fd(),
+            self.lock.as_raw_fd(),
             self.sockets.control.as_raw_fd(),
             self.sockets.lease.as_raw_fd(),
             self.claim
@@ -61,7 +87,7 @@ impl Kept {
 }
 
 /// Leaves a descriptor open in the programs that this process starts.
-pub fn bequeath(descriptor: impl AsFd) -> std::io::Result<()> {
+fn bequeath(descriptor: impl AsFd) -> std::io::Result<()> {
     Ok(rustix::io::fcntl_setfd(
         descriptor,
         rustix::io::FdFlags::empty(),
@@ -79,6 +105,8 @@ pub struct Inherited {
     pub incarnation: Incarnation,
     /// The life's memory.
     pub memory: PathBuf,
+    /// The text of the configuration.
+    pub file: String,
     /// The sockets of the node's address.
     pub sockets: UdpPair,
     /// The guard's claim to its nftables table.
@@ -89,6 +117,8 @@ pub struct Inherited {
     pub started: Moment,
     /// Keeps the memory open under its number.
     _memory: OwnedFd,
+    /// Keeps the state directory locked as long as this process lives.
+    _lock: OwnedFd,
 }
 
 impl Inherited {
@@ -100,6 +130,10 @@ impl Inherited {
             nonce: words.number()?,
         };
         let memory = words.descriptor()?;
+        // Opened anew, since a descriptor's position is shared with all who have it.
+        let file = std::fs::read_to_string(path_of(words.descriptor()?.as_raw_fd()))
+            .context("failed to read the configuration as the parent has it")?;
+        let lock = words.descriptor()?;
         let sockets = UdpPair {
             control: words.descriptor()?.into(),
             lease: words.descriptor()?.into(),
@@ -114,11 +148,13 @@ impl Inherited {
         Ok(Self {
             incarnation,
             memory: path_of(memory.as_raw_fd()),
+            file,
             sockets,
             claim,
             parent: Pid::from_raw(words.number()?).with_context(|| words.odd())?,
             started: Moment::from_nanos(words.number()?),
             _memory: memory,
+            _lock: lock,
         })
     }
 }
@@ -154,7 +190,10 @@ mod tests {
         let address = "127.0.0.1:0".parse().expect("an address");
         let sockets = udp::pair(address).expect("two sockets");
         let memory = std::fs::File::open("/dev/null").expect("it is there");
-        (Kept::new(sockets, None).expect("kept"), memory.into())
+        let memory = OwnedFd::from(memory);
+        let lock = memory.try_clone().expect("a second one");
+        let kept = Kept::new(sockets, None, "cluster = 1", lock).expect("kept");
+        (kept, memory)
     }
 
     #[test]
@@ -167,6 +206,9 @@ mod tests {
         let taken = Inherited::take(&kept.told(life, &memory)).expect("taken");
         assert_eq!(taken.incarnation, life);
         assert!(taken.claim.is_none());
+        assert_eq!(taken.file, "cluster = 1");
+        let again = Inherited::take(&kept.told(life, &memory)).expect("taken again");
+        assert_eq!(again.file, taken.file);
         let bound = |socket: &UdpSocket| socket.local_addr().expect("bound");
         assert_eq!(bound(&taken.sockets.control), bound(&kept.sockets.control));
         assert_eq!(bound(&taken.sockets.lease), bound(&kept.sockets.lease));
@@ -176,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_no_parent_says_is_refused() {
-        for told in ["", "1", "1 2 x", "1 2 999999 3 4 5 6 7"] {
+        for told in ["", "1", "1 2 x", "1 2 999999 3 4 5 6 7 8 9"] {
             assert!(Inherited::take(told).is_err(), "{told:?}");
         }
     }

@@ -229,6 +229,7 @@ impl Parts {
                 self.life.seq_base = at.as_nanos();
                 self.start = Start::Mirrored(mirror);
                 self.keys = keys;
+                self.voters = self.memory.voters();
                 Ok(before.filter(|before| *before != rustix::process::getpid()))
             }
             Found::Blank | Found::Torn => Err(Turned::NeedsNewLife),

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //!   head    magic, counter, nonce, quiet until, ready, worker, retired, settled, alone,
-//!           generation, baton
+//!           generation, votes, baton
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
@@ -44,6 +44,7 @@ const RETIRED_WORD: usize = 6;
 const SETTLED_WORD: usize = 7;
 const ALONE_WORD: usize = 8;
 const GENERATION_WORD: usize = 9;
+const VOTES_WORD: usize = 10;
 const BATON_WORD: usize = 16;
 const GROUPS_AT: usize = HEAD_WORDS * WORD;
 const GROUP_PLACE: usize = (2 + RECORD_WORDS) * WORD;
@@ -166,6 +167,16 @@ impl Memory {
     /// Notes that it does.
     pub fn set_settled(&self) {
         self.put(SETTLED_WORD * WORD, 1);
+    }
+
+    /// Whether this life may vote for all that its log remembers, once it has settled.
+    pub fn votes(&self) -> bool {
+        self.word(VOTES_WORD * WORD) != 0
+    }
+
+    /// Notes that it may.
+    pub fn set_votes(&self) {
+        self.put(VOTES_WORD * WORD, 1);
     }
 
     /// Whose promises make this node's leases.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use evenkeel_core::Incarnation;
 use evenkeel_guard::Claim;
+use evenkeel_host::clock;
 use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_host::sys::udp;
 use ring::rand::SecureRandom;
@@ -28,7 +29,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::inherited::{Kept, WORKER, bequeath, path_of};
+use crate::inherited::{Kept, WORKER, path_of};
 use crate::mirror::{Memory, baton};
 use crate::options::Options;
 use crate::prepare::Prepared;
@@ -43,6 +44,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long a worker has for itself before a reserve is started beside it: bringing the
 /// rooms up needs the processor.
 const RESERVE_AFTER: Duration = Duration::from_millis(500);
+/// The longest pause before a reserve that keeps ending is started again: each try says
+/// why it failed.
+const RESERVE_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a reserve that was killed is waited for.
+const DISMISS_MAX: Duration = Duration::from_secs(1);
 /// How long a worker may take to hand over before it is ended.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Exit code of a worker whose mirror cannot be trusted: it needs a new life.
@@ -61,16 +67,26 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 fn prepare_and_supervise(options: &Options) -> anyhow::Result<ExitCode> {
+    if let Some(by) = clock::shift() {
+        anyhow::bail!(
+            "the boot clock of this process is shifted by {} s (a time namespace), and the \
+             kernel's guard counts by the machine's own: start evenkeel outside of that namespace",
+            by.as_secs_f64()
+        );
+    }
     let prepared = Prepared::load(options)?;
     let whose = prepared.whose();
     let mut state = StateDir::open(&options.state, &whose)?;
-    // The lock goes to the workers too: it is free only when all have ended.
-    bequeath(state.lock())?;
     for warning in &prepared.warnings {
         tracing::warn!("{warning}");
     }
     // Before the life begins: a port in use is refused with nothing changed.
-    let kept = Kept::new(sockets(&prepared)?, claim(&prepared))?;
+    let kept = Kept::new(
+        sockets(&prepared)?,
+        claim(&prepared),
+        prepared.config.text(),
+        state.lock().try_clone()?.into(),
+    )?;
     // Refused without the right: then a restart may take longer under load.
     let _ = sched::realtime(PRIORITY, Share::InTurns);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -263,12 +279,18 @@ impl<'a> Supervisor<'a> {
                         self.replace_worker().await?;
                     }
                 },
+                Woken::Reserve(status) if status.code() == Some(i32::from(NEEDS_NEW_LIFE)) => {
+                    // It found the worker dead before we did, and its memory spoiled.
+                    self.lose_reserve(status);
+                    let _ = self.worker.start_kill();
+                }
                 Woken::Reserve(status) => self.lose_reserve(status),
                 Woken::ReserveDue => self.start_reserve(),
                 Woken::Told(Told::Reload) => tracing::warn!(
                     "a changed configuration needs a restart in this version: nothing is reloaded"
                 ),
                 Woken::Told(Told::Stop) => {
+                    self.promote_if_it_leads();
                     // First, or it would go on where the worker stops.
                     self.dismiss_reserve().await?;
                     return stop(&mut self.worker).await;
@@ -292,6 +314,20 @@ impl<'a> Supervisor<'a> {
             status = reserve => Ok(Woken::Reserve(status?)),
             told = self.signals.next() => Ok(Woken::Told(told)),
             () = tokio::time::sleep_until(self.reserve_due), if missing => Ok(Woken::ReserveDue),
+        }
+    }
+
+    /// The worker may be dead without our knowing it yet: then the reserve has its leases.
+    fn promote_if_it_leads(&mut self) {
+        let leads = Memory::open(&self.life.path())
+            .ok()
+            .and_then(|memory| memory.worker());
+        let number = leads.map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+        if number.is_some()
+            && self.reserve.as_ref().and_then(Child::id) == number
+            && let Some(reserve) = self.reserve.take()
+        {
+            self.worker = reserve;
         }
     }
 
@@ -336,7 +372,7 @@ impl<'a> Supervisor<'a> {
     /// The reserve ended before its turn.
     fn lose_reserve(&mut self, status: ExitStatus) {
         self.reserve = None;
-        self.reserve_pause = pause_after(self.reserve_pause);
+        self.reserve_pause = (self.reserve_pause * 2).clamp(RESERVE_AFTER, RESERVE_PAUSE_MAX);
         self.reserve_due = Instant::now() + RESERVE_AFTER.max(self.reserve_pause);
         tracing::warn!(
             how = status.to_string(),
@@ -345,10 +381,13 @@ impl<'a> Supervisor<'a> {
     }
 
     async fn dismiss_reserve(&mut self) -> std::io::Result<()> {
-        match self.reserve.take() {
-            Some(mut reserve) => reserve.kill().await,
-            None => Ok(()),
-        }
+        let Some(mut reserve) = self.reserve.take() else {
+            return Ok(());
+        };
+        reserve.start_kill()?;
+        // One that a disk keeps from dying is no reason to keep the worker waiting.
+        let _ = tokio::time::timeout(DISMISS_MAX, reserve.wait()).await;
+        Ok(())
     }
 
     async fn end(mut self, code: ExitCode) -> anyhow::Result<ExitCode> {

@@ -51,6 +51,20 @@ impl Prepared {
     /// Reads and checks everything.
     pub fn load(options: &Options) -> anyhow::Result<Self> {
         let config = evenkeel_config::load(&options.config).map_err(Refused::File)?;
+        Self::with(options, config)
+    }
+
+    /// The same for a worker, with the text of the file as its parent read it. The file
+    /// may have been changed since; a change counts for all of a daemon at once, not for
+    /// whichever worker starts next. (A longer lease, above all, must be remembered by the
+    /// state directory before anybody is promised it: rule 4.)
+    pub fn again(options: &Options, text: &str) -> anyhow::Result<Self> {
+        let origin = options.config.display().to_string();
+        let config = evenkeel_config::parse(text, &origin).map_err(Refused::File)?;
+        Self::with(options, config)
+    }
+
+    fn with(options: &Options, config: Config) -> anyhow::Result<Self> {
         let topology = &config.topology;
         let node = topology
             .nodes

@@ -115,7 +115,7 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
     }
     // First of all: a continued worker's leases have milliseconds left.
     let realtime = sched::realtime(decision::PRIORITY, Share::InTurns);
-    let prepared = Prepared::load(options)?;
+    let prepared = Prepared::again(options, &inherited.file)?;
     let memory = Memory::open(&inherited.memory)?;
     let mut advice = Vec::new();
     note(&mut advice, realtime);
@@ -303,13 +303,14 @@ impl Starting<'_> {
         let control = ControlSocket::replace(&self.options.socket)?;
         let keeper = match seat {
             Some(seat) => {
-                let keeper = Keeper::join(&self.guard_settings(), &self.claim()?, seat)?;
-                Some(self.with_addresses(keeper)?)
+                // Its addresses are what the worker before this one said. The file may have
+                // others, which must not get into a group that is open.
+                Some(Keeper::join(&self.guard_settings(), &self.claim()?, seat)?)
             }
             None => None,
         };
         let connected = self.connect()?;
-        let votes = self.remembers() && self.memory.was_settled();
+        let votes = self.memory.was_settled() && self.memory.votes();
         // It renews without its log rather than not at all.
         let engine = match (connected.restart)(votes).await {
             Ok(engine) => Some(engine),
@@ -354,10 +355,14 @@ impl Starting<'_> {
             endpoint: (endpoint, incoming),
             restart,
         } = connected;
-        let voting = self.remembers()
-            && engine
-                .as_ref()
-                .is_some_and(|(one, _)| one.status().remembers);
+        let voting = if continued {
+            self.memory.votes()
+        } else {
+            self.remembers()
+                && engine
+                    .as_ref()
+                    .is_some_and(|(one, _)| one.status().remembers)
+        };
         let settled = continued && self.memory.was_settled();
         let generations = self.generations(engine.as_ref().map(|(one, _)| one), settled, voters);
         let (engine, agreed) = match engine {

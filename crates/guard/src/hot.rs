@@ -35,8 +35,9 @@ const REFRESH_TRIES: usize = 3;
 /// engine that loads its rules takes 100 ms, and each netfilter socket that anybody closes
 /// (a worker that dies, an administrator's `nft list`) keeps the kernel's lock on tables
 /// for a grace period of RCU. Without this, a group that is held would be mute meanwhile.
-/// What it costs: if somebody takes the eBPF programs away and the daemon stands still at
-/// the same time, nftables mutes the group that much later.
+/// What it costs: while somebody has taken the eBPF programs away (up to 100 ms, until the
+/// keeper has put them back), a group whose lease ends or is given back in that very time
+/// is muted as much later, or as late as the relay deletes its element.
 pub(crate) const RESERVE: Duration = Duration::from_millis(100);
 
 /// How renewals reach nftables.
@@ -124,6 +125,7 @@ impl Guard {
         let seat = Seat {
             slots: Arc::clone(&slots),
             map,
+            by_nft: !matches!(nft, Nft::Absent),
         };
         Ok((Self { slots, nft }, seat))
     }
@@ -207,6 +209,8 @@ impl Guard {
 pub struct Seat {
     pub(crate) slots: Arc<Slots>,
     pub(crate) map: Option<Map>,
+    /// The hot handle renews elements of the table.
+    pub(crate) by_nft: bool,
 }
 
 /// A time-out counts from when the kernel reads it. Whatever lies between our look at

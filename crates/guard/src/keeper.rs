@@ -72,9 +72,9 @@ impl Keeper {
     /// As [`Guard::open`]; also [`GuardError::Changed`] if a mechanism that the guard goes
     /// on with is not there any more: begin anew.
     pub fn join(settings: &Settings, claim: &Claim, seat: Seat) -> Result<Self, GuardError> {
-        let by_bpf = seat.map.is_some();
+        let found = (seat.map.is_some(), seat.by_nft);
         let keeper = Self::sit(settings, Ownership::IfPossible, claim, Some(seat))?;
-        if by_bpf != keeper.bpf.is_ok() {
+        if found != (keeper.bpf.is_ok(), keeper.nft.is_ok()) {
             return Err(GuardError::Changed);
         }
         Ok(keeper)
