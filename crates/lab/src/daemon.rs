@@ -4,13 +4,15 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 use serde::Deserialize;
 
 use crate::host::Host;
-use crate::process;
+use crate::{process, wait};
 
 /// The mark of the daemon's processes.
 pub(crate) const PROGRAM: &str = "evenkeel";
@@ -94,6 +96,22 @@ pub(crate) fn state(host: &Host) -> PathBuf {
     host.disk().join(STATE)
 }
 
+/// Time for killed processes to let go of a state directory.
+const LETS_GO: Duration = Duration::from_secs(5);
+
+/// Waits until no process uses the state directory. A daemon that was killed may have left one
+/// that is ending: the kernel takes its time over locked memory, and it has no mark any more.
+fn wait_unused(state: &Path) -> Result<()> {
+    let lock = state.join("lock");
+    wait::until("the state directory is free", LETS_GO, || {
+        let Ok(file) = fs::File::open(&lock) else {
+            return Ok(Some(()));
+        };
+        let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        Ok(free.then_some(()))
+    })
+}
+
 fn checked(output: Output, what: &str) -> Result<String> {
     if !output.status.success() {
         bail!(
@@ -173,6 +191,7 @@ impl Evenkeel {
         // Gone after a power cut, as all of /run is.
         let _ = fs::remove_file(&socket);
         let (node, state) = (host.name().to_owned(), state(host));
+        wait_unused(&state)?;
         self.run_as(host, &node, &state, &socket, PROGRAM).map(drop)
     }
 

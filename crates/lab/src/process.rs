@@ -85,12 +85,15 @@ pub(crate) fn signal(mark: &str, signal: Signal) -> Result<()> {
 }
 
 /// Whether a process has let go of everything. One that is ending has no environment
-/// any more, and so no mark, while its files are still open.
+/// any more, and so no mark, while its files are still open; so they are while another of its
+/// threads ends.
 fn has_ended(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let last = threads.map_or(0, Iterator::count) <= 1;
     fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))
         .ok()
         .and_then(|text| parse(&text))
-        .is_none_or(|process| matches!(process.state, 'Z' | 'X'))
+        .is_none_or(|process| last && matches!(process.state, 'Z' | 'X'))
 }
 
 /// Kills every process that carries `mark`, those included that one of them starts

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 
 use super::Ending;
 use crate::bridge::run;
@@ -115,7 +114,7 @@ pub(super) fn restarted(cluster: &mut Cluster) -> Result<Ending> {
             cluster.power_cut(WITNESS)?;
             cluster.boot(WITNESS)?;
         } else {
-            cluster.signal_daemon(WITNESS, Signal::KILL)?;
+            // Not killed before: what is ending already has no mark to be waited for by.
             process::kill_all(&cluster.host(WITNESS)?.mark(daemon::PROGRAM))?;
             cluster.start_daemon(WITNESS)?;
         }
