@@ -373,7 +373,7 @@ impl<'a> Supervisor<'a> {
     fn lose_reserve(&mut self, status: ExitStatus) {
         self.reserve = None;
         self.reserve_pause = (self.reserve_pause * 2).clamp(RESERVE_AFTER, RESERVE_PAUSE_MAX);
-        self.reserve_due = Instant::now() + RESERVE_AFTER.max(self.reserve_pause);
+        self.reserve_due = Instant::now() + self.reserve_pause;
         tracing::warn!(
             how = status.to_string(),
             "the worker in reserve ended: until there is another, a crash takes longer to make good"
