@@ -26,6 +26,7 @@ use crate::writer::Writer;
 
 mod propose;
 mod receive;
+mod trust;
 mod whole;
 
 pub use whole::Members;
@@ -72,6 +73,8 @@ pub(crate) struct Inner<R: Runtime> {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) teller: Teller,
     pub(crate) voting: AtomicBool,
+    /// A log that was lost follows leaders from this term on.
+    pub(crate) trusted_from: AtomicU64,
     pub(crate) disk_slow: AtomicBool,
     pub(crate) stopping: AtomicBool,
     /// How many appends of a leader were taken.
@@ -318,10 +321,19 @@ impl<R: Runtime> Engine<R> {
         }
     }
 
+    /// Marks the log as that of a node that votes. Returns once that is durable.
+    pub async fn mark_votes(&self) -> Result<(), ConsensusError> {
+        let marked = self.inner.log.mark_votes().await;
+        marked.map_err(|error| ConsensusError::Engine(error.to_string()))
+    }
+
     /// Whether this node votes and may be elected. A voter that lost its memory takes entries all
-    /// the same, until `readmit` has been committed (rule 8).
+    /// the same, until it is readmitted (rule 8). Not without [`Engine::mark_votes`] before.
     pub fn set_voting(&self, voting: bool) {
-        self.inner.voting.store(voting, Ordering::Relaxed);
+        debug_assert!(!voting || self.inner.log.remembers(), "not marked");
+        if self.inner.voting.swap(voting, Ordering::Relaxed) == voting {
+            return;
+        }
         self.inner.apply_seeking(false);
         if voting {
             watch::form(&self.inner);
@@ -405,6 +417,10 @@ impl<R: Runtime> Assembly<R> {
             teller,
         } = self;
         let log = Log::open(&image, writer.clone(), floors.clone())?;
+        if settings.may_vote {
+            let marked = log.mark_votes().await;
+            marked.map_err(|error| ConsensusError::Engine(error.to_string()))?;
+        }
         let voters: BTreeSet<u64> = settings.voters.iter().map(|node| node.0).collect();
         let generation = image.generation;
         let stored = stored_members(&log, &image)?;
@@ -447,6 +463,7 @@ impl<R: Runtime> Assembly<R> {
             network,
             teller,
             voting: AtomicBool::new(settings.may_vote),
+            trusted_from: AtomicU64::new(u64::MAX),
             disk_slow: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             heard: AtomicU64::new(0),

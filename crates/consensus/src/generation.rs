@@ -84,15 +84,11 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Leaves the generation on `disk` for a greater one, with an empty log: floors stay. `remembers`
-/// says that this node may vote in the new one: its log was not lost, so it cannot have voted
-/// there before. Nothing is written if the log is in that generation, or a greater one, already.
+/// Leaves the generation on `disk` for a greater one, with an empty log: floors stay. The new log
+/// bears the mark of a voter if the old one did: it was not lost, so this node cannot have voted
+/// in the new one before. Nothing is written if the log is in that generation, or a greater one, already.
 /// The engine must not run.
-pub fn join(
-    disk: &mut dyn Disk,
-    generation: u64,
-    remembers: bool,
-) -> Result<SetAside, ConsensusError> {
+pub fn join(disk: &mut dyn Disk, generation: u64) -> Result<SetAside, ConsensusError> {
     let image = disk.load()?;
     let set_aside = SetAside {
         generation: image.generation,
@@ -100,22 +96,12 @@ pub fn join(
     };
     if image.generation < generation {
         let mut writes = vec![Write::Forget, Write::Generation(generation)];
-        if remembers {
-            writes.push(Write::Vote(v1::encode(&proof(generation))));
+        if image.votes {
+            writes.push(Write::Votes);
         }
         disk.write(&writes)?;
     }
     Ok(set_aside)
-}
-
-/// A vote for nobody, in a term that is over: shows a later start that this log, though empty, is
-/// no lost one.
-fn proof(generation: u64) -> Vote {
-    Vote {
-        term: generation,
-        node: 0,
-        committed: false,
-    }
 }
 
 /// The term at which the generation after `seen` begins.

@@ -24,6 +24,8 @@ use crate::writer::{Done, Order, Writer};
 /// What is in the log.
 #[derive(Debug, Default)]
 struct Mirror {
+    /// Durable: this node votes, and the log was never lost since.
+    votes: bool,
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
@@ -101,6 +103,7 @@ impl<R: Runtime> Log<R> {
             Ok(id.map(Into::into))
         };
         let mut mirror = Mirror {
+            votes: image.votes,
             vote: vote.map(Into::into),
             committed: mark(&image.committed, "mark of what is committed")?,
             purged: mark(&image.purged, "mark of what was purged")?,
@@ -147,10 +150,24 @@ impl<R: Runtime> Log<R> {
             .or(mirror.purged.map(|id| id.index))
     }
 
-    /// Whether anything was ever decided or voted for in it.
+    /// The newest vote, durable or about to be.
+    pub(crate) fn vote(&self) -> Option<v1::Vote> {
+        lock(&self.mirror).vote.as_ref().map(Into::into)
+    }
+
+    /// Whether it bears the durable mark that this node votes: it was never lost since.
     pub(crate) fn remembers(&self) -> bool {
-        let voted = lock(&self.mirror).vote.is_some();
-        voted || self.last_index().is_some()
+        lock(&self.mirror).votes
+    }
+
+    /// Marks it as that of a node that votes, durably: before its first vote, so that a log
+    /// without the mark was lost or never voted.
+    pub(crate) async fn mark_votes(&self) -> io::Result<()> {
+        if !self.remembers() {
+            self.writer.write(vec![Write::Votes], Vec::new()).await?;
+            lock(&self.mirror).votes = true;
+        }
+        Ok(())
     }
 
     /// The first index that is not purged.

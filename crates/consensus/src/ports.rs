@@ -107,6 +107,8 @@ pub enum Write {
     Snapshot(Vec<u8>),
     /// Raises a floor, unless it is already as high.
     Floor(Floor),
+    /// Marks the log as that of a node that votes.
+    Votes,
     /// Replaces the generation.
     Generation(u64),
     /// Removes everything but the floors.
@@ -120,6 +122,9 @@ pub enum Write {
 pub struct Image {
     /// The generation, zero at first.
     pub generation: u64,
+    /// Whether this node votes, and everything that it said as a voter is in here: never so in a
+    /// log that was lost and is being fetched again.
+    pub votes: bool,
     /// The vote, if one was ever cast.
     pub vote: Option<Vec<u8>>,
     /// The mark of what is known to be committed.

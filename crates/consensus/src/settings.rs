@@ -122,8 +122,9 @@ pub struct Settings {
     pub timing: ElectionTiming,
     /// How much is kept.
     pub limits: Limits,
-    /// `false` for a voter that has lost its memory: it takes entries but neither votes nor seeks
-    /// leadership until [`Engine::set_voting`](crate::Engine::set_voting) says so.
+    /// Whether this node votes from the start; whoever says so knows that it never voted, or that
+    /// its log shows that it did. Otherwise it takes entries but neither votes nor seeks leadership
+    /// until [`Engine::set_voting`](crate::Engine::set_voting) says so.
     pub may_vote: bool,
 }
 

@@ -35,7 +35,7 @@ pub struct Status {
     pub quorum_heard: Option<Duration>,
     /// On a leader: the other voters.
     pub followers: Vec<Follower>,
-    /// Whether this node's log shows that it was not lost: it has entries, a snapshot or a vote.
+    /// Whether this node's log shows that it votes and was not lost since.
     pub remembers: bool,
     /// Whether this node votes and may be elected.
     pub voting: bool,

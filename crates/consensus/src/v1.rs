@@ -300,6 +300,8 @@ pub(crate) enum Request {
     },
     /// Would you take leadership now?
     Fit,
+    /// In which term are you, and whose?
+    Term,
 }
 
 impl Request {
@@ -311,7 +313,7 @@ impl Request {
             | Self::Append { vote, .. }
             | Self::Snapshot { vote, .. }
             | Self::Transfer { from: vote, .. } => Some(vote.node),
-            Self::Propose { .. } | Self::Fit => None,
+            Self::Propose { .. } | Self::Fit | Self::Term => None,
         }
     }
 }
@@ -334,6 +336,11 @@ pub(crate) enum Reply {
     Proposed(Proposed),
     Refused(Refusal),
     Fit(bool),
+    Term {
+        vote: Option<Vote>,
+        /// Its log bears no mark of a voter.
+        lost: bool,
+    },
 }
 
 /// How an append went.
@@ -370,6 +377,8 @@ pub(crate) enum Refusal {
     Stopped,
     /// The request is of another generation.
     OtherGeneration,
+    /// This node's log was lost, and the leader may be an old one.
+    Unsure,
 }
 
 #[cfg(test)]

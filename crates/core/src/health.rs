@@ -122,6 +122,8 @@ pub struct Report {
     pub config_digest: u64,
     /// The generation of the agreed log that it obeys.
     pub generation: u64,
+    /// Whether it votes: not before it has settled, nor when its log was lost.
+    pub votes: bool,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
     /// How late work of ordinary priority has lately run on it.
@@ -202,7 +204,7 @@ impl View {
         self.heard.insert(node, Heard { report, at: now });
     }
 
-    /// Forgets a node: its connection is gone and it was told to be excluded.
+    /// Forgets a node: what its former life said does not count any more.
     pub fn forget(&mut self, node: NodeId) {
         self.heard.remove(&node);
     }
@@ -222,6 +224,12 @@ impl View {
     /// Whether a node has been heard lately.
     pub fn alive(&self, now: Moment, node: NodeId) -> bool {
         self.fresh(now, node).is_some()
+    }
+
+    /// Whether a node votes, by its own fresh account.
+    pub fn votes(&self, now: Moment, node: NodeId) -> bool {
+        self.fresh(now, node)
+            .is_some_and(|heard| heard.report.votes)
     }
 
     /// How a node stands towards a group by its own fresh account.

@@ -65,7 +65,7 @@ pub struct Failure {
 pub struct NodeRecord {
     /// The life of its daemon that counts; none right after a readmission.
     pub incarnation: Option<Incarnation>,
-    /// The entry that last readmitted it.
+    /// The entry that readmitted it, until another life follows the one that came next.
     pub readmitted: Option<Epoch>,
 }
 
@@ -97,7 +97,13 @@ impl Ledger {
         match command {
             Command::Assign(assign) => self.assign(epoch, assign),
             Command::Started { node, incarnation } => {
-                self.nodes.entry(*node).or_default().incarnation = Some(*incarnation);
+                let record = self.nodes.entry(*node).or_default();
+                // A readmission is for one life: should that one lose its log as well, an
+                // operator has to say so again.
+                if record.incarnation.is_some_and(|life| life != *incarnation) {
+                    record.readmitted = None;
+                }
+                record.incarnation = Some(*incarnation);
                 Change::Started(*node)
             }
             Command::Readmit { node } => {
@@ -169,6 +175,15 @@ impl Ledger {
         self.groups
             .get(&group)
             .and_then(|record| record.current.as_ref())
+    }
+
+    /// The entry that readmitted this life of a node: it may vote although its log does not show
+    /// that it did before. Only once the life itself is on record: a log that is being fetched
+    /// again passes through the readmissions of earlier lives.
+    pub fn readmission(&self, node: NodeId, incarnation: Incarnation) -> Option<Epoch> {
+        let record = self.nodes.get(&node)?;
+        let recorded = record.incarnation == Some(incarnation);
+        record.readmitted.filter(|_| recorded)
     }
 
     /// Whether this life of a node may take part: not older than the one on record,
@@ -276,5 +291,29 @@ mod tests {
         assert!(!ledger.admits(node, life(3, 1)), "a restored backup");
         ledger.apply(at(2), &Command::Readmit { node });
         assert!(ledger.admits(node, life(1, 7)));
+    }
+
+    #[test]
+    fn a_readmission_is_for_one_life() {
+        let mut ledger = Ledger::default();
+        let node = NodeId(5);
+        let life = |counter| Incarnation { counter, nonce: 7 };
+        let started = |counter| Command::Started {
+            node,
+            incarnation: life(counter),
+        };
+        ledger.apply(at(1), &started(1));
+        assert_eq!(ledger.readmission(node, life(1)), None);
+        ledger.apply(at(2), &Command::Readmit { node });
+        // Whose it is shows when that life is agreed on.
+        assert_eq!(ledger.readmission(node, life(2)), None);
+        ledger.apply(at(3), &started(2));
+        // Said twice, because the first proposal was slow.
+        ledger.apply(at(4), &started(2));
+        assert_eq!(ledger.readmission(node, life(2)), Some(at(2)));
+        assert_eq!(ledger.readmission(node, life(3)), None);
+        ledger.apply(at(5), &started(3));
+        assert_eq!(ledger.readmission(node, life(3)), None);
+        assert_eq!(ledger.readmission(node, life(2)), None);
     }
 }

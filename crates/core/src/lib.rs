@@ -21,6 +21,7 @@ pub mod role;
 pub mod rule;
 pub mod standby;
 pub mod story;
+pub mod suffrage;
 pub mod topology;
 
 pub use moment::Moment;

@@ -62,6 +62,8 @@ pub enum Event {
     },
     /// How late work of ordinary priority runs on this node.
     Lateness(Duration),
+    /// Whether this node votes; not until this says so.
+    Votes(bool),
     /// Whether this node could take a group; none: it could.
     Readiness {
         /// The group.
@@ -229,6 +231,7 @@ pub struct Node {
     noticed: Noticed,
     leader: Option<NodeId>,
     generation: u64,
+    votes: bool,
     deciders: BTreeSet<NodeId>,
     leading_since: Moment,
     stopping: bool,
@@ -302,6 +305,7 @@ impl Node {
             noticed: Noticed::default(),
             leader: None,
             generation: 0,
+            votes: false,
             deciders,
             leading_since: now,
             stopping: false,
@@ -405,6 +409,10 @@ impl Node {
                 self.dirty |= late > self.lateness * 2;
                 self.lateness = late;
             }
+            Event::Votes(votes) => {
+                self.dirty |= self.votes != votes;
+                self.votes = votes;
+            }
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
             }
@@ -506,6 +514,9 @@ impl Node {
         }
         match self.ledger.apply(epoch, command) {
             Change::Assigned(group) => self.assigned(now, group),
+            // What the former life said may still be fresh, and must not be taken for the life
+            // that was let in.
+            Change::Readmitted(node) if node != self.me => self.view.forget(node),
             Change::Started(_)
             | Change::Readmitted(_)
             | Change::Told(_)
@@ -925,6 +936,7 @@ impl Node {
             guard_full: self.guard_full,
             config_digest: self.config_digest,
             generation: self.generation,
+            votes: self.votes,
             leader: self.leader,
             lateness: self.lateness,
             checks: self

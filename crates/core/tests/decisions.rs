@@ -276,6 +276,7 @@ impl World {
             stopping: voice.stopping,
             guard_full: true,
             config_digest: 1,
+            votes: true,
             generation: 0,
             leader: Some(id("tie")),
             lateness: Duration::from_millis(voice.lateness),

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,6 @@ use evenkeel_core::health::Standing;
 use evenkeel_core::lease::{Assignment, Event as Leased};
 use evenkeel_core::node::{Act, Event, Node};
 use evenkeel_core::policy::Wish;
-use evenkeel_core::quorum::majority;
 use evenkeel_core::role::Want;
 use evenkeel_core::story::Loudness;
 use evenkeel_core::topology::ServiceAddress;
@@ -32,7 +32,7 @@ use evenkeel_host::clock;
 use evenkeel_host::lateness::Canary;
 use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
 use evenkeel_transport::{Endpoint, Incoming, Message, PeerEvent, RefusedBy, Request, Responder};
-use evenkeel_wire::v1::hello::Hello;
+use evenkeel_wire::v1::hello::{Hello, LOG_UNREAD};
 use evenkeel_wire::v1::{entry, report};
 use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +44,7 @@ use crate::lease::{LeaseThread, News, Order, event_of};
 use crate::mirror::Memory;
 use crate::peers::{ASK, Gate, RAFT, REPORT};
 use crate::status::{self, Beside};
+use crate::voting::Voting;
 
 /// Real-time priority: below the lease thread.
 pub const PRIORITY: u8 = 20;
@@ -60,6 +61,9 @@ const ASK_PATIENCE: Duration = Duration::from_secs(12);
 const TICK: Duration = Duration::from_millis(50);
 /// Changes of the lateness of ordinary work below this are noise.
 const LATENESS_STEP: Duration = Duration::from_millis(5);
+/// How long after its start a worker without a reserve is worth a word: the first reserve is
+/// started half a second after it, and one that fails is tried again.
+const RESERVE_MISSED: Duration = Duration::from_secs(5);
 /// Operators' questions that may wait.
 pub const QUESTIONS_MAX: usize = 64;
 /// Answers of tasks that may wait.
@@ -138,6 +142,9 @@ pub struct Driver {
     pub(crate) pending: Pending,
     /// What the decision machine was told of who decides.
     pub(crate) told_deciders: Option<(u64, BTreeSet<NodeId>)>,
+    /// Whether this node votes.
+    pub(crate) voting: Voting,
+    up_since: Moment,
     books: Books,
 }
 
@@ -149,8 +156,6 @@ struct Books {
     notes: BTreeMap<NodeId, String>,
     appended: BTreeMap<u64, (GroupId, Epoch)>,
     farewells: BTreeMap<GroupId, (Assignment, Moment)>,
-    new_here: BTreeSet<NodeId>,
-    voting: bool,
     stop_by: Option<Moment>,
     lateness: Duration,
     hello_said: Bytes,
@@ -159,8 +164,8 @@ struct Books {
 /// A started engine and its events, or why it did not start.
 pub type Started = Result<(Engine, evenkeel_consensus::Events), String>;
 
-/// Starts an engine on this node's log; the argument says whether it may vote.
-pub type Restart = Arc<dyn Fn(bool) -> evenkeel_consensus::BoxFuture<Started> + Send + Sync>;
+/// Starts an engine on this node's log. It does not vote before it is told to.
+pub type Restart = Arc<dyn Fn() -> evenkeel_consensus::BoxFuture<Started> + Send + Sync>;
 
 /// How long a failed disk is left alone before the engine is tried again.
 pub(crate) const ENGINE_PAUSE: Duration = Duration::from_secs(2);
@@ -172,6 +177,7 @@ pub(crate) enum Brought {
     Proposed { id: u64, failed: Option<String> },
     Engine(Started),
     Changed(Changed),
+    Sworn(Result<(), String>),
 }
 
 enum Input {
@@ -233,15 +239,13 @@ impl Driver {
             placed,
             advice,
             canary,
-            voting,
             generations,
             place,
+            state,
             memory,
         } = rooms;
-        let books = Books {
-            voting,
-            ..Books::default()
-        };
+        let voters = node.topology().voters().map(|voter| voter.id).collect();
+        let voting = Voting::new(&state, me, voters);
         Self {
             node,
             me,
@@ -264,7 +268,9 @@ impl Driver {
             memory,
             pending: Pending::default(),
             told_deciders: None,
-            books,
+            voting,
+            up_since: clock::now(),
+            books: Books::default(),
         }
     }
 
@@ -272,9 +278,12 @@ impl Driver {
     pub async fn run(mut self, mut sources: Sources) -> End {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
         let mut ticked = clock::now();
+        self.consider_voting(&bring);
         self.mind_generations(&bring);
         self.restore();
         self.greet();
+        // Not before it knows what to say of itself.
+        self.endpoint.begin();
         if self.engine.is_none() {
             // Its log could not be opened at the start: tried again.
             self.lose_engine(&bring);
@@ -324,7 +333,7 @@ impl Driver {
     fn take(&mut self, input: Input, bring: &mpsc::Sender<Brought>) {
         match input {
             Input::Agreed(event) => self.agreed(event, bring),
-            Input::Peer(event) => self.peer(event),
+            Input::Peer(event) => self.peer(event, bring),
             Input::Asked(request) => self.asked(request, bring),
             Input::Told(message) => self.told(&message, bring),
             Input::Lease(news) => self.leased(news, bring),
@@ -363,6 +372,7 @@ impl Driver {
             Input::Brought(Brought::Proposed { id, failed }) => {
                 self.step(Event::Proposed { id, failed }, bring);
             }
+            Input::Brought(Brought::Sworn(sworn)) => self.sworn(sworn, bring),
             Input::Brought(Brought::Engine(_) | Brought::Changed(_))
             | Input::EngineEnded
             | Input::Stop
@@ -495,6 +505,8 @@ impl Driver {
             }
             Agreed::Restored { .. } | Agreed::Missed { .. } => {
                 self.restore();
+                self.greet();
+                self.consider_voting(bring);
                 self.step(Event::Tick, bring);
             }
             Agreed::DiskSlow { waiting } => tracing::warn!(
@@ -518,16 +530,15 @@ impl Driver {
 
     /// The engine has stopped. Leases go on without it (DESIGN 3.1 rule 11): voters
     /// renew what they renewed. It is tried again until its disk is well.
-    fn lose_engine(&mut self, bring: &mpsc::Sender<Brought>) {
+    pub(crate) fn lose_engine(&mut self, bring: &mpsc::Sender<Brought>) {
         let old = self.engine.take();
         self.step(Event::Leader { leader: None }, bring);
-        let voting = self.books.voting && self.generations.settled();
         let (restart, bring) = (Arc::clone(&self.restart), bring.clone());
         tokio::spawn(async move {
             close(old).await;
             tokio::time::sleep(ENGINE_PAUSE).await;
             // The driver has ended: nobody wants it any more.
-            let _ = bring.send(Brought::Engine(restart(voting).await)).await;
+            let _ = bring.send(Brought::Engine(restart().await)).await;
         });
     }
 
@@ -539,8 +550,10 @@ impl Driver {
         match started {
             Ok((engine, agreed)) => {
                 tracing::info!("the log can be written");
+                self.voting.reopened();
                 self.engine = Some(Arc::new(engine));
-                self.consider_voting();
+                self.consider_voting(bring);
+                self.greet();
                 let unready = self.unready();
                 self.readiness(&unready, bring);
                 self.restore();
@@ -642,7 +655,7 @@ impl Driver {
         }
         self.step(Event::Committed { epoch, command }, bring);
         self.greet();
-        self.consider_voting();
+        self.consider_voting(bring);
         self.tell_lost();
     }
 
@@ -657,9 +670,10 @@ impl Driver {
         self.hello.knows = knows;
         self.hello.generation = self.generations.own();
         self.hello.settled = self.generations.settled();
-        if let Some(engine) = &self.engine {
-            self.hello.last_log_index = engine.status().last_index.unwrap_or(0);
-        }
+        self.hello.last_log_index = match &self.engine {
+            Some(engine) => engine.status().last_index.unwrap_or(0),
+            None => LOG_UNREAD,
+        };
         let said = Bytes::from(self.hello.encode());
         if said != self.books.hello_said {
             if let Err(error) = self.endpoint.set_hello(said.clone()) {
@@ -669,7 +683,7 @@ impl Driver {
         }
     }
 
-    fn peer(&mut self, event: PeerEvent) {
+    fn peer(&mut self, event: PeerEvent, bring: &mpsc::Sender<Brought>) {
         match event {
             PeerEvent::Up {
                 peer,
@@ -688,17 +702,9 @@ impl Driver {
                     let (generation, settled) = (hello.generation, hello.settled);
                     self.generations
                         .greeted(clock::now(), peer, generation, settled);
-                    let knows_another = hello
-                        .knows
-                        .iter()
-                        .any(|(node, life)| *node == self.me && *life != self.incarnation);
-                    if knows_another {
-                        self.books.new_here.remove(&peer);
-                    } else {
-                        self.books.new_here.insert(peer);
-                    }
+                    self.weigh(peer, &hello);
                 }
-                self.consider_voting();
+                self.consider_voting(bring);
             }
             PeerEvent::Down { peer, reason } => tracing::warn!(
                 peer = self.node.topology().node_name(peer),
@@ -728,46 +734,6 @@ impl Driver {
                 );
             }
         }
-    }
-
-    /// A voter that remembers nothing may have voted before. It votes only once a
-    /// majority does not know it either, or an operator has readmitted it.
-    /// And no new life votes before it has settled.
-    pub(crate) fn consider_voting(&mut self) {
-        self.books.voting |= self.is_known_new();
-        if self.books.voting {
-            // A worker that goes on must not take half a log for a whole one.
-            self.memory.set_votes();
-        }
-        let voting = self.books.voting && self.generations.settled();
-        if let Some(engine) = &self.engine
-            && engine.status().voting != voting
-        {
-            engine.set_voting(voting);
-        }
-    }
-
-    /// Whether this node votes for all that its log remembers.
-    pub(crate) fn remembers(&self) -> bool {
-        self.books.voting
-    }
-
-    fn is_known_new(&self) -> bool {
-        let topology = self.node.topology();
-        let voters = topology.voters().count();
-        let new = self
-            .books
-            .new_here
-            .iter()
-            .filter(|peer| topology.nodes.get(peer).is_some_and(|node| node.voter));
-        let new_to_majority = new.count() + 1 >= majority(voters);
-        let readmitted = self.ledger.with(|ledger| {
-            ledger
-                .nodes
-                .get(&self.me)
-                .is_some_and(|record| record.readmitted.is_some())
-        });
-        new_to_majority || readmitted
     }
 
     fn asked(&mut self, request: Request, bring: &mpsc::Sender<Brought>) {
@@ -1006,14 +972,32 @@ impl Driver {
         }
     }
 
+    /// What people should know of this node beside what the decision machine knows.
+    fn advice(&self) -> Vec<String> {
+        let mut advice = self.advice.clone();
+        advice.extend(self.voting_advice());
+        let own = rustix::process::getpid();
+        let waits = |pid| pid != own && rustix::process::test_kill_process(pid).is_ok();
+        let long_up = clock::now().since(self.up_since) >= RESERVE_MISSED;
+        if long_up && !self.memory.reserve().is_some_and(waits) {
+            advice.push(
+                "no worker waits in reserve: if this one crashed now, another would take longer to \
+                 go on; the log says why"
+                    .to_owned(),
+            );
+        }
+        advice
+    }
+
     fn status(&self) -> evenkeel_console::api::v1::Status {
         let beside = Beside {
             me: self.me,
             rtt: &|peer| self.endpoint.rtt(peer),
             notes: &|peer| self.books.notes.get(&peer).cloned(),
             config_digest: self.config_digest,
-            advice: self.advice.clone(),
+            advice: self.advice(),
             generations: &self.generations,
+            votes: &|now, id| self.is_voting(now, id),
         };
         status::status(clock::now(), &self.node, &beside)
     }
@@ -1229,12 +1213,12 @@ pub struct Rooms {
     pub advice: Vec<String>,
     /// How late ordinary work runs here.
     pub canary: Canary,
-    /// Whether this node votes from the start: its log remembers.
-    pub voting: bool,
     /// Which generation of the log counts.
     pub generations: Generations,
     /// Where the log is.
     pub place: LogPlace,
+    /// The state directory.
+    pub state: PathBuf,
     /// What outlives the worker.
     pub memory: Memory,
 }

@@ -67,14 +67,13 @@ impl LogPlace {
     }
 
     /// Gives the log up for another generation; a copy stays, for people. Blocks.
-    fn join(&self, generation: u64, remembers: bool) -> Result<SetAside, String> {
+    fn join(&self, generation: u64) -> Result<SetAside, String> {
         match self.file().keep_copy() {
             Ok(copy) => tracing::warn!(copy = %copy.display(), "the old log was set aside"),
             // It was declared void by an operator: a full disk must not keep this node out.
             Err(error) => tracing::error!(%error, "the old log is given up without a copy"),
         }
-        evenkeel_consensus::join(&mut self.file(), generation, remembers)
-            .map_err(|error| error.to_string())
+        evenkeel_consensus::join(&mut self.file(), generation).map_err(|error| error.to_string())
     }
 }
 
@@ -176,7 +175,12 @@ impl Driver {
                 let near = follower.matched.map(|matched| matched + LAG_MAX) >= status.last_index;
                 near && follower.heard.is_some_and(|age| age < FOLLOWS_WITHIN)
             });
-            caught_up = followers.map(|follower| follower.node).collect();
+            let now = clock::now();
+            let followers = followers.map(|follower| follower.node);
+            // One that does not vote would be counted on when this node needs a majority.
+            caught_up = followers
+                .filter(|node| self.is_voting(now, *node))
+                .collect();
         }
         let ledger = self.node.ledger();
         let mut own = ledger.groups.values().filter_map(|record| {
@@ -198,7 +202,7 @@ impl Driver {
 
     fn carry_step(&mut self, step: Step, bring: &mpsc::Sender<Brought>) {
         match step {
-            Step::Settle(because) => self.settle(because),
+            Step::Settle(because) => self.settle(because, bring),
             Step::Join { generation, of } => {
                 tracing::warn!(
                     generation,
@@ -234,7 +238,7 @@ impl Driver {
         }
     }
 
-    fn settle(&mut self, because: Because) {
+    fn settle(&mut self, because: Because, bring: &mpsc::Sender<Brought>) {
         match because {
             Because::AllHeard => tracing::info!("taking part: all voters are heard"),
             Because::Vouched(node) => tracing::info!(
@@ -247,7 +251,7 @@ impl Driver {
             ),
         }
         self.memory.set_settled();
-        self.consider_voting();
+        self.consider_voting(bring);
         self.greet();
     }
 
@@ -277,8 +281,6 @@ impl Driver {
         self.step(Event::Leader { leader: None }, bring);
         let (place, ledger) = (self.place.clone(), self.ledger.clone());
         let (restart, bring) = (Arc::clone(&self.restart), bring.clone());
-        let remembers = self.remembers();
-        let may_vote = remembers && self.generations.settled();
         tokio::spawn(async move {
             close(engine).await;
             if reached.await.is_err() {
@@ -290,14 +292,14 @@ impl Driver {
             }
             let set_aside = loop {
                 let place = place.clone();
-                match blocking(move || place.join(generation, remembers)).await {
+                match blocking(move || place.join(generation)).await {
                     Ok(set_aside) => break set_aside,
                     Err(reason) => tracing::error!(reason, "the old log cannot be given up yet"),
                 }
                 tokio::time::sleep(ENGINE_PAUSE).await;
             };
             ledger.clear();
-            let started = restart(may_vote).await;
+            let started = restart().await;
             // The driver has ended: nobody wants it any more.
             let _ = bring
                 .send(Brought::Changed(Changed::Joined(set_aside, started)))
@@ -404,7 +406,7 @@ impl Driver {
             close(engine).await;
             let drawn = u64::from_le_bytes(drawn);
             let outcome = blocking(move || place.recover(drawn, &ids)).await;
-            let started = restart(true).await;
+            let started = restart().await;
             // The driver has ended: nobody wants it any more.
             let _ = bring
                 .send(Brought::Changed(Changed::Recovered(outcome, started)))
@@ -425,7 +427,10 @@ impl Driver {
         let alive =
             |id: NodeId| id == self.me || up.contains(&id) || self.node.view().alive(now, id);
         let deciders = self.generations.deciders();
-        let heard = deciders.iter().filter(|id| alive(**id)).count();
+        let heard = deciders
+            .iter()
+            .filter(|id| alive(**id) && self.is_voting(now, **id))
+            .count();
         if !hosts {
             return Err(
                 "this node hosts nothing, so alone it would serve nothing: run recover on \
@@ -459,7 +464,7 @@ impl Driver {
         if self.engine.is_none() {
             return Err(NO_ENGINE.to_owned());
         }
-        if !self.remembers() {
+        if !self.voting.may() {
             return Err(
                 "this node has lost its log, so it may not know what was agreed: run \
                         recover on a node that has its log"

@@ -68,6 +68,8 @@ pub enum Order {
     Truncated(GroupId, Epoch),
     /// Give a group back.
     Release(GroupId),
+    /// This node votes: if its floors were lost before its start, they are known again.
+    Recall,
     /// Whose promises make a lease from now on. Whatever is held is closed and spent.
     Voters(Voters),
     /// Say that everything ordered before has been carried out.
@@ -130,6 +132,8 @@ pub struct Parts {
     pub life: Life,
     /// How it starts.
     pub start: Start,
+    /// Until when promises of earlier lives may run that this one does not know of.
+    pub quiet_until: Moment,
     /// Durable floors to be known before anything is answered.
     pub floors: Vec<Assignment>,
     /// The socket for lease datagrams.
@@ -189,6 +193,7 @@ pub fn wait(
 ) -> std::io::Result<(Started, oneshot::Receiver<Turned>)> {
     let (say, turned) = oneshot::channel();
     let started = spawn(WAITING, move |orders, news, wake| {
+        parts.memory.set_reserve();
         baton.take().expect("a baton that the parent has prepared");
         sched::name_thread(WORKING);
         let at = clock::now();
@@ -269,6 +274,7 @@ struct Thread {
     wake: Arc<OwnedFd>,
     timing: Timing,
     heartbeat: Duration,
+    quiet_until: Moment,
     sealed: Vec<u8>,
     datagram: Vec<u8>,
     missed: bool,
@@ -324,6 +330,7 @@ impl Thread {
             wake,
             timing: parts.timing,
             heartbeat,
+            quiet_until: parts.quiet_until,
             sealed: Vec::with_capacity(DATAGRAM_MAX),
             datagram: vec![0; DATAGRAM_MAX],
             missed: false,
@@ -409,6 +416,11 @@ impl Thread {
                 Order::Committed(group, epoch) => self.machine.committed(now, group, epoch),
                 Order::Truncated(group, epoch) => self.machine.truncated(now, group, epoch, None),
                 Order::Release(group) => self.machine.release(now, group),
+                Order::Recall => {
+                    self.machine.recall(now, self.quiet_until);
+                    // Later than the machine: noted too late, it is only silent for longer.
+                    self.memory.set_quiet_until(self.machine.quiet_until());
+                }
                 Order::Voters(voters) => self.replace_voters(now, voters),
                 Order::Reached(told) => {
                     self.carry_out();

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //!   head    magic, counter, nonce, quiet until, ready, worker, retired, settled, alone,
-//!           generation, votes, baton
+//!           generation, voted, reserve, baton
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
@@ -44,7 +44,8 @@ const RETIRED_WORD: usize = 6;
 const SETTLED_WORD: usize = 7;
 const ALONE_WORD: usize = 8;
 const GENERATION_WORD: usize = 9;
-const VOTES_WORD: usize = 10;
+const VOTED_WORD: usize = 10;
+const RESERVE_WORD: usize = 11;
 const BATON_WORD: usize = 16;
 const GROUPS_AT: usize = HEAD_WORDS * WORD;
 const GROUP_PLACE: usize = (2 + RECORD_WORDS) * WORD;
@@ -169,14 +170,26 @@ impl Memory {
         self.put(SETTLED_WORD * WORD, 1);
     }
 
-    /// Whether this life may vote for all that its log remembers, once it has settled.
-    pub fn votes(&self) -> bool {
-        self.word(VOTES_WORD * WORD) != 0
+    /// The worker that waits for another's death, or did: a process of that number may be gone,
+    /// or at work by now.
+    pub fn reserve(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.word(RESERVE_WORD * WORD)).ok()?)
     }
 
-    /// Notes that it may.
-    pub fn set_votes(&self) {
-        self.put(VOTES_WORD * WORD, 1);
+    /// Notes that this process waits for another's death.
+    pub fn set_reserve(&self) {
+        self.put(RESERVE_WORD * WORD, u64::from(std::process::id()));
+    }
+
+    /// The index of the newest readmission that was known when this life last had a vote, zero if
+    /// there was none; none if it never had.
+    pub fn voted(&self) -> Option<u64> {
+        self.word(VOTED_WORD * WORD).checked_sub(1)
+    }
+
+    /// Notes that it has one.
+    pub fn set_voted(&self, readmission: u64) {
+        self.put(VOTED_WORD * WORD, readmission.saturating_add(1));
     }
 
     /// Whose promises make this node's leases.
@@ -249,11 +262,16 @@ impl Memory {
         }
     }
 
+    /// Notes until when the machine is silent, when that has changed.
+    pub fn set_quiet_until(&self, until: Moment) {
+        self.put(3 * WORD, until.as_nanos());
+    }
+
     /// Writes the head and all records of a machine that starts.
     pub fn begin(&mut self, mirror: &Mirror) {
         self.put(WORD, mirror.incarnation.counter);
         self.put(2 * WORD, mirror.incarnation.nonce);
-        self.put(3 * WORD, mirror.quiet_until.as_nanos());
+        self.set_quiet_until(mirror.quiet_until);
         for record in &mirror.records {
             self.write(record);
         }

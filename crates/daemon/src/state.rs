@@ -16,6 +16,11 @@ const LOCK: &str = "lock";
 const IDENTITY: &str = "identity.json";
 /// Name of the log's file.
 const LOG: &str = "log.redb";
+/// Name of the file that says that this directory's node has voted.
+const VOTED: &str = "voted";
+/// What people read in it.
+const VOTED_TEXT: &[u8] =
+    b"This node has voted. Should its log be lost, it votes again once it is readmitted.\n";
 /// An identity is a few lines; more is not ours.
 const IDENTITY_LENGTH_MAX: u64 = 4096;
 
@@ -216,6 +221,25 @@ pub fn lease_max(state: &Path) -> Option<Duration> {
     Some(Duration::from_nanos(identity.lease_max_ns))
 }
 
+/// Whether the node of this directory has ever voted. One that cannot be read says yes.
+pub fn has_voted(state: &Path) -> bool {
+    let found = fs::metadata(state.join(VOTED));
+    !matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Notes that the node of this directory votes from now on, durably: if its log is lost, that is
+/// seen from it.
+pub fn note_voted(state: &Path) -> Result<(), StateError> {
+    let path = state.join(VOTED);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&path)?;
+        file.write_all(VOTED_TEXT)?;
+        file.sync_all()?;
+        File::open(state)?.sync_all()
+    };
+    write().map_err(|source| fault("write", &path, source))
+}
+
 fn make_private(path: &Path) -> Result<(), StateError> {
     use std::os::unix::fs::DirBuilderExt;
     match fs::metadata(path) {
@@ -328,6 +352,18 @@ mod tests {
             assert_eq!(state.begin_life(&whose).expect("begun"), life);
             assert_eq!(lease_max(&path), Some(Duration::from_millis(longest)));
         }
+    }
+
+    #[test]
+    fn it_is_noted_that_the_node_has_voted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(!has_voted(dir.path()));
+        for _ in 0..2 {
+            note_voted(dir.path()).expect("noted");
+            assert!(has_voted(dir.path()));
+        }
+        // Whatever stands in the way of knowing it: assume that it has.
+        assert!(has_voted(&dir.path().join(VOTED)));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Beside<'a> {
     pub notes: &'a dyn Fn(NodeId) -> Option<String>,
     /// Which generation of the log counts, and who votes in it.
     pub generations: &'a Generations,
+    /// Whether a node votes: its log was not lost.
+    pub votes: &'a dyn Fn(Moment, NodeId) -> bool,
     /// Digest of the own configuration.
     pub config_digest: u64,
     /// What else people should know.
@@ -40,11 +42,14 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
     let topology = node.topology();
     let alive = |id: NodeId| id == beside.me || node.view().alive(now, id);
     let deciders = node.deciders();
-    let quorum = deciders.iter().filter(|id| alive(**id)).count() >= majority(deciders.len());
+    let voting = deciders
+        .iter()
+        .filter(|id| alive(**id) && (beside.votes)(now, **id));
+    let quorum = voting.count() >= majority(deciders.len());
     let groups: Vec<api::Group> = topology
         .groups
         .values()
-        .map(|one| group(now, node, one, quorum))
+        .map(|one| group(now, node, beside, one, quorum))
         .collect();
     let nodes = topology
         .nodes
@@ -57,15 +62,14 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
             note: note(now, node, beside, one.id),
         })
         .collect();
-    let mut advice = advice(now, node, beside, quorum);
+    // The engine names the last one until another is elected, though it may be dead.
+    let leader = node.leader().filter(|id| quorum && alive(*id));
+    let mut advice = advice(now, node, beside, quorum, leader);
     advice.extend(beside.advice.iter().cloned());
     api::Status {
         cluster: topology.cluster.clone(),
         node: topology.node_name(beside.me),
-        leader: node
-            .leader()
-            .filter(|_| quorum)
-            .map(|id| topology.node_name(id)),
+        leader: leader.map(|id| topology.node_name(id)),
         quorum,
         groups,
         nodes,
@@ -108,7 +112,8 @@ fn alone_advice(alone: &api::Alone, quorum: bool) -> String {
     } = alone;
     let then = if missing.is_empty() {
         format!(
-            "{} follow it and vote again within seconds: nothing to do but wait",
+            "{} follow it and vote again within seconds: nothing to do but wait, or readmit one \
+             that has lost its log",
             returning.join(" and ")
         )
     } else {
@@ -140,18 +145,45 @@ fn note(now: Moment, node: &Node, beside: &Beside<'_>, id: NodeId) -> Option<Str
     if heard.report.config_digest != beside.config_digest {
         return Some("has another configuration file".to_owned());
     }
-    heard.report.stopping.then(|| "is stopping".to_owned())
+    if heard.report.stopping {
+        return Some("is stopping".to_owned());
+    }
+    let voter = node.topology().voters().any(|one| one.id == id);
+    (voter && !heard.report.votes).then(|| {
+        "does not vote: it has just started, or its log was lost (then see `status` there)"
+            .to_owned()
+    })
 }
 
-fn advice(now: Moment, node: &Node, beside: &Beside<'_>, quorum: bool) -> Vec<String> {
+fn advice(
+    now: Moment,
+    node: &Node,
+    beside: &Beside<'_>,
+    quorum: bool,
+    leader: Option<NodeId>,
+) -> Vec<String> {
     let topology = node.topology();
     let silent: Vec<String> = topology
         .voters()
         .filter(|one| one.id != beside.me && !node.view().alive(now, one.id))
         .map(|one| one.name.to_string())
         .collect();
+    let voteless = |me: bool| -> Vec<String> {
+        topology
+            .voters()
+            .filter(|one| me && one.id == beside.me || node.view().alive(now, one.id))
+            .filter(|one| (me || one.id != beside.me) && !(beside.votes)(now, one.id))
+            .map(|one| one.name.to_string())
+            .collect()
+    };
+    let absent: Vec<String> = [("not heard", &silent), ("without a vote", &voteless(true))]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+        .collect();
     let named: Vec<String> = silent
         .iter()
+        .chain(&voteless(false))
         .map(|name| format!("--i-have-stopped {name}"))
         .collect();
     let mut advice = Vec::new();
@@ -165,14 +197,18 @@ fn advice(now: Moment, node: &Node, beside: &Beside<'_>, quorum: bool) -> Vec<St
         ));
     } else if !quorum {
         advice.push(format!(
-            "no majority of voters can be reached (not heard: {}), so nothing may serve: two sides \
-             could otherwise answer at once. Bring one of them back or mend the network. Only if all of \
+            "no majority of voters can be reached ({}), so nothing may serve: two sides could \
+             otherwise answer at once. Bring one of them back or mend the network. Only if all of \
              them are stopped for good: `evenkeel recover --alone {}` on the server that is to go on",
-            silent.join(", "),
+            absent.join("; "),
             named.join(" ")
         ));
-    } else if node.leader().is_none() {
-        advice.push("no leader yet: the voters are agreeing on one (under a second)".to_owned());
+    } else if leader.is_none() {
+        advice.push(
+            "no leader: the voters agree on one within a second, if a majority of them votes; \
+             until then nothing can be moved"
+                .to_owned(),
+        );
     }
     let differing = topology.nodes.keys().any(|id| {
         node.view()
@@ -185,7 +221,7 @@ fn advice(now: Moment, node: &Node, beside: &Beside<'_>, quorum: bool) -> Vec<St
     advice
 }
 
-fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
+fn group(now: Moment, node: &Node, beside: &Beside<'_>, group: &Group, quorum: bool) -> api::Group {
     let topology = node.topology();
     let current = node.ledger().current(group.id);
     let holder = current.map(|current| current.assign.holder);
@@ -201,7 +237,7 @@ fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
         .iter()
         .find(|one| Some(one.node) != holder && one.fitness <= Fitness::HeldDown)
         .filter(|_| quorum);
-    let spare_vote = spare_vote(now, node, holder);
+    let spare_vote = spare_vote(now, node, beside, holder);
     let full = holder
         .and_then(|holder| node.view().fresh(now, holder))
         .is_some_and(|heard| heard.report.guard_full);
@@ -237,11 +273,11 @@ fn group(now: Moment, node: &Node, group: &Group, quorum: bool) -> api::Group {
 }
 
 /// Whether a majority would be left without the holder.
-fn spare_vote(now: Moment, node: &Node, holder: Option<NodeId>) -> bool {
+fn spare_vote(now: Moment, node: &Node, beside: &Beside<'_>, holder: Option<NodeId>) -> bool {
     let deciders = node.deciders();
     let left = deciders
         .iter()
-        .filter(|id| Some(**id) != holder && node.view().alive(now, **id))
+        .filter(|id| Some(**id) != holder && (beside.votes)(now, **id))
         .count();
     left >= majority(deciders.len())
 }

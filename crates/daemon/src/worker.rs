@@ -190,6 +190,12 @@ impl Starting<'_> {
         !self.prepared.node.witness
     }
 
+    /// The longest lease ever allowed, from the state directory's identity. The parent holds the
+    /// lock and has written it; unreadable means the longest known.
+    fn quiet_for(&self) -> Duration {
+        state::lease_max(&self.options.state).unwrap_or(self.prepared.topology().timing.lease)
+    }
+
     /// What the lease thread is made of.
     fn parts(&self, guard: Option<Guard>, start: Start, voters: Voters) -> anyhow::Result<Parts> {
         Ok(Parts {
@@ -200,6 +206,7 @@ impl Starting<'_> {
                 seq_base: clock::now().as_nanos(),
             },
             start,
+            quiet_until: clock::now() + self.quiet_for(),
             floors: Vec::new(),
             socket: self.inherited.sockets.lease.try_clone()?,
             peers: self.prepared.peers(),
@@ -242,17 +249,18 @@ impl Starting<'_> {
             (None, None)
         };
         let connected = self.connect()?;
-        // A new life does not vote before it has settled.
-        let (engine, agreed) = (connected.restart)(false)
-            .await
-            .map_err(anyhow::Error::msg)?;
+        let (engine, agreed) = (connected.restart)().await.map_err(anyhow::Error::msg)?;
         let voters = if members_of(&engine) == Members::Alone(self.prepared.node.id) {
             Voters::Me
         } else {
             Voters::All
         };
-        // The longest lease ever allowed, from the state directory's identity.
-        let quiet_for = quiet_for(self.options, &self.prepared);
+        let quiet_for = if engine.status().remembers {
+            self.quiet_for()
+        } else {
+            // Its floors are not known either.
+            Duration::MAX
+        };
         let mut parts = self.parts(guard, Start::Amnesiac { quiet_for }, voters)?;
         parts.floors = engine.floors().iter().filter_map(assignment_of).collect();
         let lease = lease::start(parts, baton(&self.inherited.memory)?)?;
@@ -310,9 +318,8 @@ impl Starting<'_> {
             None => None,
         };
         let connected = self.connect()?;
-        let votes = self.memory.was_settled() && self.memory.votes();
         // It renews without its log rather than not at all.
-        let engine = match (connected.restart)(votes).await {
+        let engine = match (connected.restart)().await {
             Ok(engine) => Some(engine),
             Err(reason) => {
                 tracing::error!(reason, "the log cannot be opened; leases go on without it");
@@ -355,14 +362,6 @@ impl Starting<'_> {
             endpoint: (endpoint, incoming),
             restart,
         } = connected;
-        let voting = if continued {
-            self.memory.votes()
-        } else {
-            self.remembers()
-                && engine
-                    .as_ref()
-                    .is_some_and(|(one, _)| one.status().remembers)
-        };
         let settled = continued && self.memory.was_settled();
         let generations = self.generations(engine.as_ref().map(|(one, _)| one), settled, voters);
         let (engine, agreed) = match engine {
@@ -424,9 +423,9 @@ impl Starting<'_> {
             placed,
             advice: self.advice.clone(),
             canary: Canary::start()?,
-            voting,
             generations,
             place: self.place(),
+            state: self.options.state.clone(),
             memory: Memory::open(&self.inherited.memory)?,
         };
         let driver = Driver::new(
@@ -512,10 +511,6 @@ impl Starting<'_> {
         node
     }
 
-    fn remembers(&self) -> bool {
-        state::log_path(&self.options.state).exists()
-    }
-
     fn guard_settings(&self) -> evenkeel_guard::Settings {
         evenkeel_guard::Settings {
             cluster: self.prepared.topology().cluster.clone(),
@@ -571,11 +566,6 @@ fn bpffs() -> PathBuf {
     PathBuf::from(if there { BPFFS } else { OWN_BPFFS })
 }
 
-fn quiet_for(options: &Options, prepared: &Prepared) -> Duration {
-    // The parent holds the lock and has written it; unreadable means the longest known.
-    state::lease_max(&options.state).unwrap_or(prepared.topology().timing.lease)
-}
-
 fn hello(prepared: &Prepared, incarnation: Incarnation) -> Hello {
     Hello {
         cluster: prepared.topology().cluster.clone(),
@@ -613,7 +603,7 @@ fn endpoint(
         hello: hello.encode().into(),
         admission: gate.admission(),
     };
-    Ok(Endpoint::start(
+    Ok(Endpoint::prepare(
         settings,
         control,
         prepared.identity.clone(),
@@ -640,6 +630,8 @@ fn engine_starter(
         path: log, me, all, ..
     } = place.clone();
     let mut settings = evenkeel_consensus::Settings::new(me, all);
+    // The driver says when: what the log shows is known only once it is open.
+    settings.may_vote = false;
     let far = topology.timing.lease >= Duration::from_secs(1);
     settings.timing = if far {
         ElectionTiming::WAN
@@ -647,9 +639,8 @@ fn engine_starter(
         ElectionTiming::LAN
     };
     let (endpoint, ledger) = (endpoint.clone(), ledger.clone());
-    Arc::new(move |may_vote| {
-        let mut settings = settings.clone();
-        settings.may_vote = may_vote;
+    Arc::new(move || {
+        let settings = settings.clone();
         let ports = Ports {
             disk: Box::new(LogFile::new(&log, me, settings.limits)),
             network: Arc::new(OverQuic(endpoint.clone())),

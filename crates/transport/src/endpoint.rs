@@ -129,6 +129,8 @@ pub(crate) struct Shared {
     hello: Mutex<Bytes>,
     events: Arc<EventQueue>,
     state: Mutex<State>,
+    /// What a prepared endpoint begins with.
+    waiting: Mutex<Option<(Vec<PeerAddress>, Vec<Fingerprint>)>>,
     sequence: AtomicU64,
     alarms: Mutex<Option<AbortHandle>>,
 }
@@ -156,6 +158,18 @@ impl Endpoint {
     /// Starts on `control`, a bound UDP socket on which only QUIC arrives, within the
     /// current tokio runtime, and dials all peers at once.
     pub fn start(
+        settings: Settings,
+        control: UdpSocket,
+        identity: Identity,
+    ) -> Result<(Self, Incoming), StartError> {
+        let (endpoint, incoming) = Self::prepare(settings, control, identity)?;
+        endpoint.begin();
+        Ok((endpoint, incoming))
+    }
+
+    /// The same, but nobody is dialled or let in before [`Endpoint::begin`]: for a node that
+    /// does not yet know what to say of itself.
+    pub fn prepare(
         settings: Settings,
         control: UdpSocket,
         identity: Identity,
@@ -205,15 +219,23 @@ impl Endpoint {
             hello: Mutex::new(hello),
             events,
             state: Mutex::default(),
+            waiting: Mutex::new(Some((peers, revoked))),
             sequence: AtomicU64::new(1),
             alarms: Mutex::default(),
         });
-        shared.runtime.spawn(dial::accept(Arc::clone(&shared)));
         let watching = shared.runtime.spawn(watch_dates(Arc::clone(&shared)));
         *locked(&shared.alarms) = Some(watching.abort_handle());
-        let endpoint = Self(Arc::new(Owner(shared)));
-        endpoint.set_peers(peers, revoked);
-        Ok((endpoint, incoming))
+        Ok((Self(Arc::new(Owner(shared))), incoming))
+    }
+
+    /// Lets peers in and dials them. Once; later calls change nothing.
+    pub fn begin(&self) {
+        let shared = &self.0.0;
+        let Some((peers, revoked)) = locked(&shared.waiting).take() else {
+            return;
+        };
+        shared.runtime.spawn(dial::accept(Arc::clone(shared)));
+        self.set_peers(peers, revoked);
     }
 
     /// Replaces the other nodes of the file and the list of revoked certificates. Links

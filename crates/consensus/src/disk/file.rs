@@ -1,6 +1,6 @@
 //! The log in one redb file.
 //!
-//! Tables: `marks` (format, owner, generation, vote, committed, purged, probe), `entries` by index,
+//! Tables: `marks` (format, owner, generation, votes, vote, committed, purged, probe), `entries` by index,
 //! `floors` by group, `snapshot` (one row). One [`Disk::write`] is one transaction with immediate
 //! durability, so an entry and the floors it raises are stored together or not at all.
 
@@ -24,6 +24,11 @@ const MARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("marks");
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 const FLOORS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("floors");
 const SNAPSHOT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("snapshot");
+
+/// The mark `votes`: this log's node votes and it was not lost since, or not. A file without it
+/// is of a version that had no mark.
+const VOTES: &[u8] = &[1];
+const NO_VOTES: &[u8] = &[0];
 
 /// The newest format of the file that this version reads and writes.
 const FORMAT: u8 = 1;
@@ -230,6 +235,11 @@ impl LogFile {
                         marks
                             .insert(name, ours)
                             .map_err(|error| self.fault(doing, error))?;
+                        if name == "format" {
+                            marks
+                                .insert("votes", NO_VOTES)
+                                .map_err(|error| self.fault(doing, error))?;
+                        }
                     }
                 }
             }
@@ -272,6 +282,7 @@ impl LogFile {
         };
         let mut image = Image {
             generation,
+            votes: false,
             vote: mark("vote")?,
             committed: mark("committed")?,
             purged: mark("purged")?,
@@ -287,6 +298,16 @@ impl LogFile {
             let (index, entry) = row?;
             image.entries.push((index.value(), entry.value().to_vec()));
         }
+        image.votes = match mark("votes")? {
+            Some(mark) => mark == VOTES,
+            // Written before there was a mark, and believed as it was then.
+            None => {
+                image.vote.is_some()
+                    || image.purged.is_some()
+                    || image.snapshot.is_some()
+                    || !image.entries.is_empty()
+            }
+        };
         for row in transaction.open_table(FLOORS)?.iter()? {
             let (group, floor) = row?;
             let group = group.value();
@@ -323,6 +344,7 @@ impl LogFile {
                     );
                 }
                 Write::Floor(floor) => raise(&mut floors, floor)?,
+                Write::Votes => drop(marks.insert("votes", VOTES)?),
                 Write::Generation(generation) => {
                     drop(marks.insert("generation", &generation.to_be_bytes()[..])?);
                 }
@@ -330,6 +352,7 @@ impl LogFile {
                     for mark in ["vote", "committed", "purged", "generation"] {
                         drop(marks.remove(mark)?);
                     }
+                    marks.insert("votes", NO_VOTES)?;
                     entries.retain(|_, _| false)?;
                     drop(transaction.open_table(SNAPSHOT)?.remove(())?);
                 }

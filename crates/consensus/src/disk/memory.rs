@@ -17,6 +17,7 @@ use crate::writer::raise;
 #[derive(Debug, Default)]
 struct Platter {
     generation: u64,
+    votes: bool,
     vote: Option<Vec<u8>>,
     committed: Option<Vec<u8>>,
     purged: Option<Vec<u8>>,
@@ -98,9 +99,10 @@ impl Platter {
                 }
                 Write::Snapshot(snapshot) => self.snapshot = Some(snapshot),
                 Write::Floor(floor) => raise(&mut self.floors, &floor),
+                Write::Votes => self.votes = true,
                 Write::Generation(generation) => self.generation = generation,
                 Write::Forget => {
-                    self.generation = 0;
+                    (self.generation, self.votes) = (0, false);
                     (self.vote, self.committed, self.purged) = (None, None, None);
                     self.snapshot = None;
                     self.entries.clear();
@@ -116,6 +118,7 @@ impl Disk for MemoryDisk {
         let platter = self.lock();
         Ok(Image {
             generation: platter.generation,
+            votes: platter.votes,
             vote: platter.vote.clone(),
             committed: platter.committed.clone(),
             purged: platter.purged.clone(),

@@ -79,7 +79,8 @@ impl<R: Runtime> Engine<R> {
             | Request::WouldVote { .. }
             | Request::Transfer { .. }
             | Request::Propose { .. }
-            | Request::Fit => false,
+            | Request::Fit
+            | Request::Term => false,
         })
     }
 
@@ -95,12 +96,18 @@ impl<R: Runtime> Engine<R> {
             Request::Append { .. }
             | Request::Snapshot { .. }
             | Request::Propose { .. }
-            | Request::Fit => false,
+            | Request::Fit
+            | Request::Term => false,
         }
     }
 
     async fn answer(&self, request: Request) -> Result<Reply, Refusal> {
         let raft = &self.inner.raft;
+        if let Request::Append { vote, .. } | Request::Snapshot { vote, .. } = &request
+            && !self.inner.follows(vote).await
+        {
+            return Err(Refusal::Unsure);
+        }
         match request {
             Request::Vote {
                 vote,
@@ -122,6 +129,7 @@ impl<R: Runtime> Engine<R> {
                     .map_err(|_| Refusal::Stopped)
             }
             Request::Fit => Ok(Reply::Fit(self.inner.fit())),
+            Request::Term => Ok(self.inner.term()),
             Request::Append {
                 vote,
                 after,

@@ -4,7 +4,7 @@ use evenkeel_core::names::NodeId;
 
 use super::harness::*;
 use crate::v1::{self, Body, Entry, LogId, Refusal, Reply, Request, Vote};
-use crate::{ConsensusError, Engine, Event, Live, Settings, TransferError};
+use crate::{ConsensusError, Engine, Event, Live, TransferError};
 
 async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
     let generation = engine.generation();
@@ -52,18 +52,13 @@ async fn a_voter_without_memory_takes_entries_but_does_not_vote() {
     cluster.applied(wiped, b"known").await;
     cluster.stop(wiped).await;
     std::fs::remove_file(cluster.dir.path().join(format!("{wiped:?}.redb"))).expect("wiped");
-    let disk = cluster.file(wiped);
-    cluster
-        .start_with(
-            Settings {
-                may_vote: false,
-                ..settings(wiped)
-            },
-            disk,
-        )
-        .await;
+    cluster.start_without_vote(wiped).await;
     // The leader does not trip over a log that went backwards.
     cluster.applied(wiped, b"known").await;
+    // The log that was fetched again does not pass for one that was never lost.
+    cluster.stop(wiped).await;
+    cluster.start_without_vote(wiped).await;
+    assert!(!cluster.engine(wiped).status().remembers);
     cluster
         .engine(leader)
         .propose(2, b"more".to_vec())
@@ -97,13 +92,43 @@ async fn a_voter_without_memory_takes_entries_but_does_not_vote() {
         assert_eq!(reply, Reply::Refused(Refusal::NotVoting), "{ballot:?}");
     }
     assert!(!cluster.engine(wiped).status().voting);
+    cluster.engine(wiped).mark_votes().await.expect("marked");
     cluster.engine(wiped).set_voting(true);
     cluster.leader().await;
+    // From now on it does, also after a restart.
+    assert!(cluster.engine(wiped).status().remembers);
     cluster
         .engine(other)
         .propose(3, b"again".to_vec())
         .await
         .expect("applied");
+}
+
+/// It has helped to elect a leader and to decide, and has forgotten it. The leader before that one
+/// does not know it either: together they must not decide anything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_without_memory_does_not_follow_a_leader_that_was_left_behind() {
+    let (mut cluster, old) = Cluster::led().await;
+    cluster.wires.isolate(old);
+    let next = cluster.leader_but(Some(old)).await;
+    let decided = cluster.engine(next).propose(1, b"later".to_vec()).await;
+    decided.expect("decided by two of three");
+    let [one, other] = others(old);
+    let lost = if one == next { other } else { one };
+    cluster.applied(lost, b"later").await;
+    cluster.stop(lost).await;
+    std::fs::remove_file(cluster.dir.path().join(format!("{lost:?}.redb"))).expect("wiped");
+    // Now the new leader is away, and the old one is heard.
+    cluster.wires.heal();
+    cluster.wires.isolate(next);
+    cluster.start_without_vote(lost).await;
+    let stale = cluster.engine(old).propose(2, b"stale".to_vec()).await;
+    assert!(stale.is_err(), "{stale:?}");
+    assert_eq!(cluster.engine(lost).status().last_index, None);
+    // With all there it follows the one that counts.
+    cluster.wires.heal();
+    cluster.applied(lost, b"later").await;
+    cluster.applied(old, b"later").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

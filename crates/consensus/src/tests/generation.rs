@@ -105,7 +105,7 @@ impl World {
 
     fn join(&self, node: NodeId, generation: u64) -> crate::SetAside {
         let mut disk = self.disks[&node].share();
-        crate::join(&mut disk, generation, true).expect("joined")
+        crate::join(&mut disk, generation).expect("joined")
     }
 
     fn journal(&self, node: NodeId) -> Journal {
@@ -251,7 +251,7 @@ fn a_crash_leaves_the_old_generation_or_the_new_one() {
             matches!(refused, Err(ConsensusError::Disk(_))),
             "{refused:?}"
         );
-        let refused = crate::join(&mut dead, 1 << 32, true);
+        let refused = crate::join(&mut dead, 1 << 32);
         assert!(
             matches!(refused, Err(ConsensusError::Disk(_))),
             "{refused:?}"
@@ -555,7 +555,7 @@ fn a_lost_log_that_joins_shows_that_it_was_lost() {
         let [lost, kept] = others(me);
         world.disks.insert(lost, MemoryDisk::new());
         let mut disk = world.disks[&lost].share();
-        crate::join(&mut disk, recovered.generation, false).expect("joined");
+        crate::join(&mut disk, recovered.generation).expect("joined");
         world.join(kept, recovered.generation);
         world.wires.isolate(me);
         for (node, remembers) in [(lost, false), (kept, true)] {
@@ -568,6 +568,7 @@ fn a_lost_log_that_joins_shows_that_it_was_lost() {
             assert_eq!(running.engine.status().remembers, remembers);
             assert_eq!(running.engine.members(), Members::Unknown);
             // Nothing is formed in a later generation.
+            running.engine.mark_votes().await.expect("marked");
             running.engine.set_voting(true);
             world.nodes.insert(node, running);
         }

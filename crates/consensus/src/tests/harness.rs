@@ -303,6 +303,16 @@ impl Cluster {
         self.start_with(settings(node), disk).await;
     }
 
+    /// As the daemon starts a voter whose log has no mark.
+    pub(super) async fn start_without_vote(&mut self, node: NodeId) {
+        let disk = self.file(node);
+        let settings = Settings {
+            may_vote: false,
+            ..settings(node)
+        };
+        self.start_with(settings, disk).await;
+    }
+
     pub(super) async fn start_with(&mut self, settings: Settings, disk: Box<dyn Disk>) {
         let node = settings.me;
         let running = start(settings, disk, &self.wires).await;

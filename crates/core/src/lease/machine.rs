@@ -387,14 +387,32 @@ impl Machine {
         }
     }
 
+    /// The floors are known again that were lost before the start
+    /// ([`Start::Amnesiac`] without an end): the silence ends at `until`. A silence that has an
+    /// end already keeps it.
+    pub fn recall(&mut self, now: Moment, until: Moment) {
+        let now = self.at(now);
+        if self.quiet_until != Moment::MAX {
+            return;
+        }
+        self.quiet_until = until.max(now);
+        if !self.is_quiet() {
+            self.stand_for_all(now);
+        }
+    }
+
+    fn stand_for_all(&mut self, now: Moment) {
+        let all: Vec<GroupId> = self.groups.keys().copied().collect();
+        all.into_iter().for_each(|id| self.stand(now, id));
+    }
+
     /// Does what is due.
     pub fn tick(&mut self, now: Moment) {
         let before = self.now;
         let now = self.at(now);
         let woke = before < self.quiet_until && self.quiet_until <= now;
         if woke {
-            let all: Vec<GroupId> = self.groups.keys().copied().collect();
-            all.into_iter().for_each(|id| self.stand(now, id));
+            self.stand_for_all(now);
         }
         // A group that was only ever promised for, and is no more, makes room again.
         self.groups.retain(|_, group| {

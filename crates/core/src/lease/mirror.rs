@@ -26,6 +26,8 @@ pub enum Start {
     /// Renew for so long, the longest lease that this node has ever allowed.
     Amnesiac {
         /// The length of the silence on this node's clock, from the start.
+        /// [`Duration::MAX`](core::time::Duration::MAX) if the floors were lost as well, with
+        /// the log: until [`Machine::recall`](super::Machine::recall).
         quiet_for: core::time::Duration,
     },
     /// The mirror of an earlier process of the same boot, which is dead. What it
@@ -40,8 +42,8 @@ pub enum Start {
 pub struct Mirror {
     /// The life that wrote it.
     pub incarnation: Incarnation,
-    /// Until when it was silent: a crash during the silence does not end it. Fixed
-    /// for the life of a process, so it belongs into the head.
+    /// Until when it was silent: a crash during the silence does not end it. Changed by
+    /// [`Machine::recall`](super::Machine::recall) alone, so it belongs into the head.
     pub quiet_until: Moment,
     /// One for each group, at most [`super::GROUPS_MAX`].
     pub records: Vec<Record>,

@@ -901,6 +901,44 @@ fn a_voter_without_memory_is_silent_for_the_longest_lease() {
 }
 
 #[test]
+fn a_voter_without_floors_is_silent_until_it_knows_them_again() {
+    const FOR_EVER: Duration = Duration::MAX;
+    let lost = || {
+        let mut machine = start(
+            ms(0),
+            Start::Amnesiac {
+                quiet_for: FOR_EVER,
+            },
+        );
+        machine.floor_raised(ms(0), &to(A, 5));
+        assert_eq!(answer_to(&mut machine, ms(1000), A, ask(A, 5)), None);
+        assert_eq!(messages(&drain(&mut machine)), []);
+        machine
+    };
+    // Later than what it may have promised: at once.
+    let mut machine = lost();
+    machine.recall(ms(1000), ms(100));
+    let spoke = messages(&drain(&mut machine));
+    assert!(matches!(spoke[..], [(A, Message::Standing(_))]));
+    assert!(answer_to(&mut machine, ms(1000), A, ask(A, 5)).is_some());
+    // Earlier: like any voter without memory.
+    let mut machine = lost();
+    machine.recall(ms(1000), ms(1100));
+    assert_eq!(messages(&drain(&mut machine)), []);
+    assert_eq!(answer_to(&mut machine, ms(1099), A, ask(A, 5)), None);
+    // Said again, it neither shortens nor lengthens the silence.
+    machine.recall(ms(1099), ms(2000));
+    machine.tick(ms(1100));
+    let spoke = messages(&drain(&mut machine));
+    assert!(matches!(spoke[..], [(A, Message::Standing(_))]));
+    // A crash does not end it, and the next process can.
+    let mut next = start(ms(1000), Start::Mirrored(lost().mirror()));
+    assert_eq!(answer_to(&mut next, ms(5000), A, ask(A, 5)), None);
+    next.recall(ms(5000), ms(5000));
+    assert!(answer_to(&mut next, ms(5000), A, ask(A, 5)).is_some());
+}
+
+#[test]
 fn a_restarted_worker_goes_on_and_a_new_life_gives_back() {
     let mut machine = fresh();
     let until = hold(&mut machine, ms(0), 1);

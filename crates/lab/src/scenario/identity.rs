@@ -1,12 +1,15 @@
 //! Issue, "Seen to hold" 7: a cloned state directory, a second process with one node's
-//! name, a voter restarted in the middle of a takeover: never two holders.
+//! name, a voter restarted in the middle of a takeover: never two holders. And a voter whose
+//! log was lost, which may have voted for what it no longer knows: no vote until `readmit`.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use evenkeel_host::clock::now;
 
 use super::Ending;
 use crate::bridge::run;
+use crate::client::Client;
 use crate::cluster::{Cluster, WITNESS};
 use crate::daemon;
 use crate::fault::{self, Fault};
@@ -20,6 +23,15 @@ const GIVES_UP: Duration = Duration::from_secs(5);
 
 /// How often a voter is restarted in the middle of a takeover.
 const ROUNDS: u32 = 4;
+
+/// Time for a node to fetch the log, or for an election.
+const SOON: Duration = Duration::from_secs(10);
+
+/// After which what was going to move has moved.
+const SETTLES: Duration = Duration::from_secs(2);
+
+/// How often the servers are asked meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The mark of the double's processes.
 const DOUBLE: &str = "double";
@@ -132,4 +144,90 @@ pub(super) fn restarted(cluster: &mut Cluster) -> Result<Ending> {
     Ok(Ending::Held(format!(
         "{ROUNDS} takeovers with a voter restarted in their middle"
     )))
+}
+
+/// The standby's log is lost. It fetches it again and is restarted, and still casts no vote and
+/// promises nothing: with the witness away everything is mute. Readmitted, it does both.
+pub(super) fn lost_log(cluster: &mut Cluster) -> Result<Ending> {
+    let holder = cluster.wait_whole()?;
+    let standby = cluster.other(&holder)?;
+    let client = cluster.client()?;
+    cluster.observer.mark();
+    let log = daemon::state(cluster.host(&standby)?).join("log.redb");
+    for loss in [true, false] {
+        process::kill_all(&cluster.host(&standby)?.mark(daemon::PROGRAM))?;
+        if loss {
+            std::fs::remove_file(&log).with_context(|| format!("removing {}", log.display()))?;
+        }
+        cluster.start_daemon(&standby)?;
+        cluster.wait_whole()?;
+        wait_for_vote(cluster, &standby, false)?;
+    }
+    // The others start anew: what they say of it first must not let it in either.
+    for other in [WITNESS, &holder] {
+        process::kill_all(&cluster.host(other)?.mark(daemon::PROGRAM))?;
+        cluster.start_daemon(other)?;
+        cluster.wait_whole()?;
+        wait_for_vote(cluster, &standby, false)?;
+    }
+    without_the_witness(cluster, &standby, false, &client)?;
+    let witness = cluster.host(WITNESS)?;
+    cluster.evenkeel().order(witness, &["readmit", &standby])?;
+    wait_for_vote(cluster, &standby, true)?;
+    without_the_witness(cluster, &standby, true, &client)?;
+    process::kill_all(&cluster.host(&standby)?.mark(daemon::PROGRAM))?;
+    cluster.start_daemon(&standby)?;
+    cluster.wait_whole()?;
+    wait_for_vote(cluster, &standby, true)?;
+    without_the_witness(cluster, &standby, true, &client)?;
+    cluster.verdict().check()?;
+    drop(client);
+    Ok(Ending::Held(
+        "no vote without a memory, a vote after `readmit`".into(),
+    ))
+}
+
+/// The witness is away for a while: the two servers are a majority if both vote.
+fn without_the_witness(
+    cluster: &mut Cluster,
+    standby: &str,
+    votes: bool,
+    client: &Client,
+) -> Result<()> {
+    let sees = |cluster: &Cluster| -> Result<Option<bool>> {
+        let status = cluster.status(standby)?;
+        Ok(status.map(|status| status.quorum && status.leader.is_some()))
+    };
+    cluster.power_cut(WITNESS)?;
+    wait::until("the servers notice", SOON, || {
+        Ok((sees(cluster)? == Some(votes)).then_some(()))
+    })?;
+    std::thread::sleep(SETTLES);
+    let since = now();
+    let end = since + WATCH;
+    while now() < end {
+        let seen = sees(cluster)?;
+        ensure!(
+            seen == Some(votes),
+            "a majority of the two servers: {seen:?} instead of {votes}"
+        );
+        std::thread::sleep(LOOK);
+    }
+    let served = client.last_good().is_some_and(|(at, _)| at > since);
+    ensure!(
+        served == votes,
+        "served without the witness: {served} instead of {votes}"
+    );
+    cluster.boot(WITNESS)?;
+    cluster.wait_whole()?;
+    Ok(())
+}
+
+fn wait_for_vote(cluster: &Cluster, name: &str, votes: bool) -> Result<()> {
+    let what = format!("status on {name} says whether it votes ({votes})");
+    wait::until(&what, SOON, || {
+        let told = cluster.evenkeel().order(cluster.host(name)?, &["status"])?;
+        let quorum = cluster.status(name)?.is_some_and(|status| status.quorum);
+        Ok((quorum && told.contains("does not vote") != votes).then_some(()))
+    })
 }

@@ -10,6 +10,8 @@ use evenkeel_host::clock::now;
 use super::Ending;
 use crate::client::Client;
 use crate::cluster::{Cluster, WITNESS};
+use crate::daemon;
+use crate::fault::{self, Fault};
 use crate::wait;
 
 /// Time for the last node to mute itself, or to serve after `recover`.
@@ -17,6 +19,9 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// How long silence is watched.
 const WATCH: Duration = Duration::from_secs(2);
+
+/// Processes of a daemon whose reserve is there.
+const PARENT_AND_TWO: usize = 3;
 
 /// How the two that were lost come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +34,8 @@ enum Return {
     ServerFirst,
     /// The one that recovered loses its power meanwhile and comes back while it is alone.
     AfterARestart,
+    /// The worker of the one that recovered is killed while it is alone: its reserve goes on.
+    AfterAWorkersDeath,
     /// While the one that recovered is off: they are a majority of the old log and serve. It
     /// comes back to them.
     WithoutIt,
@@ -41,12 +48,13 @@ enum Left {
     Standby,
 }
 
-const ROUNDS: [(Left, Return); 6] = [
+const ROUNDS: [(Left, Return); 7] = [
     (Left::Holder, Return::AtOnce),
     (Left::Standby, Return::AtOnce),
     (Left::Standby, Return::WitnessFirst),
     (Left::Holder, Return::ServerFirst),
     (Left::Standby, Return::AfterARestart),
+    (Left::Holder, Return::AfterAWorkersDeath),
     (Left::Holder, Return::WithoutIt),
 ];
 
@@ -160,6 +168,17 @@ fn come_back(
             let cut = now();
             cluster.boot(me)?;
             serves(client, cut, "it serves alone after a restart")?;
+            cluster.boot(WITNESS)?;
+            cluster.boot(other)
+        }
+        Return::AfterAWorkersDeath => {
+            wait::until("a worker waits in reserve", SOON, || {
+                let told = cluster.evenkeel().order(cluster.host(me)?, &["status"])?;
+                let waits = daemon::processes(cluster.host(me)?)?.len() >= PARENT_AND_TWO;
+                Ok((waits && !told.contains("in reserve")).then_some(()))
+            })?;
+            fault::inject(cluster, Fault::WorkerKilled, me)?;
+            serves(client, now(), "it serves alone after its worker's death")?;
             cluster.boot(WITNESS)?;
             cluster.boot(other)
         }

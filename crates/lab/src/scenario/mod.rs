@@ -39,6 +39,8 @@ pub(crate) enum Scenario {
     Double,
     /// A voter restarted in the middle of a takeover: never two holders.
     Restart,
+    /// A voter's log lost: it casts no vote, also after a restart, until it is readmitted.
+    LostLog,
     /// A full disk of the log: the holder keeps serving.
     DiskFull,
     /// A frozen disk of the log: the holder keeps serving. Root only.
@@ -50,7 +52,7 @@ pub(crate) enum Scenario {
     Rest,
 }
 
-const USUAL: [Scenario; 11] = [
+const USUAL: [Scenario; 12] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -59,6 +61,7 @@ const USUAL: [Scenario; 11] = [
     Scenario::Clone,
     Scenario::Double,
     Scenario::Restart,
+    Scenario::LostLog,
     Scenario::DiskFull,
     Scenario::DiskFrozen,
     Scenario::Rest,
@@ -95,6 +98,7 @@ impl Scenario {
             Self::Clone => identity::cloned(cluster),
             Self::Double => identity::double(cluster),
             Self::Restart => identity::restarted(cluster),
+            Self::LostLog => identity::lost_log(cluster),
             Self::DiskFull => load::disk_full(cluster),
             Self::DiskFrozen => load::disk_frozen(cluster),
             Self::ClockStep => load::clock_step(cluster),

@@ -9,6 +9,10 @@ use crate::WireError;
 /// The longest hello.
 pub const HELLO_LENGTH_MAX: usize = 4096;
 
+/// In the place of the last index: the log cannot be read now, so that what is said of it, and
+/// of what the node knows, means nothing.
+pub const LOG_UNREAD: u64 = u64::MAX;
+
 /// What a node says when a connection comes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -22,7 +26,8 @@ pub struct Hello {
     pub version: String,
     /// Digest of who votes, by its file.
     pub membership: u64,
-    /// Index of the last entry in its log: zero says that it remembers nothing.
+    /// Index of the last entry in its log: zero says that it remembers nothing, [`LOG_UNREAD`]
+    /// that it does not know.
     pub last_log_index: u64,
     /// The generation of the agreed log that it obeys.
     pub generation: u64,

@@ -27,7 +27,7 @@ struct ReportForm {
     floors_above: Vec<(u64, EpochForm)>,
 }
 
-/// What was added.
+/// What was added first.
 #[derive(Default, Serialize, Deserialize)]
 struct AddedForm {
     lateness: SpanForm,
@@ -121,7 +121,7 @@ pub fn encode(report: &Report) -> Vec<u8> {
         generation: report.generation,
     };
     let first = first_form(report);
-    crate::encode(&(first, added))
+    crate::encode(&(first, added, report.votes))
 }
 
 fn first_form(report: &Report) -> ReportForm {
@@ -176,18 +176,24 @@ fn first_form(report: &Report) -> ReportForm {
     }
 }
 
+/// What was added at this place, and what follows it; none if an older program spoke.
+fn added_form<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<Option<(T, &'b [u8])>, WireError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let read = postcard::take_from_bytes(bytes).map_err(|error| WireError::Broken {
+        what: "report",
+        why: error.to_string(),
+    });
+    read.map(Some)
+}
+
 /// Reads a report.
 pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (form, rest): (ReportForm, _) = crate::decode_part("report", REPORT_LENGTH_MAX, bytes)?;
-    let added = match rest {
-        [] => AddedForm::default(),
-        rest => postcard::take_from_bytes(rest)
-            .map(|(added, _)| added)
-            .map_err(|error| WireError::Broken {
-                what: "report",
-                why: error.to_string(),
-            })?,
-    };
+    let (added, rest): (AddedForm, _) = added_form(rest)?.unwrap_or_default();
+    // A program that does not say it has no log that it may have lost.
+    let votes = added_form(rest)?.is_none_or(|(votes, _): (bool, _)| votes);
     let mut silent = added.silent.into_iter();
     Ok(Report {
         incarnation: form.incarnation.into(),
@@ -196,6 +202,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         guard_full: form.guard_full,
         config_digest: form.config_digest,
         generation: added.generation,
+        votes,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
         checks: form
@@ -257,6 +264,18 @@ mod tests {
         let mut longer = encode(&report);
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
+        report.votes = true;
+        let added = AddedForm {
+            lateness: report.lateness.into(),
+            silent: report
+                .checks
+                .iter()
+                .map(|one| one.silent.map(Into::into))
+                .collect(),
+            generation: report.generation,
+        };
+        let without_votes = crate::encode(&(first_form(&report), added));
+        assert_eq!(decode(&without_votes).as_ref(), Ok(&report));
         let shorter = crate::encode(&first_form(&report));
         report.lateness = Duration::ZERO;
         report.generation = 0;
@@ -291,6 +310,7 @@ mod tests {
             guard_full: true,
             config_digest: 4,
             generation: u64::MAX,
+            votes: false,
             leader: Some(NodeId(5)),
             lateness: ms(70),
             checks: states
