@@ -14,7 +14,7 @@ use crate::error::{ConsensusError, TransferError};
 use crate::event::{Event, Events, Teller};
 use crate::log::Log;
 use crate::peer::{Peers, ask};
-use crate::ports::{Floor, Image, Network, Ports};
+use crate::ports::{Floor, Image, Network, OATH_BEFORE, Ports};
 use crate::runtime::{Live, Runtime};
 use crate::settings::{APPEND_ENTRIES_MAX, ElectionTiming, Limits, Settings};
 use crate::state::{Desk, State, StateParts, Telling};
@@ -72,6 +72,8 @@ pub(crate) struct Inner<R: Runtime> {
     pub(crate) desk: Arc<Desk<R>>,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) teller: Teller,
+    /// The log was not lost since this node's oath.
+    pub(crate) sworn: AtomicBool,
     pub(crate) voting: AtomicBool,
     /// A log that was lost follows leaders from this term on.
     pub(crate) trusted_from: AtomicU64,
@@ -90,6 +92,11 @@ impl<R: Runtime> Inner<R> {
         self.raft
             .runtime_config()
             .elect(self.voting.load(Ordering::Relaxed) && !slow);
+    }
+
+    /// Whether its log is known not to have been lost.
+    pub(crate) fn remembers(&self) -> bool {
+        self.sworn.load(Ordering::Relaxed)
     }
 
     /// Whether this node would take leadership.
@@ -321,16 +328,20 @@ impl<R: Runtime> Engine<R> {
         }
     }
 
-    /// Marks the log as that of a node that votes. Returns once that is durable.
-    pub async fn mark_votes(&self) -> Result<(), ConsensusError> {
-        let marked = self.inner.log.mark_votes().await;
-        marked.map_err(|error| ConsensusError::Engine(error.to_string()))
+    /// Marks the log as that of a node that votes, under an oath of this number. Returns once that
+    /// is durable.
+    pub async fn swear(&self, oath: u64) -> Result<(), ConsensusError> {
+        let sworn = self.inner.log.swear(oath).await;
+        sworn.map_err(|error| ConsensusError::Engine(error.to_string()))?;
+        self.inner.sworn.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether this node votes and may be elected. A voter that lost its memory takes entries all
-    /// the same, until it is readmitted (rule 8). Not without [`Engine::mark_votes`] before.
+    /// the same, until it is readmitted (rule 8). Only if [`Status::remembers`], as after
+    /// [`Engine::swear`].
     pub fn set_voting(&self, voting: bool) {
-        debug_assert!(!voting || self.inner.log.remembers(), "not marked");
+        debug_assert!(!voting || self.inner.remembers(), "not sworn");
         if self.inner.voting.swap(voting, Ordering::Relaxed) == voting {
             return;
         }
@@ -373,7 +384,8 @@ impl<R: Runtime> Engine<R> {
             snapshot: metrics.snapshot.as_ref().map(epoch_of),
             quorum_heard: metrics.last_quorum_acked.map(|at| at.elapsed()),
             followers: followers.unwrap_or_default(),
-            remembers: inner.log.remembers(),
+            oath: inner.log.oath(),
+            remembers: inner.remembers(),
             voting: inner.voting.load(Ordering::Relaxed),
             disk_slow: inner.disk_slow.load(Ordering::Relaxed),
             last_write: inner.writer.pace().took,
@@ -417,9 +429,11 @@ impl<R: Runtime> Assembly<R> {
             teller,
         } = self;
         let log = Log::open(&image, writer.clone(), floors.clone())?;
+        let believed = |oath| settings.noted_oath.is_none_or(|noted| noted == oath);
+        let sworn = settings.may_vote || log.oath().is_some_and(believed);
         if settings.may_vote {
-            let marked = log.mark_votes().await;
-            marked.map_err(|error| ConsensusError::Engine(error.to_string()))?;
+            let sworn = log.swear(log.oath().unwrap_or(OATH_BEFORE)).await;
+            sworn.map_err(|error| ConsensusError::Engine(error.to_string()))?;
         }
         let voters: BTreeSet<u64> = settings.voters.iter().map(|node| node.0).collect();
         let generation = image.generation;
@@ -462,6 +476,7 @@ impl<R: Runtime> Assembly<R> {
             desk,
             network,
             teller,
+            sworn: AtomicBool::new(sworn),
             voting: AtomicBool::new(settings.may_vote),
             trusted_from: AtomicU64::new(u64::MAX),
             disk_slow: AtomicBool::new(false),

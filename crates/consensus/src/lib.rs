@@ -51,7 +51,7 @@ pub use error::{ConsensusError, DiskError, NetworkError, ProposeError, TransferE
 pub use event::{Event, Events};
 pub use generation::{Recovered, Recovery, SetAside, join, recover};
 pub use ports::{
-    BoxFuture, Disk, Floor, Floors, Image, Machine, Network, Ports, Unreadable, Write,
+    BoxFuture, Disk, Floor, Floors, Image, Machine, Network, OATH_BEFORE, Ports, Unreadable, Write,
 };
 #[cfg(any(test, feature = "virtual"))]
 pub use runtime::Virtual;

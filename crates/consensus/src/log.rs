@@ -24,8 +24,8 @@ use crate::writer::{Done, Order, Writer};
 /// What is in the log.
 #[derive(Debug, Default)]
 struct Mirror {
-    /// Durable: this node votes, and the log was never lost since.
-    votes: bool,
+    /// Durable: the oath under which this node votes.
+    oath: Option<u64>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
@@ -103,7 +103,7 @@ impl<R: Runtime> Log<R> {
             Ok(id.map(Into::into))
         };
         let mut mirror = Mirror {
-            votes: image.votes,
+            oath: image.oath,
             vote: vote.map(Into::into),
             committed: mark(&image.committed, "mark of what is committed")?,
             purged: mark(&image.purged, "mark of what was purged")?,
@@ -155,17 +155,19 @@ impl<R: Runtime> Log<R> {
         lock(&self.mirror).vote.as_ref().map(Into::into)
     }
 
-    /// Whether it bears the durable mark that this node votes: it was never lost since.
-    pub(crate) fn remembers(&self) -> bool {
-        lock(&self.mirror).votes
+    /// The durable oath under which this node votes; none if it never has, or the log was lost.
+    pub(crate) fn oath(&self) -> Option<u64> {
+        lock(&self.mirror).oath
     }
 
     /// Marks it as that of a node that votes, durably: before its first vote, so that a log
     /// without the mark was lost or never voted.
-    pub(crate) async fn mark_votes(&self) -> io::Result<()> {
-        if !self.remembers() {
-            self.writer.write(vec![Write::Votes], Vec::new()).await?;
-            lock(&self.mirror).votes = true;
+    pub(crate) async fn swear(&self, oath: u64) -> io::Result<()> {
+        if self.oath() != Some(oath) {
+            self.writer
+                .write(vec![Write::Votes(oath)], Vec::new())
+                .await?;
+            lock(&self.mirror).oath = Some(oath);
         }
         Ok(())
     }

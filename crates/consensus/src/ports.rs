@@ -107,8 +107,8 @@ pub enum Write {
     Snapshot(Vec<u8>),
     /// Raises a floor, unless it is already as high.
     Floor(Floor),
-    /// Marks the log as that of a node that votes.
-    Votes,
+    /// Marks the log as that of a node that votes, under an oath of this number.
+    Votes(u64),
     /// Replaces the generation.
     Generation(u64),
     /// Removes everything but the floors.
@@ -117,14 +117,18 @@ pub enum Write {
     Probe,
 }
 
+/// The oath of a log that was written before there were oaths, and is believed as it was then.
+pub const OATH_BEFORE: u64 = 0;
+
 /// Everything that is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     /// The generation, zero at first.
     pub generation: u64,
-    /// Whether this node votes, and everything that it said as a voter is in here: never so in a
-    /// log that was lost and is being fetched again.
-    pub votes: bool,
+    /// The oath under which this node votes: everything that it said as a voter since is in here.
+    /// None in a log that was lost and is being fetched again, [`OATH_BEFORE`] in one from before
+    /// there were oaths.
+    pub oath: Option<u64>,
     /// The vote, if one was ever cast.
     pub vote: Option<Vec<u8>>,
     /// The mark of what is known to be committed.

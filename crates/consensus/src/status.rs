@@ -35,7 +35,9 @@ pub struct Status {
     pub quorum_heard: Option<Duration>,
     /// On a leader: the other voters.
     pub followers: Vec<Follower>,
-    /// Whether this node's log shows that it votes and was not lost since.
+    /// The oath in this node's log; none if it never voted, or the log was lost.
+    pub oath: Option<u64>,
+    /// Whether the log is known not to have been lost since this node's oath.
     pub remembers: bool,
     /// Whether this node votes and may be elected.
     pub voting: bool,

@@ -336,11 +336,17 @@ pub(crate) enum Reply {
     Proposed(Proposed),
     Refused(Refusal),
     Fit(bool),
-    Term {
-        vote: Option<Vote>,
-        /// Its log bears no mark of a voter.
-        lost: bool,
-    },
+    Term(Standpoint),
+}
+
+/// In which term a node is, and what its word is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standpoint {
+    pub(crate) vote: Option<Vote>,
+    /// Its log bears no mark of a voter.
+    pub(crate) lost: bool,
+    /// Its log says that it decides alone.
+    pub(crate) alone: bool,
 }
 
 /// How an append went.

@@ -124,6 +124,9 @@ pub struct Report {
     pub generation: u64,
     /// Whether it votes: not before it has settled, nor when its log was lost.
     pub votes: bool,
+    /// Index up to which it has durably what was decided: never less in a later life, unless its
+    /// log was lost or replaced by an old copy.
+    pub stored: u64,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
     /// How late work of ordinary priority has lately run on it.

@@ -64,6 +64,8 @@ pub enum Event {
     Lateness(Duration),
     /// Whether this node votes; not until this says so.
     Votes(bool),
+    /// Index up to which it has durably what was decided.
+    Stored(u64),
     /// Whether this node could take a group; none: it could.
     Readiness {
         /// The group.
@@ -232,6 +234,7 @@ pub struct Node {
     leader: Option<NodeId>,
     generation: u64,
     votes: bool,
+    stored: u64,
     deciders: BTreeSet<NodeId>,
     leading_since: Moment,
     stopping: bool,
@@ -306,6 +309,7 @@ impl Node {
             leader: None,
             generation: 0,
             votes: false,
+            stored: 0,
             deciders,
             leading_since: now,
             stopping: false,
@@ -413,6 +417,8 @@ impl Node {
                 self.dirty |= self.votes != votes;
                 self.votes = votes;
             }
+            // For a later life to be compared with: in no hurry.
+            Event::Stored(index) => self.stored = index,
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
             }
@@ -937,6 +943,7 @@ impl Node {
             config_digest: self.config_digest,
             generation: self.generation,
             votes: self.votes,
+            stored: self.stored,
             leader: self.leader,
             lateness: self.lateness,
             checks: self

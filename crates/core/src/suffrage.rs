@@ -12,14 +12,13 @@
 //!
 //! | the others, as heard in this life                           | new                          |
 //! | ----------------------------------------------------------- | ---------------------------- |
-//! | so many as make a majority, this node not counted, never heard of an earlier life of it | yes |
+//! | so many that each majority with this node has one of them ([`witnesses`]) never heard of an earlier life of it | yes |
 //! | nobody has a log yet, and with this node they are a majority | yes: the cluster is being formed |
 //! | anything else                                               | no, or not yet               |
 //!
 //! The first line, because whatever this node helped decide in an earlier life was decided by a
-//! majority with it; a majority of others shares a node with each such majority. One less would
-//! not do: with three voters A, B and W, a B that was away would call W new although A and W have
-//! decided without it.
+//! majority with it. One less would not do: with three voters A, B and W, a B that was away would
+//! call W new although A and W have decided without it.
 //!
 //! What the table cannot see: the whole directory lost in the first second of a life, before that
 //! life is on record with the others; and of three voters two without a log (lost with the
@@ -28,7 +27,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::NodeId;
-use crate::quorum::majority;
+use crate::quorum::{majority, witnesses};
 
 /// What another voter says when it is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +66,11 @@ impl Suffrage {
 
     /// Whether this node cannot have voted before.
     pub fn is_new(&self) -> bool {
-        let enough = majority(self.others.len() + 1);
-        let mut strangers = self.heard.values().filter(|said| !said.knows_earlier_life);
+        let voters = self.others.len() + 1;
+        let strangers = self.heard.values().filter(|said| !said.knows_earlier_life);
+        let strangers = strangers.count();
         let forming = self.heard.values().all(|said| !said.has_log);
-        let needed = if forming { enough - 1 } else { enough };
-        strangers.by_ref().take(needed).count() == needed
+        strangers >= witnesses(voters) || forming && strangers + 1 >= majority(voters)
     }
 }
 
@@ -115,6 +114,11 @@ mod tests {
             (3, &[STRANGER, STRANGER], true),
             (5, &[STRANGER, STRANGER], false),
             (5, &[STRANGER, STRANGER, EMPTY], true),
+            // Of two, the other one; of four, two.
+            (2, &[STRANGER], true),
+            (2, &[KNOWS], false),
+            (4, &[STRANGER], false),
+            (4, &[STRANGER, STRANGER], true),
             // Known: never with three; with five, what three do not know was not decided.
             (3, &[KNOWS], false),
             (3, &[KNOWS, EMPTY], false),
@@ -132,7 +136,7 @@ mod tests {
     /// calls it new, unless all that were heard have no log at all.
     #[test]
     fn a_life_that_helped_decide_is_never_called_new_by_those_with_a_log() {
-        for voters in [3_usize, 5] {
+        for voters in [2_usize, 3, 4, 5] {
             let others: Vec<u64> = (1..voters as u64).collect();
             let sets = 1_u32 << others.len();
             let within = |set: u32, other: u64| set & (1 << (other - 1)) != 0;

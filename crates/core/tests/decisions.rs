@@ -277,6 +277,7 @@ impl World {
             guard_full: true,
             config_digest: 1,
             votes: true,
+            stored: 0,
             generation: 0,
             leader: Some(id("tie")),
             lateness: Duration::from_millis(voice.lateness),

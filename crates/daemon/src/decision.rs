@@ -159,6 +159,8 @@ struct Books {
     stop_by: Option<Moment>,
     lateness: Duration,
     hello_said: Bytes,
+    /// Index of the last entry that is on disk, as far as was told.
+    durable: u64,
 }
 
 /// A started engine and its events, or why it did not start.
@@ -177,7 +179,7 @@ pub(crate) enum Brought {
     Proposed { id: u64, failed: Option<String> },
     Engine(Started),
     Changed(Changed),
-    Sworn(Result<(), String>),
+    Sworn(Result<u64, String>),
 }
 
 enum Input {
@@ -278,9 +280,10 @@ impl Driver {
     pub async fn run(mut self, mut sources: Sources) -> End {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
         let mut ticked = clock::now();
-        self.consider_voting(&bring);
         self.mind_generations(&bring);
+        // Before it votes, the lease thread must have its floors.
         self.restore();
+        self.consider_voting(&bring);
         self.greet();
         // Not before it knows what to say of itself.
         self.endpoint.begin();
@@ -480,6 +483,7 @@ impl Driver {
     fn agreed(&mut self, event: Agreed, bring: &mpsc::Sender<Brought>) {
         match event {
             Agreed::Appended { epoch, payload } => {
+                self.books.durable = epoch.index;
                 if let Ok(Command::Assign(assign)) = entry::decode(&payload) {
                     self.appended(epoch, assign, bring);
                 }
@@ -489,6 +493,7 @@ impl Driver {
                 Err(error) => tracing::error!(%error, "an agreed entry cannot be read"),
             },
             Agreed::Truncated { since } => {
+                self.books.durable = self.books.durable.min(since.saturating_sub(1));
                 for (_, (group, epoch)) in self.books.appended.split_off(&since) {
                     self.lease.order(Order::Truncated(group, epoch));
                 }
@@ -532,6 +537,7 @@ impl Driver {
     /// renew what they renewed. It is tried again until its disk is well.
     pub(crate) fn lose_engine(&mut self, bring: &mpsc::Sender<Brought>) {
         let old = self.engine.take();
+        self.consider_voting(bring);
         self.step(Event::Leader { leader: None }, bring);
         let (restart, bring) = (Arc::clone(&self.restart), bring.clone());
         tokio::spawn(async move {
@@ -552,11 +558,11 @@ impl Driver {
                 tracing::info!("the log can be written");
                 self.voting.reopened();
                 self.engine = Some(Arc::new(engine));
-                self.consider_voting(bring);
-                self.greet();
                 let unready = self.unready();
                 self.readiness(&unready, bring);
                 self.restore();
+                self.consider_voting(bring);
+                self.greet();
                 Some(agreed)
             }
             Err(reason) => {
@@ -656,6 +662,7 @@ impl Driver {
         self.step(Event::Committed { epoch, command }, bring);
         self.greet();
         self.consider_voting(bring);
+        self.step(Event::Stored(epoch.index.min(self.books.durable)), bring);
         self.tell_lost();
     }
 
@@ -671,8 +678,9 @@ impl Driver {
         self.hello.generation = self.generations.own();
         self.hello.settled = self.generations.settled();
         self.hello.last_log_index = match &self.engine {
-            Some(engine) => engine.status().last_index.unwrap_or(0),
-            None => LOG_UNREAD,
+            Some(engine) if !self.has_lost_log() => engine.status().last_index.unwrap_or(0),
+            // Nor does one say much that was lost.
+            Some(_) | None => LOG_UNREAD,
         };
         let said = Bytes::from(self.hello.encode());
         if said != self.books.hello_said {
@@ -772,7 +780,7 @@ impl Driver {
         match report::decode(&message.body) {
             Ok(report) => {
                 let from = message.from;
-                self.gate.heard(clock::now(), from, report.incarnation);
+                self.gate.heard(clock::now(), from, &report);
                 self.generations
                     .reported(clock::now(), from, report.generation);
                 self.step(Event::Reported { from, report }, bring);

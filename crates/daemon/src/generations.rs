@@ -278,6 +278,7 @@ impl Driver {
         let (told, reached) = oneshot::channel();
         self.lease.order(Order::Reached(told));
         let engine = self.engine.take();
+        self.consider_voting(bring);
         self.step(Event::Leader { leader: None }, bring);
         let (place, ledger) = (self.place.clone(), self.ledger.clone());
         let (restart, bring) = (Arc::clone(&self.restart), bring.clone());
@@ -399,6 +400,7 @@ impl Driver {
         self.pending.recovering = Some((answer, ids.clone()));
         self.generations.change();
         let engine = self.engine.take();
+        self.consider_voting(bring);
         self.step(Event::Leader { leader: None }, bring);
         let (place, restart) = (self.place.clone(), Arc::clone(&self.restart));
         let bring = bring.clone();
@@ -427,10 +429,10 @@ impl Driver {
         let alive =
             |id: NodeId| id == self.me || up.contains(&id) || self.node.view().alive(now, id);
         let deciders = self.generations.deciders();
-        let heard = deciders
+        let (voting, voteless): (Vec<NodeId>, Vec<NodeId>) = deciders
             .iter()
-            .filter(|id| alive(**id) && self.is_voting(now, **id))
-            .count();
+            .filter(|id| alive(**id))
+            .partition(|id| self.is_voting(now, **id));
         if !hosts {
             return Err(
                 "this node hosts nothing, so alone it would serve nothing: run recover on \
@@ -443,7 +445,7 @@ impl Driver {
                 "this node is changing its log right now: ask again in a moment".to_owned(),
             );
         }
-        if heard >= majority(deciders.len()) {
+        if voting.len() >= majority(deciders.len()) {
             return Err(match self.generations.members() {
                 Members::Alone(_) => {
                     "a node decides alone already, and is heard: there is nothing \
@@ -454,6 +456,16 @@ impl Driver {
                       `evenkeel status`"
                     .to_owned(),
             });
+        }
+        if voting.len() + voteless.len() >= majority(deciders.len()) {
+            // They may still keep promises, or hold something.
+            let names: Vec<String> = voteless.iter().map(|id| topology.node_name(*id)).collect();
+            return Err(format!(
+                "a majority of the voters can be reached, but {} do not vote: if they lost their \
+                 logs, stop them, then ask again and name them as stopped; start and readmit them \
+                 afterwards",
+                names.join(" and ")
+            ));
         }
         if !self.generations.settled() {
             return Err(format!(

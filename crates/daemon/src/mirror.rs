@@ -11,7 +11,7 @@
 //!
 //! ```text
 //!   head    magic, counter, nonce, quiet until, ready, worker, retired, settled, alone,
-//!           generation, voted, reserve, baton
+//!           generation, voted (2), reserve, baton
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
@@ -45,7 +45,7 @@ const SETTLED_WORD: usize = 7;
 const ALONE_WORD: usize = 8;
 const GENERATION_WORD: usize = 9;
 const VOTED_WORD: usize = 10;
-const RESERVE_WORD: usize = 11;
+const RESERVE_WORD: usize = 12;
 const BATON_WORD: usize = 16;
 const GROUPS_AT: usize = HEAD_WORDS * WORD;
 const GROUP_PLACE: usize = (2 + RECORD_WORDS) * WORD;
@@ -181,15 +181,19 @@ impl Memory {
         self.put(RESERVE_WORD * WORD, u64::from(std::process::id()));
     }
 
-    /// The index of the newest readmission that was known when this life last had a vote, zero if
-    /// there was none; none if it never had.
-    pub fn voted(&self) -> Option<u64> {
-        self.word(VOTED_WORD * WORD).checked_sub(1)
+    /// The newest readmission that was known when this life last had a vote; none if it never had.
+    pub fn voted(&self) -> Option<Epoch> {
+        let index = self.word((VOTED_WORD + 1) * WORD).checked_sub(1)?;
+        let term = self.word(VOTED_WORD * WORD);
+        Some(Epoch { term, index })
     }
 
-    /// Notes that it has one.
-    pub fn set_voted(&self, readmission: u64) {
-        self.put(VOTED_WORD * WORD, readmission.saturating_add(1));
+    /// Notes that it has one. The term first: a worker that dies in between leaves one that
+    /// believes in fewer readmissions.
+    pub fn set_voted(&self, readmission: Epoch) {
+        self.put(VOTED_WORD * WORD, readmission.term);
+        let index = readmission.index.saturating_add(1);
+        self.put((VOTED_WORD + 1) * WORD, index);
     }
 
     /// Whose promises make this node's leases.

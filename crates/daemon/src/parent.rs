@@ -123,15 +123,13 @@ struct LifeOfDaemon {
 
 impl LifeOfDaemon {
     fn begin(prepared: &Prepared, state: &mut StateDir) -> anyhow::Result<Self> {
-        let counter = state.begin_life(&prepared.whose())?;
         let mut nonce = [0; 8];
         ring::rand::SystemRandom::new()
             .fill(&mut nonce)
             .map_err(|_| anyhow::anyhow!("the kernel gives no random numbers"))?;
-        let incarnation = Incarnation {
-            counter,
-            nonce: u64::from_le_bytes(nonce),
-        };
+        let nonce = u64::from_le_bytes(nonce);
+        let counter = state.begin_life(&prepared.whose(), nonce)?;
+        let incarnation = Incarnation { counter, nonce };
         // Not closed on exec: the workers inherit it.
         let memory = rustix::fs::memfd_create("evenkeel-mirror", MemfdFlags::empty())?;
         rustix::fs::fchmod(&memory, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use evenkeel_core::health::Report;
 use evenkeel_core::{Incarnation, Moment, NodeId};
 use evenkeel_host::clock;
 use evenkeel_transport::{Admission, Class};
@@ -38,6 +39,8 @@ struct Known {
 struct Life {
     incarnation: Incarnation,
     heard: Moment,
+    /// In which generation its log was, and up to which index it certainly went.
+    log: (u64, u64),
 }
 
 impl Gate {
@@ -56,13 +59,14 @@ impl Gate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something came from a node in this life.
-    pub fn heard(&self, now: Moment, node: NodeId, incarnation: Incarnation) {
+    /// A node has reported.
+    pub fn heard(&self, now: Moment, node: NodeId, report: &Report) {
         self.lock().lives.insert(
             node,
             Life {
-                incarnation,
+                incarnation: report.incarnation,
                 heard: now,
+                log: (report.generation, report.stored),
             },
         );
     }
@@ -76,11 +80,13 @@ impl Gate {
     pub fn admit(&self, now: Moment, from: NodeId, hello: &Hello) -> Result<(), String> {
         let mut known = self.lock();
         known.judge(now, from, hello)?;
+        let log = known.lives.get(&from).map_or((0, 0), |life| life.log);
         known.lives.insert(
             from,
             Life {
                 incarnation: hello.incarnation,
                 heard: now,
+                log,
             },
         );
         Ok(())
@@ -93,6 +99,14 @@ impl Gate {
             let hello = Hello::decode(bytes).map_err(|error| error.to_string())?;
             gate.admit(clock::now(), from, &hello)
         })
+    }
+}
+
+impl Life {
+    /// Whether the log had more than another life says. One that was lost says nothing.
+    fn is_after(&self, hello: &Hello) -> bool {
+        let (generation, stored) = self.log;
+        generation == hello.generation && hello.last_log_index < stored
     }
 }
 
@@ -124,6 +138,13 @@ impl Known {
                 hello.incarnation.counter
             ));
         }
+        if let Some(unseen) = self.unseen(from, hello) {
+            return Err(format!(
+                "its state directory has not seen start {unseen} of this node, which the cluster \
+                 remembers: it was restored from a backup, or is a copy. If that is on purpose, run \
+                 `evenkeel readmit` with its name on another node"
+            ));
+        }
         match self.lives.get(&from) {
             Some(life) if life.incarnation == hello.incarnation => Ok(()),
             Some(life) if life.incarnation.counter >= hello.incarnation.counter => Err(format!(
@@ -134,8 +155,24 @@ impl Known {
             Some(life) if now.since(life.heard) < RUNNING => {
                 Err("this node runs already: is this a second process or a copy of it?".to_owned())
             }
+            Some(life) if life.is_after(hello) => Err(format!(
+                "its log ends at entry {}, and it had {} before: it was restored from a backup. If \
+                 that is on purpose, run `evenkeel readmit` with its name on another node",
+                hello.last_log_index, life.log.1
+            )),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// The life on record, if the node's state directory should know it and does not: it was
+    /// restored, and has been started so often since that its counter has caught up.
+    fn unseen(&self, node: NodeId, hello: &Hello) -> Option<u64> {
+        let known = self
+            .ledger
+            .with(|ledger| ledger.nodes.get(&node)?.incarnation)?;
+        let oldest = hello.past.first()?;
+        let seen = known == hello.incarnation || hello.past.contains(&known);
+        (!seen && known.counter >= oldest.counter).then_some(known.counter)
     }
 
     fn remembered(&self, node: NodeId) -> u64 {
@@ -156,6 +193,7 @@ mod tests {
     use evenkeel_consensus::Machine;
     use evenkeel_core::Epoch;
     use evenkeel_core::command::Command;
+    use evenkeel_wire::v1::hello::LOG_UNREAD;
 
     const PEER: NodeId = NodeId(2);
 
@@ -174,6 +212,7 @@ mod tests {
             generation: 0,
             settled: false,
             knows: Vec::new(),
+            past: Vec::new(),
         }
     }
 
@@ -185,18 +224,30 @@ mod tests {
         )
     }
 
+    fn report(counter: u64, nonce: u64, stored: u64) -> Report {
+        Report {
+            incarnation: Incarnation { counter, nonce },
+            seq: 1,
+            stopping: false,
+            guard_full: true,
+            config_digest: 1,
+            generation: 0,
+            votes: true,
+            stored,
+            leader: None,
+            lateness: Duration::ZERO,
+            checks: Vec::new(),
+            groups: Vec::new(),
+            silences: Vec::new(),
+            floors_above: Vec::new(),
+        }
+    }
+
     #[test]
     fn a_restart_is_let_in_once_the_old_process_is_silent() {
         let (gate, _) = gate();
         assert_eq!(gate.admit(at(0), PEER, &hello(1, 5)), Ok(()));
-        gate.heard(
-            at(100),
-            PEER,
-            Incarnation {
-                counter: 1,
-                nonce: 5,
-            },
-        );
+        gate.heard(at(100), PEER, &report(1, 5, 0));
         assert!(gate.admit(at(200), PEER, &hello(2, 6)).is_err(), "it runs");
         assert_eq!(gate.admit(at(600), PEER, &hello(2, 6)), Ok(()));
         let error = gate.admit(at(2000), PEER, &hello(1, 5)).expect_err("older");
@@ -224,6 +275,60 @@ mod tests {
         );
         let error = gate.admit(at(9000), PEER, &hello(8, 6)).expect_err("older");
         assert!(error.contains("readmit"), "{error}");
+    }
+
+    #[test]
+    fn a_log_that_has_become_shorter_is_refused() {
+        let (gate, _) = gate();
+        let says = |life: u64, last_log_index, generation| Hello {
+            last_log_index,
+            generation,
+            ..hello(life, life)
+        };
+        assert_eq!(gate.admit(at(0), PEER, &says(1, 3, 0)), Ok(()));
+        gate.heard(at(100), PEER, &report(1, 1, 70));
+        // The same life says what it said when it was connected first.
+        assert_eq!(gate.admit(at(200), PEER, &says(1, 3, 0)), Ok(()));
+        let error = gate
+            .admit(at(1000), PEER, &says(2, 69, 0))
+            .expect_err("restored");
+        assert!(error.contains("restored from a backup"), "{error}");
+        // Whole; of another generation; lost, and says so.
+        for hello in [says(2, 70, 0), says(2, 0, 1), says(2, LOG_UNREAD, 0)] {
+            let (gate, _) = self::gate();
+            gate.heard(at(100), PEER, &report(1, 1, 70));
+            assert_eq!(gate.admit(at(1000), PEER, &hello), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_restored_directory_is_refused_however_often_it_is_started() {
+        let (gate, mut ledger) = gate();
+        let life = |counter, nonce| Incarnation { counter, nonce };
+        let started = Command::Started {
+            node: PEER,
+            incarnation: life(3, 1),
+        };
+        let payload = evenkeel_wire::v1::entry::encode(&started);
+        ledger.apply(Epoch { term: 1, index: 1 }, &payload);
+        let says = |past: Vec<Incarnation>| Hello {
+            past,
+            ..hello(5, 9)
+        };
+        // Restored from before start 3, and started as 3, 4 and 5 since.
+        let restored = says(vec![life(1, 1), life(2, 1), life(3, 9), life(4, 9)]);
+        let error = gate.admit(at(0), PEER, &restored).expect_err("restored");
+        assert!(error.contains("has not seen start 3"), "{error}");
+        // It saw that start; or remembers only later ones; or does not say.
+        for past in [
+            vec![life(2, 1), life(3, 1), life(4, 1)],
+            vec![life(4, 1)],
+            Vec::new(),
+        ] {
+            let (gate, mut ledger) = self::gate();
+            ledger.apply(Epoch { term: 1, index: 1 }, &payload);
+            assert_eq!(gate.admit(at(0), PEER, &says(past)), Ok(()));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evenkeel_core::NodeName;
+use evenkeel_core::{Incarnation, NodeName};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +18,15 @@ const IDENTITY: &str = "identity.json";
 const LOG: &str = "log.redb";
 /// Name of the file that says that this directory's node has voted.
 const VOTED: &str = "voted";
-/// What people read in it.
-const VOTED_TEXT: &[u8] =
-    b"This node has voted. Should its log be lost, it votes again once it is readmitted.\n";
+/// Name of the file with the last lives of this directory.
+const LIVES: &str = "lives";
+/// Lives that are kept: more than a cluster misses. What it knows of an older one cannot be
+/// compared.
+const LIVES_MAX: usize = 64;
+/// What people read in it, after the oath's number.
+const VOTED_TEXT: &str = "This node votes under this oath. Should its log be lost, it votes again once it is readmitted.";
+/// No log bears it.
+pub const OATH_UNKNOWN: u64 = u64::MAX;
 /// An identity is a few lines; more is not ours.
 const IDENTITY_LENGTH_MAX: u64 = 4096;
 
@@ -183,9 +189,18 @@ impl StateDir {
         })
     }
 
-    /// Begins a new life: raises the counter, durably, before anybody can hear of it.
-    pub fn begin_life(&mut self, whose: &Whose<'_>) -> Result<u64, StateError> {
+    /// Begins a new life under `nonce`: raises the counter, durably, before anybody can hear of
+    /// it.
+    pub fn begin_life(&mut self, whose: &Whose<'_>, nonce: u64) -> Result<u64, StateError> {
         let counter = self.counter + 1;
+        let mut lives = lives(&self.path);
+        lives.push(Incarnation { counter, nonce });
+        let kept = lives.split_off(lives.len().saturating_sub(LIVES_MAX));
+        let text: String = kept
+            .iter()
+            .map(|life| format!("{} {:016x}\n", life.counter, life.nonce))
+            .collect();
+        replace(&self.path, LIVES, text.as_bytes())?;
         // Promises of the last life may have been as long as its longest lease; from
         // now on they may also be as long as the new one.
         let lease_max = self.lease_max.max(whose.lease);
@@ -221,23 +236,38 @@ pub fn lease_max(state: &Path) -> Option<Duration> {
     Some(Duration::from_nanos(identity.lease_max_ns))
 }
 
-/// Whether the node of this directory has ever voted. One that cannot be read says yes.
-pub fn has_voted(state: &Path) -> bool {
-    let found = fs::metadata(state.join(VOTED));
-    !matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
+/// The last lives of this directory, oldest first; none if they cannot be read.
+pub fn lives(state: &Path) -> Vec<Incarnation> {
+    let text = fs::read_to_string(state.join(LIVES)).unwrap_or_default();
+    let life = |line: &str| {
+        let (counter, nonce) = line.split_once(' ')?;
+        Some(Incarnation {
+            counter: counter.parse().ok()?,
+            nonce: u64::from_str_radix(nonce, 16).ok()?,
+        })
+    };
+    text.lines().take(LIVES_MAX).filter_map(life).collect()
 }
 
-/// Notes that the node of this directory votes from now on, durably: if its log is lost, that is
-/// seen from it.
-pub fn note_voted(state: &Path) -> Result<(), StateError> {
-    let path = state.join(VOTED);
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&path)?;
-        file.write_all(VOTED_TEXT)?;
-        file.sync_all()?;
-        File::open(state)?.sync_all()
-    };
-    write().map_err(|source| fault("write", &path, source))
+/// The oath under which the node of this directory votes, as noted beside the log; none if it
+/// never voted. A note that cannot be read says [`OATH_UNKNOWN`].
+pub fn oath(state: &Path) -> Option<u64> {
+    match fs::read_to_string(state.join(VOTED)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(OATH_UNKNOWN),
+        Ok(text) => {
+            let number = text.split_whitespace().next();
+            let number = number.and_then(|word| u64::from_str_radix(word, 16).ok());
+            Some(number.unwrap_or(OATH_UNKNOWN))
+        }
+    }
+}
+
+/// Notes under which oath the node of this directory votes from now on, durably: if its log is
+/// lost or replaced by an old copy, that is seen from it.
+pub fn note_oath(state: &Path, oath: u64) -> Result<(), StateError> {
+    let text = format!("{oath:016x} {VOTED_TEXT}\n");
+    replace(state, VOTED, text.as_bytes())
 }
 
 fn make_private(path: &Path) -> Result<(), StateError> {
@@ -310,17 +340,21 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {
     Ok(Some(identity))
 }
 
-/// Writes beside, syncs, renames, syncs the directory: after a power cut there is the
-/// old identity or the new one, never half of either.
 fn write_identity(dir: &Path, identity: &Identity) -> Result<(), StateError> {
-    let path = dir.join(IDENTITY);
-    let beside = dir.join("identity.json.new");
     let mut bytes = serde_json::to_vec_pretty(identity)
-        .map_err(|error| fault("write", &path, io::Error::other(error)))?;
+        .map_err(|error| fault("write", &dir.join(IDENTITY), io::Error::other(error)))?;
     bytes.push(b'\n');
+    replace(dir, IDENTITY, &bytes)
+}
+
+/// Writes beside, syncs, renames, syncs the directory: after a power cut there is the
+/// old file or the new one, never half of either.
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+    let path = dir.join(name);
+    let beside = dir.join(format!("{name}.new"));
     let write = || -> io::Result<()> {
         let mut file = File::create(&beside)?;
-        file.write_all(&bytes)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, &path)?;
         File::open(dir)?.sync_all()
@@ -349,21 +383,31 @@ mod tests {
         for (life, lease, longest) in [(1, 120, 120), (2, 1500, 1500), (3, 40, 1500)] {
             let whose = whose("shop", &node, lease);
             let mut state = StateDir::open(&path, &whose).expect("opened");
-            assert_eq!(state.begin_life(&whose).expect("begun"), life);
+            assert_eq!(state.begin_life(&whose, life + 6).expect("begun"), life);
+            let known: Vec<(u64, u64)> = lives(&path)
+                .iter()
+                .map(|one| (one.counter, one.nonce))
+                .collect();
+            assert_eq!(
+                known,
+                (1..=life).map(|life| (life, life + 6)).collect::<Vec<_>>()
+            );
             assert_eq!(lease_max(&path), Some(Duration::from_millis(longest)));
         }
     }
 
     #[test]
-    fn it_is_noted_that_the_node_has_voted() {
+    fn the_oath_is_noted() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert!(!has_voted(dir.path()));
-        for _ in 0..2 {
-            note_voted(dir.path()).expect("noted");
-            assert!(has_voted(dir.path()));
+        assert_eq!(oath(dir.path()), None);
+        for number in [1, 0xdead_beef_dead_beef] {
+            note_oath(dir.path(), number).expect("noted");
+            assert_eq!(oath(dir.path()), Some(number));
         }
-        // Whatever stands in the way of knowing it: assume that it has.
-        assert!(has_voted(&dir.path().join(VOTED)));
+        // Whatever stands in the way of knowing it: it has voted.
+        fs::write(dir.path().join(VOTED), b"").expect("written");
+        assert_eq!(oath(dir.path()), Some(OATH_UNKNOWN));
+        assert_eq!(oath(&dir.path().join(VOTED)), Some(OATH_UNKNOWN));
     }
 
     #[test]
@@ -388,7 +432,7 @@ mod tests {
         let own = whose("shop", &ams1, 120);
         StateDir::open(dir.path(), &own)
             .expect("opened")
-            .begin_life(&own)
+            .begin_life(&own, 1)
             .expect("begun");
         let before = fs::read(dir.path().join(IDENTITY)).expect("there");
         let error = StateDir::open(dir.path(), &whose("other", &ams1, 120)).expect_err("refused");

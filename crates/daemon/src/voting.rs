@@ -17,10 +17,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evenkeel_consensus::OATH_BEFORE;
 use evenkeel_core::node::Event;
 use evenkeel_core::suffrage::{Greeting, Suffrage};
-use evenkeel_core::{Moment, NodeId};
+use evenkeel_core::{Epoch, Incarnation, Moment, NodeId};
 use evenkeel_wire::v1::hello::{Hello, LOG_UNREAD};
+use ring::rand::SecureRandom;
 use tokio::sync::mpsc;
 
 use crate::decision::{Brought, Driver};
@@ -34,8 +36,10 @@ const OATH_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Voting {
     state: PathBuf,
     suffrage: Suffrage,
-    /// The state directory says that this node has voted.
-    noted: bool,
+    /// The oath that the state directory notes.
+    noted: Option<u64>,
+    /// Earlier lives of this state directory.
+    past: Vec<Incarnation>,
     /// It may vote, once it has sworn and settled.
     may: bool,
     swearing: bool,
@@ -49,7 +53,8 @@ impl Voting {
         Self {
             state: state.to_owned(),
             suffrage: Suffrage::new(me, voters),
-            noted: state::has_voted(state),
+            noted: state::oath(state),
+            past: state::lives(state),
             may: false,
             swearing: false,
             told: false,
@@ -76,34 +81,46 @@ impl Driver {
         let mut lives = hello.knows.iter();
         let greeting = Greeting {
             knows_earlier_life: lives
-                .any(|(node, life)| *node == self.me && *life != self.incarnation),
+                .any(|(node, life)| *node == self.me && self.may_have_voted(*life)),
             // The log of a later generation was begun by a recovery, not by an installation.
             has_log: hello.last_log_index > 0 || hello.generation > 0,
         };
         self.voting.suffrage.greeted(from, greeting);
     }
 
-    /// Votes as soon as it may. Called whenever something that counts may have changed.
-    pub(crate) fn consider_voting(&mut self, bring: &mpsc::Sender<Brought>) {
-        let marked = self
+    /// Whether a life of this node that others know may have voted. Not one of this directory,
+    /// which says that none of them did.
+    fn may_have_voted(&self, life: Incarnation) -> bool {
+        let of_this_directory = self.voting.past.contains(&life);
+        life != self.incarnation && !(of_this_directory && self.voting.noted.is_none())
+    }
+
+    /// Whether the log was lost: the directory notes an oath that the log does not bear.
+    pub(crate) fn has_lost_log(&self) -> bool {
+        let remembers = self
             .engine
             .as_ref()
             .is_some_and(|engine| engine.status().remembers);
-        self.voting.may |= marked || (self.engine.is_some() && self.may_begin_to_vote());
-        let sworn = marked && self.voting.noted;
+        self.voting.noted.is_some() && !remembers
+    }
+
+    /// Votes as soon as it may. Called whenever something that counts may have changed.
+    pub(crate) fn consider_voting(&mut self, bring: &mpsc::Sender<Brought>) {
+        let status = self.engine.as_ref().map(|engine| engine.status());
+        let borne = status
+            .filter(|status| status.remembers)
+            .and_then(|status| status.oath);
+        self.voting.may |= borne.is_some() || (self.engine.is_some() && self.may_begin_to_vote());
+        let sworn = borne.is_some() && borne == self.voting.noted;
         if self.voting.may && !sworn && !self.voting.swearing {
-            self.swear(bring);
+            self.swear(borne, bring);
         }
         let votes = self.voting.may && sworn && self.generations.settled();
         if let Some(engine) = &self.engine {
             engine.set_voting(votes);
         }
         if votes {
-            let readmission = self
-                .ledger
-                .with(|ledger| ledger.readmission(self.me, self.incarnation));
-            self.memory
-                .set_voted(readmission.map_or(0, |epoch| epoch.index));
+            self.memory.set_voted(self.readmission());
         }
         if self.voting.told != votes {
             self.voting.told = votes;
@@ -114,54 +131,69 @@ impl Driver {
         }
     }
 
-    /// Whether it may vote although its log does not say so.
-    fn may_begin_to_vote(&self) -> bool {
-        let used = self.memory.voted();
+    /// The readmission of this life; before all others if there is none.
+    fn readmission(&self) -> Epoch {
         let readmission = self
             .ledger
             .with(|ledger| ledger.readmission(self.me, self.incarnation));
+        readmission.unwrap_or(Epoch::NONE)
+    }
+
+    /// Whether it may vote although its log does not say so.
+    fn may_begin_to_vote(&self) -> bool {
+        let used = self.memory.voted();
         // One from before this life's last vote was for an earlier loss.
-        let readmitted =
-            readmission.is_some_and(|epoch| used.is_none_or(|used| epoch.index > used));
-        let is_new = !self.voting.noted
+        let readmitted = self.readmission() > used.unwrap_or(Epoch::NONE);
+        let is_new = self.voting.noted.is_none()
             && used.is_none()
             && self.generations.settled()
             && self.voting.suffrage.is_new();
         readmitted || is_new
     }
 
-    fn swear(&mut self, bring: &mpsc::Sender<Brought>) {
+    /// Takes an oath, or notes the one that the log `bears`.
+    fn swear(&mut self, bears: Option<u64>, bring: &mpsc::Sender<Brought>) {
         let Some(engine) = self.engine.clone() else {
             return;
+        };
+        let number = match bears {
+            Some(borne) if borne != OATH_BEFORE => borne,
+            _ => match draw() {
+                Some(drawn) => drawn,
+                None => {
+                    tracing::error!("the kernel gives no random numbers: this node does not vote");
+                    return;
+                }
+            },
         };
         self.voting.swearing = true;
         let (state, bring) = (self.voting.state.clone(), bring.clone());
         tokio::spawn(async move {
             let oath = async {
-                engine
-                    .mark_votes()
-                    .await
-                    .map_err(|error| error.to_string())?;
-                tokio::task::spawn_blocking(move || state::note_voted(&state))
+                let sworn = engine.swear(number).await;
+                sworn.map_err(|error| error.to_string())?;
+                tokio::task::spawn_blocking(move || state::note_oath(&state, number))
                     .await
                     .map_err(|error| error.to_string())?
                     .map_err(|error| error.to_string())
             };
             let sworn = tokio::time::timeout(OATH_MAX, oath).await;
             drop(engine);
-            let sworn =
-                sworn.unwrap_or_else(|_| Err("the disk of the log takes too long".to_owned()));
+            let sworn = match sworn {
+                Ok(taken) => taken.map(|()| number),
+                Err(_) => Err("the disk takes too long".to_owned()),
+            };
             // The driver has ended: nobody asks any more.
             let _ = bring.send(Brought::Sworn(sworn)).await;
         });
     }
 
     /// The oath was taken, or could not be.
-    pub(crate) fn sworn(&mut self, sworn: Result<(), String>, bring: &mpsc::Sender<Brought>) {
+    pub(crate) fn sworn(&mut self, sworn: Result<u64, String>, bring: &mpsc::Sender<Brought>) {
         self.voting.swearing = false;
         match sworn {
-            Ok(()) => {
-                self.voting.noted = true;
+            Ok(number) => {
+                self.voting.noted = Some(number);
                 self.consider_voting(bring);
             }
             Err(reason) => {
@@ -204,7 +236,16 @@ impl Driver {
             "this node does not vote: its log was lost, or it is new and not all others have said \
              so. If its log is lost for good (a new disk), run `evenkeel readmit {me}` on another \
              node. If no node leads any more, that is refused: then stop this node, run `evenkeel \
-             recover` on a server that has its log, start this one and readmit it"
+             recover` on a server that has its log, start this one and readmit it. If no server \
+             has its log, nothing is left that could be forgotten: stop all, empty their state \
+             directories, start all"
         ))
     }
+}
+
+/// A number for an oath: neither of the two that mean something else.
+fn draw() -> Option<u64> {
+    let mut drawn = [0; 8];
+    ring::rand::SystemRandom::new().fill(&mut drawn).ok()?;
+    Some(u64::from_le_bytes(drawn).clamp(OATH_BEFORE + 1, state::OATH_UNKNOWN - 1))
 }

@@ -19,7 +19,7 @@
 //! worker's files are closed. Usually it has been waiting long before (`parent.rs`).
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -226,10 +226,13 @@ impl Starting<'_> {
             topology.membership(),
             self.ledger.clone(),
         );
-        let hello = hello(&self.prepared, self.inherited.incarnation);
+        let past = state::lives(&self.options.state);
+        let hello = hello(&self.prepared, self.inherited.incarnation, past);
         let socket = self.inherited.sockets.control.try_clone()?;
         let endpoint = endpoint(&self.prepared, &gate, &hello, socket)?;
-        let restart = engine_starter(&self.prepared, &self.place(), &endpoint.0, &self.ledger);
+        let state = &self.options.state;
+        let place = self.place();
+        let restart = engine_starter(&self.prepared, &place, state, &endpoint.0, &self.ledger);
         Ok(Connected {
             gate,
             hello,
@@ -566,7 +569,7 @@ fn bpffs() -> PathBuf {
     PathBuf::from(if there { BPFFS } else { OWN_BPFFS })
 }
 
-fn hello(prepared: &Prepared, incarnation: Incarnation) -> Hello {
+fn hello(prepared: &Prepared, incarnation: Incarnation, past: Vec<Incarnation>) -> Hello {
     Hello {
         cluster: prepared.topology().cluster.clone(),
         node: prepared.node.id,
@@ -577,6 +580,7 @@ fn hello(prepared: &Prepared, incarnation: Incarnation) -> Hello {
         generation: 0,
         settled: false,
         knows: Vec::new(),
+        past,
     }
 }
 
@@ -622,6 +626,7 @@ fn log_place(prepared: &Prepared, path: PathBuf) -> LogPlace {
 fn engine_starter(
     prepared: &Prepared,
     place: &LogPlace,
+    state: &Path,
     endpoint: &Endpoint,
     ledger: &SharedLedger,
 ) -> Restart {
@@ -639,8 +644,10 @@ fn engine_starter(
         ElectionTiming::LAN
     };
     let (endpoint, ledger) = (endpoint.clone(), ledger.clone());
+    let state = state.to_owned();
     Arc::new(move || {
-        let settings = settings.clone();
+        let mut settings = settings.clone();
+        settings.noted_oath = state::oath(&state);
         let ports = Ports {
             disk: Box::new(LogFile::new(&log, me, settings.limits)),
             network: Arc::new(OverQuic(endpoint.clone())),

@@ -1,6 +1,6 @@
 //! The log in one redb file.
 //!
-//! Tables: `marks` (format, owner, generation, votes, vote, committed, purged, probe), `entries` by index,
+//! Tables: `marks` (format, owner, generation, oath, vote, committed, purged, probe), `entries` by index,
 //! `floors` by group, `snapshot` (one row). One [`Disk::write`] is one transaction with immediate
 //! durability, so an entry and the floors it raises are stored together or not at all.
 
@@ -16,7 +16,7 @@ use redb::{
 
 use super::reserve::{AT_BOUND, Reserved};
 use crate::error::DiskError;
-use crate::ports::{Disk, Floor, Image, Write};
+use crate::ports::{Disk, Floor, Image, OATH_BEFORE, Write};
 use crate::settings::Limits;
 use crate::v1::{self, Garbled, StoredFloor};
 
@@ -25,10 +25,9 @@ const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries")
 const FLOORS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("floors");
 const SNAPSHOT: TableDefinition<'_, (), &[u8]> = TableDefinition::new("snapshot");
 
-/// The mark `votes`: this log's node votes and it was not lost since, or not. A file without it
-/// is of a version that had no mark.
-const VOTES: &[u8] = &[1];
-const NO_VOTES: &[u8] = &[0];
+/// The mark `oath` is its number, or this: none was taken yet. A file without the mark is of a
+/// version that had no oaths.
+const NO_OATH: &[u8] = &[];
 
 /// The newest format of the file that this version reads and writes.
 const FORMAT: u8 = 1;
@@ -237,7 +236,7 @@ impl LogFile {
                             .map_err(|error| self.fault(doing, error))?;
                         if name == "format" {
                             marks
-                                .insert("votes", NO_VOTES)
+                                .insert("oath", NO_OATH)
                                 .map_err(|error| self.fault(doing, error))?;
                         }
                     }
@@ -266,7 +265,7 @@ impl LogFile {
             ReadFault::Floor(group, garbled) => {
                 self.corrupt(format!("the floor of group {group:x} has {garbled}"))
             }
-            ReadFault::Generation => self.corrupt("its generation is no number"),
+            ReadFault::Number(what) => self.corrupt(format!("its {what} is no number")),
         })
     }
 
@@ -278,11 +277,11 @@ impl LogFile {
         };
         let generation = match mark("generation")? {
             None => 0,
-            Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| ReadFault::Generation)?),
+            Some(bytes) => number(bytes, "generation")?,
         };
         let mut image = Image {
             generation,
-            votes: false,
+            oath: None,
             vote: mark("vote")?,
             committed: mark("committed")?,
             purged: mark("purged")?,
@@ -298,14 +297,15 @@ impl LogFile {
             let (index, entry) = row?;
             image.entries.push((index.value(), entry.value().to_vec()));
         }
-        image.votes = match mark("votes")? {
-            Some(mark) => mark == VOTES,
-            // Written before there was a mark, and believed as it was then.
+        image.oath = match mark("oath")? {
+            Some(mark) if mark == NO_OATH => None,
+            Some(mark) => Some(number(mark, "oath")?),
             None => {
-                image.vote.is_some()
+                let remembers = image.vote.is_some()
                     || image.purged.is_some()
                     || image.snapshot.is_some()
-                    || !image.entries.is_empty()
+                    || !image.entries.is_empty();
+                remembers.then_some(OATH_BEFORE)
             }
         };
         for row in transaction.open_table(FLOORS)?.iter()? {
@@ -344,7 +344,7 @@ impl LogFile {
                     );
                 }
                 Write::Floor(floor) => raise(&mut floors, floor)?,
-                Write::Votes => drop(marks.insert("votes", VOTES)?),
+                Write::Votes(oath) => drop(marks.insert("oath", &oath.to_be_bytes()[..])?),
                 Write::Generation(generation) => {
                     drop(marks.insert("generation", &generation.to_be_bytes()[..])?);
                 }
@@ -352,7 +352,7 @@ impl LogFile {
                     for mark in ["vote", "committed", "purged", "generation"] {
                         drop(marks.remove(mark)?);
                     }
-                    marks.insert("votes", NO_VOTES)?;
+                    marks.insert("oath", NO_OATH)?;
                     entries.retain(|_, _| false)?;
                     drop(transaction.open_table(SNAPSHOT)?.remove(())?);
                 }
@@ -385,7 +385,13 @@ fn raise(
 enum ReadFault {
     Store(Box<redb::Error>),
     Floor(u64, Garbled),
-    Generation,
+    Number(&'static str),
+}
+
+/// The number in a mark.
+fn number(bytes: Vec<u8>, what: &'static str) -> Result<u64, ReadFault> {
+    let bytes = bytes.try_into().map_err(|_| ReadFault::Number(what))?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 impl<E: Into<redb::Error>> From<E> for ReadFault {

@@ -17,7 +17,7 @@ use crate::writer::raise;
 #[derive(Debug, Default)]
 struct Platter {
     generation: u64,
-    votes: bool,
+    oath: Option<u64>,
     vote: Option<Vec<u8>>,
     committed: Option<Vec<u8>>,
     purged: Option<Vec<u8>>,
@@ -99,10 +99,10 @@ impl Platter {
                 }
                 Write::Snapshot(snapshot) => self.snapshot = Some(snapshot),
                 Write::Floor(floor) => raise(&mut self.floors, &floor),
-                Write::Votes => self.votes = true,
+                Write::Votes(oath) => self.oath = Some(oath),
                 Write::Generation(generation) => self.generation = generation,
                 Write::Forget => {
-                    (self.generation, self.votes) = (0, false);
+                    (self.generation, self.oath) = (0, None);
                     (self.vote, self.committed, self.purged) = (None, None, None);
                     self.snapshot = None;
                     self.entries.clear();
@@ -118,7 +118,7 @@ impl Disk for MemoryDisk {
         let platter = self.lock();
         Ok(Image {
             generation: platter.generation,
-            votes: platter.votes,
+            oath: platter.oath,
             vote: platter.vote.clone(),
             committed: platter.committed.clone(),
             purged: platter.purged.clone(),

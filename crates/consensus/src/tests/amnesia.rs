@@ -4,7 +4,7 @@ use evenkeel_core::names::NodeId;
 
 use super::harness::*;
 use crate::v1::{self, Body, Entry, LogId, Refusal, Reply, Request, Vote};
-use crate::{ConsensusError, Engine, Event, Live, TransferError};
+use crate::{ConsensusError, Engine, Event, Live, Settings, TransferError};
 
 async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
     let generation = engine.generation();
@@ -92,7 +92,7 @@ async fn a_voter_without_memory_takes_entries_but_does_not_vote() {
         assert_eq!(reply, Reply::Refused(Refusal::NotVoting), "{ballot:?}");
     }
     assert!(!cluster.engine(wiped).status().voting);
-    cluster.engine(wiped).mark_votes().await.expect("marked");
+    cluster.engine(wiped).swear(7).await.expect("marked");
     cluster.engine(wiped).set_voting(true);
     cluster.leader().await;
     // From now on it does, also after a restart.
@@ -102,6 +102,28 @@ async fn a_voter_without_memory_takes_entries_but_does_not_vote() {
         .propose(3, b"again".to_vec())
         .await
         .expect("applied");
+}
+
+/// A copy of the log from before the last loss: what was said since is not in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_another_oath_is_not_believed() {
+    let (mut cluster, leader) = Cluster::led().await;
+    let [one, _] = others(leader);
+    let oath = cluster.engine(one).status().oath.expect("it votes");
+    for (noted, believed) in [(None, true), (Some(oath), true), (Some(oath + 1), false)] {
+        cluster.stop(one).await;
+        let settings = Settings {
+            may_vote: false,
+            noted_oath: noted,
+            ..settings(one)
+        };
+        let disk = cluster.file(one);
+        cluster.start_with(settings, disk).await;
+        assert_eq!(cluster.engine(one).status().remembers, believed);
+    }
+    cluster.engine(one).swear(oath + 1).await.expect("sworn");
+    assert!(cluster.engine(one).status().remembers);
+    assert_eq!(cluster.engine(one).status().oath, Some(oath + 1));
 }
 
 /// It has helped to elect a leader and to decide, and has forgotten it. The leader before that one

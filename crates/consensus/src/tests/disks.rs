@@ -42,7 +42,7 @@ fn filled(path: &Path) -> Image {
     let writes: Vec<Write> = (0..60).map(entry).collect();
     disk.write(&writes).expect("written");
     disk.write(&[
-        Write::Votes,
+        Write::Votes(5),
         Write::Vote(vec![1, 1]),
         Write::Committed(vec![1, 2]),
         Write::Floor(floor(2, 9)),
@@ -90,7 +90,7 @@ fn a_floor_only_rises() {
 fn a_generation_is_kept_and_forgetting_keeps_the_floors() {
     let (dir, path) = place();
     let before = filled(&path);
-    assert_eq!((before.generation, before.votes), (0, true));
+    assert_eq!((before.generation, before.oath), (0, Some(5)));
     let (mut disk, _) = open(&path).expect("a log");
     let aside = disk.keep_copy().expect("copied");
     disk.write(&[Write::Forget, Write::Generation(7), Write::Vote(vec![1, 9])])

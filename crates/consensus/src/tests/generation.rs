@@ -568,7 +568,7 @@ fn a_lost_log_that_joins_shows_that_it_was_lost() {
             assert_eq!(running.engine.status().remembers, remembers);
             assert_eq!(running.engine.members(), Members::Unknown);
             // Nothing is formed in a later generation.
-            running.engine.mark_votes().await.expect("marked");
+            running.engine.swear(7).await.expect("marked");
             running.engine.set_voting(true);
             world.nodes.insert(node, running);
         }

@@ -36,6 +36,8 @@ enum Return {
     AfterARestart,
     /// The worker of the one that recovered is killed while it is alone: its reserve goes on.
     AfterAWorkersDeath,
+    /// Both with new disks, each readmitted.
+    WithNewDisks,
     /// While the one that recovered is off: they are a majority of the old log and serve. It
     /// comes back to them.
     WithoutIt,
@@ -48,13 +50,14 @@ enum Left {
     Standby,
 }
 
-const ROUNDS: [(Left, Return); 7] = [
+const ROUNDS: [(Left, Return); 8] = [
     (Left::Holder, Return::AtOnce),
     (Left::Standby, Return::AtOnce),
     (Left::Standby, Return::WitnessFirst),
     (Left::Holder, Return::ServerFirst),
     (Left::Standby, Return::AfterARestart),
     (Left::Holder, Return::AfterAWorkersDeath),
+    (Left::Standby, Return::WithNewDisks),
     (Left::Holder, Return::WithoutIt),
 ];
 
@@ -78,8 +81,16 @@ fn round(cluster: &mut Cluster, left: Left, back: Return) -> Result<()> {
     let client = cluster.client()?;
     std::thread::sleep(Duration::from_millis(300));
     cluster.observer.mark();
+    let disks = [other.as_str(), WITNESS].map(|name| cluster.host(name).map(daemon::state));
     cluster.power_cut(WITNESS)?;
     cluster.power_cut(&other)?;
+    if back == Return::WithNewDisks {
+        for disk in disks {
+            let disk = disk?;
+            std::fs::remove_dir_all(&disk)
+                .with_context(|| format!("emptying {}", disk.display()))?;
+        }
+    }
     mute(cluster, &me)?;
     recover(cluster, &me, &other, &client)?;
     come_back(cluster, &me, &other, back, &client)?;
@@ -181,6 +192,18 @@ fn come_back(
             serves(client, now(), "it serves alone after its worker's death")?;
             cluster.boot(WITNESS)?;
             cluster.boot(other)
+        }
+        Return::WithNewDisks => {
+            for name in [other, WITNESS] {
+                cluster.boot(name)?;
+                wait::until(&format!("{me} refuses {name}"), SOON, || {
+                    let told = cluster.evenkeel().order(cluster.host(me)?, &["status"])?;
+                    Ok(told.contains("evenkeel readmit").then_some(()))
+                })?;
+                let host = cluster.host(me)?;
+                cluster.evenkeel().order(host, &["readmit", name])?;
+            }
+            Ok(())
         }
         Return::WithoutIt => {
             cluster.power_cut(me)?;

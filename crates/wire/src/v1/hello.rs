@@ -1,4 +1,7 @@
 //! The first words between two nodes: who, of which cluster, in which life.
+//!
+//! What was added to the first form follows it: older programs do not look there, and where it is
+//! missing an older program spoke.
 
 use evenkeel_core::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
@@ -36,6 +39,9 @@ pub struct Hello {
     /// The lives of all nodes in the speaker's agreed state: a node that remembers
     /// nothing learns here whether it is new or has lost its memory.
     pub knows: Vec<(NodeId, Incarnation)>,
+    /// Lives of the speaker's state directory, this one perhaps among them, oldest first: one that
+    /// was restored from a backup lacks lives that others know.
+    pub past: Vec<Incarnation>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,7 +60,12 @@ struct HelloForm {
 impl Hello {
     /// The bytes to send.
     pub fn encode(&self) -> Vec<u8> {
-        crate::encode(&HelloForm {
+        let past: Vec<IncarnationForm> = self.past.iter().map(|life| (*life).into()).collect();
+        crate::encode(&(self.first_form(), past))
+    }
+
+    fn first_form(&self) -> HelloForm {
+        HelloForm {
             cluster: self.cluster.clone(),
             node: self.node.0,
             incarnation: self.incarnation.into(),
@@ -68,12 +79,21 @@ impl Hello {
                 .collect(),
             generation: self.generation,
             settled: self.settled,
-        })
+        }
     }
 
     /// Reads the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let form: HelloForm = crate::decode("hello", HELLO_LENGTH_MAX, bytes)?;
+        let (form, rest): (HelloForm, _) = crate::decode_part("hello", HELLO_LENGTH_MAX, bytes)?;
+        let past: Vec<IncarnationForm> = match rest {
+            [] => Vec::new(),
+            rest => postcard::take_from_bytes(rest)
+                .map(|(past, _)| past)
+                .map_err(|error| WireError::Broken {
+                    what: "hello",
+                    why: error.to_string(),
+                })?,
+        };
         Ok(Self {
             cluster: form.cluster,
             node: NodeId(form.node),
@@ -88,6 +108,7 @@ impl Hello {
                 .into_iter()
                 .map(|(node, life)| (NodeId(node), life.into()))
                 .collect(),
+            past: past.into_iter().map(Into::into).collect(),
         })
     }
 }
@@ -97,8 +118,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
-        let hello = Hello {
+    fn what_is_written_is_read_also_by_the_program_before() {
+        let mut hello = Hello {
             cluster: "shop".to_owned(),
             node: NodeId(u64::MAX),
             incarnation: Incarnation {
@@ -117,7 +138,14 @@ mod tests {
                     nonce: 2,
                 },
             )],
+            past: vec![Incarnation {
+                counter: 2,
+                nonce: 9,
+            }],
         };
-        assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+        assert_eq!(Hello::decode(&hello.encode()).as_ref(), Ok(&hello));
+        let shorter = crate::encode(&hello.first_form());
+        hello.past.clear();
+        assert_eq!(Hello::decode(&shorter), Ok(hello));
     }
 }

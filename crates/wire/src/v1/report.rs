@@ -36,6 +36,19 @@ struct AddedForm {
     generation: u64,
 }
 
+/// What was added next: what its log remembers.
+#[derive(Serialize, Deserialize)]
+struct MemoryForm {
+    votes: bool,
+    stored: u64,
+}
+
+/// A program that does not say it has no log that it may have lost.
+const NOT_SAID: MemoryForm = MemoryForm {
+    votes: true,
+    stored: 0,
+};
+
 #[derive(Serialize, Deserialize)]
 struct CheckForm {
     group: u64,
@@ -121,7 +134,11 @@ pub fn encode(report: &Report) -> Vec<u8> {
         generation: report.generation,
     };
     let first = first_form(report);
-    crate::encode(&(first, added, report.votes))
+    let memory = MemoryForm {
+        votes: report.votes,
+        stored: report.stored,
+    };
+    crate::encode(&(first, added, memory))
 }
 
 fn first_form(report: &Report) -> ReportForm {
@@ -192,8 +209,7 @@ fn added_form<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<Option<(T, &'b 
 pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (form, rest): (ReportForm, _) = crate::decode_part("report", REPORT_LENGTH_MAX, bytes)?;
     let (added, rest): (AddedForm, _) = added_form(rest)?.unwrap_or_default();
-    // A program that does not say it has no log that it may have lost.
-    let votes = added_form(rest)?.is_none_or(|(votes, _): (bool, _)| votes);
+    let memory = added_form(rest)?.map_or(NOT_SAID, |(memory, _)| memory);
     let mut silent = added.silent.into_iter();
     Ok(Report {
         incarnation: form.incarnation.into(),
@@ -202,7 +218,8 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         guard_full: form.guard_full,
         config_digest: form.config_digest,
         generation: added.generation,
-        votes,
+        votes: memory.votes,
+        stored: memory.stored,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
         checks: form
@@ -264,7 +281,7 @@ mod tests {
         let mut longer = encode(&report);
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
-        report.votes = true;
+        (report.votes, report.stored) = (NOT_SAID.votes, NOT_SAID.stored);
         let added = AddedForm {
             lateness: report.lateness.into(),
             silent: report
@@ -311,6 +328,7 @@ mod tests {
             config_digest: 4,
             generation: u64::MAX,
             votes: false,
+            stored: 6,
             leader: Some(NodeId(5)),
             lateness: ms(70),
             checks: states
