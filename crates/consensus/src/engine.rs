@@ -429,7 +429,8 @@ impl<R: Runtime> Assembly<R> {
             teller,
         } = self;
         let log = Log::open(&image, writer.clone(), floors.clone())?;
-        let believed = |oath| settings.noted_oath.is_none_or(|noted| noted == oath);
+        let noted = &settings.noted_oaths;
+        let believed = |oath| noted.is_empty() || noted.contains(&oath);
         let sworn = settings.may_vote || log.oath().is_some_and(believed);
         if settings.may_vote {
             let sworn = log.swear(log.oath().unwrap_or(OATH_BEFORE)).await;

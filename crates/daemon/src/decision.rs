@@ -44,7 +44,7 @@ use crate::lease::{LeaseThread, News, Order, event_of};
 use crate::mirror::Memory;
 use crate::peers::{ASK, Gate, RAFT, REPORT};
 use crate::status::{self, Beside};
-use crate::voting::Voting;
+use crate::voting::{NoOath, Voting};
 
 /// Real-time priority: below the lease thread.
 pub const PRIORITY: u8 = 20;
@@ -179,7 +179,7 @@ pub(crate) enum Brought {
     Proposed { id: u64, failed: Option<String> },
     Engine(Started),
     Changed(Changed),
-    Sworn(Result<u64, String>),
+    Sworn(Result<u64, NoOath>),
 }
 
 enum Input {
@@ -557,6 +557,7 @@ impl Driver {
             Ok((engine, agreed)) => {
                 tracing::info!("the log can be written");
                 self.voting.reopened();
+                self.books.durable = engine.status().last_index.unwrap_or(0);
                 self.engine = Some(Arc::new(engine));
                 let unready = self.unready();
                 self.readiness(&unready, bring);
@@ -590,6 +591,9 @@ impl Driver {
             return;
         }
         let ledger = self.ledger.copy();
+        for (node, record) in &ledger.nodes {
+            self.gate.readmitted(*node, record.readmitted);
+        }
         for (group, record) in &ledger.groups {
             if let Some(current) = &record.current {
                 self.guard(*group, current.epoch, &current.assign.addresses);
@@ -654,7 +658,7 @@ impl Driver {
                 self.books.appended = self.books.appended.split_off(&(epoch.index + 1));
             }
             Command::Readmit { node } => {
-                self.gate.forget(*node);
+                self.gate.readmitted(*node, Some(epoch));
                 self.books.notes.remove(node);
             }
             Command::Started { .. } | Command::Opened(_) | Command::Recovered(_) => {}
@@ -675,6 +679,7 @@ impl Driver {
                 .collect()
         });
         self.hello.knows = knows;
+        self.hello.applied = self.ledger.with(|ledger| ledger.applied);
         self.hello.generation = self.generations.own();
         self.hello.settled = self.generations.settled();
         self.hello.last_log_index = match &self.engine {
@@ -941,6 +946,12 @@ impl Driver {
         }
     }
 
+    /// The log is given up for another generation: what it had says nothing of the next one.
+    pub(crate) fn forget_stored(&mut self, bring: &mpsc::Sender<Brought>) {
+        self.books.durable = 0;
+        self.step(Event::Stored(0), bring);
+    }
+
     pub(crate) fn readiness(&mut self, unready: &Option<String>, bring: &mpsc::Sender<Brought>) {
         let topology = self.node.topology();
         let own: Vec<GroupId> = topology
@@ -1148,6 +1159,9 @@ impl Driver {
             self.step(Event::Lateness(late), bring);
         }
         self.mind_generations(bring);
+        if self.voting.waits_for_disk() {
+            self.consider_voting(bring);
+        }
         self.step(Event::Tick, bring);
     }
 

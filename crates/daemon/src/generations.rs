@@ -316,6 +316,7 @@ impl Driver {
     ) -> Option<evenkeel_consensus::Events> {
         match changed {
             Changed::Closed(generation) => {
+                self.forget_stored(bring);
                 self.generations.joined(generation);
                 self.memory.set_generation(generation);
                 self.mind_generations(bring);

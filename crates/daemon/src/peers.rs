@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use evenkeel_core::health::Report;
-use evenkeel_core::{Incarnation, Moment, NodeId};
+use evenkeel_core::{Epoch, Incarnation, Moment, NodeId};
 use evenkeel_host::clock;
 use evenkeel_transport::{Admission, Class};
 use evenkeel_wire::v1::hello::Hello;
@@ -33,6 +33,8 @@ struct Known {
     membership: u64,
     ledger: SharedLedger,
     lives: BTreeMap<NodeId, Life>,
+    /// The readmission of each node that was heard of last.
+    readmitted: BTreeMap<NodeId, Epoch>,
 }
 
 #[derive(Clone, Copy)]
@@ -52,6 +54,7 @@ impl Gate {
             membership,
             ledger,
             lives: BTreeMap::new(),
+            readmitted: BTreeMap::new(),
         })))
     }
 
@@ -61,19 +64,30 @@ impl Gate {
 
     /// A node has reported.
     pub fn heard(&self, now: Moment, node: NodeId, report: &Report) {
-        self.lock().lives.insert(
-            node,
-            Life {
-                incarnation: report.incarnation,
-                heard: now,
-                log: (report.generation, report.stored),
-            },
-        );
+        let mut known = self.lock();
+        let before = known.lives.get(&node);
+        // A new worker of the same life does not know yet what it has.
+        let had = before
+            .filter(|life| life.incarnation == report.incarnation)
+            .filter(|life| life.log.0 == report.generation)
+            .map_or(0, |life| life.log.1);
+        let log = (report.generation, report.stored.max(had));
+        let life = Life {
+            incarnation: report.incarnation,
+            heard: now,
+            log,
+        };
+        known.lives.insert(node, life);
     }
 
-    /// A node was readmitted: what was known of its lives is void.
-    pub fn forget(&self, node: NodeId) {
-        self.lock().lives.remove(&node);
+    /// A node was readmitted: what was known of its lives before that is void.
+    pub fn readmitted(&self, node: NodeId, by: Option<Epoch>) {
+        let Some(by) = by else { return };
+        let mut known = self.lock();
+        if known.readmitted.get(&node).is_none_or(|last| *last < by) {
+            known.readmitted.insert(node, by);
+            known.lives.remove(&node);
+        }
     }
 
     /// Judges a node that says hello.
@@ -126,9 +140,12 @@ impl Known {
                 "its file names other voters than ours: give all nodes the same file".to_owned(),
             );
         }
-        if !self
-            .ledger
-            .with(|ledger| ledger.admits(from, hello.incarnation))
+        // One that knows what was agreed later may have been readmitted in between.
+        let newer = self.ledger.with(|ledger| hello.applied > ledger.applied);
+        if !newer
+            && !self
+                .ledger
+                .with(|ledger| ledger.admits(from, hello.incarnation))
         {
             return Err(format!(
                 "its state directory is older than what the cluster remembers of it, or a copy \
@@ -138,7 +155,7 @@ impl Known {
                 hello.incarnation.counter
             ));
         }
-        if let Some(unseen) = self.unseen(from, hello) {
+        if let Some(unseen) = self.unseen(from, hello).filter(|_| !newer) {
             return Err(format!(
                 "its state directory has not seen start {unseen} of this node, which the cluster \
                  remembers: it was restored from a backup, or is a copy. If that is on purpose, run \
@@ -191,7 +208,6 @@ impl Known {
 mod tests {
     use super::*;
     use evenkeel_consensus::Machine;
-    use evenkeel_core::Epoch;
     use evenkeel_core::command::Command;
     use evenkeel_wire::v1::hello::LOG_UNREAD;
 
@@ -213,6 +229,7 @@ mod tests {
             settled: false,
             knows: Vec::new(),
             past: Vec::new(),
+            applied: Epoch::NONE,
         }
     }
 
@@ -319,6 +336,12 @@ mod tests {
         let restored = says(vec![life(1, 1), life(2, 1), life(3, 9), life(4, 9)]);
         let error = gate.admit(at(0), PEER, &restored).expect_err("restored");
         assert!(error.contains("has not seen start 3"), "{error}");
+        // What it knows is newer than what is known here: it may have been readmitted.
+        let newer = Hello {
+            applied: Epoch { term: 1, index: 2 },
+            ..restored
+        };
+        assert_eq!(gate.admit(at(0), PEER, &newer), Ok(()));
         // It saw that start; or remembers only later ones; or does not say.
         for past in [
             vec![life(2, 1), life(3, 1), life(4, 1)],

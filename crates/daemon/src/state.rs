@@ -25,6 +25,8 @@ const LIVES: &str = "lives";
 const LIVES_MAX: usize = 64;
 /// What people read in it, after the oath's number.
 const VOTED_TEXT: &str = "This node votes under this oath. Should its log be lost, it votes again once it is readmitted.";
+/// The one that is left, and the one that is being taken.
+const OATHS_MAX: usize = 2;
 /// No log bears it.
 pub const OATH_UNKNOWN: u64 = u64::MAX;
 /// An identity is a few lines; more is not ours.
@@ -194,6 +196,11 @@ impl StateDir {
     pub fn begin_life(&mut self, whose: &Whose<'_>, nonce: u64) -> Result<u64, StateError> {
         let counter = self.counter + 1;
         let mut lives = lives(&self.path);
+        // A program that does not keep lives ran in between: they would look like lives of
+        // another directory.
+        if lives.last().is_some_and(|last| last.counter < self.counter) {
+            lives.clear();
+        }
         lives.push(Incarnation { counter, nonce });
         let kept = lives.split_off(lives.len().saturating_sub(LIVES_MAX));
         let text: String = kept
@@ -249,24 +256,31 @@ pub fn lives(state: &Path) -> Vec<Incarnation> {
     text.lines().take(LIVES_MAX).filter_map(life).collect()
 }
 
-/// The oath under which the node of this directory votes, as noted beside the log; none if it
-/// never voted. A note that cannot be read says [`OATH_UNKNOWN`].
-pub fn oath(state: &Path) -> Option<u64> {
-    match fs::read_to_string(state.join(VOTED)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(_) => Some(OATH_UNKNOWN),
-        Ok(text) => {
-            let number = text.split_whitespace().next();
-            let number = number.and_then(|word| u64::from_str_radix(word, 16).ok());
-            Some(number.unwrap_or(OATH_UNKNOWN))
-        }
+/// The oath under which the node of this directory votes, as noted beside the log, or the two of
+/// which its log bears one; none if it never voted. A note that cannot be read says
+/// [`OATH_UNKNOWN`].
+pub fn oaths(state: &Path) -> Vec<u64> {
+    let text = match fs::read_to_string(state.join(VOTED)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(_) => return vec![OATH_UNKNOWN],
+        Ok(text) => text,
+    };
+    let words = text.split_whitespace().take(OATHS_MAX);
+    let oaths: Vec<u64> = words
+        .map_while(|word| u64::from_str_radix(word, 16).ok())
+        .collect();
+    if oaths.is_empty() {
+        vec![OATH_UNKNOWN]
+    } else {
+        oaths
     }
 }
 
 /// Notes under which oath the node of this directory votes from now on, durably: if its log is
 /// lost or replaced by an old copy, that is seen from it.
-pub fn note_oath(state: &Path, oath: u64) -> Result<(), StateError> {
-    let text = format!("{oath:016x} {VOTED_TEXT}\n");
+pub fn note_oaths(state: &Path, oaths: &[u64]) -> Result<(), StateError> {
+    let numbers = oaths.iter().map(|oath| format!("{oath:016x} "));
+    let text = format!("{}: {VOTED_TEXT}\n", numbers.collect::<String>());
     replace(state, VOTED, text.as_bytes())
 }
 
@@ -397,17 +411,39 @@ mod tests {
     }
 
     #[test]
-    fn the_oath_is_noted() {
+    fn lives_from_before_a_gap_are_forgotten() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(oath(dir.path()), None);
-        for number in [1, 0xdead_beef_dead_beef] {
-            note_oath(dir.path(), number).expect("noted");
-            assert_eq!(oath(dir.path()), Some(number));
+        let node = NodeName::new("ams1").expect("a name");
+        let whose = whose("shop", &node, 120);
+        let begin = |nonce| {
+            let mut state = StateDir::open(dir.path(), &whose).expect("opened");
+            state.begin_life(&whose, nonce).expect("begun")
+        };
+        begin(1);
+        let known = fs::read(dir.path().join(LIVES)).expect("there");
+        begin(2);
+        // As if the second life had been of a program that keeps none.
+        fs::write(dir.path().join(LIVES), known).expect("written");
+        begin(3);
+        let lives = lives(dir.path());
+        assert_eq!(
+            lives.iter().map(|life| life.counter).collect::<Vec<_>>(),
+            [3]
+        );
+    }
+
+    #[test]
+    fn oaths_are_noted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(oaths(dir.path()).is_empty());
+        for numbers in [&[1][..], &[1, 0xdead_beef_dead_beef], &[7]] {
+            note_oaths(dir.path(), numbers).expect("noted");
+            assert_eq!(oaths(dir.path()), numbers);
         }
         // Whatever stands in the way of knowing it: it has voted.
         fs::write(dir.path().join(VOTED), b"").expect("written");
-        assert_eq!(oath(dir.path()), Some(OATH_UNKNOWN));
-        assert_eq!(oath(&dir.path().join(VOTED)), Some(OATH_UNKNOWN));
+        assert_eq!(oaths(dir.path()), [OATH_UNKNOWN]);
+        assert_eq!(oaths(&dir.path().join(VOTED)), [OATH_UNKNOWN]);
     }
 
     #[test]

@@ -9,40 +9,48 @@
 //!
 //! Until then it makes no promise either, if its floors are not known: they were in the log.
 //!
-//! Log first: a crash in between leaves a log that is known to be whole. Were the directory
-//! marked first, it would leave a node that never voted and looks as if it had lost its log.
+//! An oath is taken anew by each engine, so that a copy of the log from before passes for what it
+//! is. The first one is in the log first: a crash in between leaves a log that is known to be
+//! whole. Each later one is noted beside the one before it, then taken, then noted alone.
 //!
 //! [`core::suffrage`]: evenkeel_core::suffrage
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evenkeel_consensus::OATH_BEFORE;
+use evenkeel_consensus::{Engine, OATH_BEFORE};
 use evenkeel_core::node::Event;
 use evenkeel_core::suffrage::{Greeting, Suffrage};
 use evenkeel_core::{Epoch, Incarnation, Moment, NodeId};
+use evenkeel_host::clock;
 use evenkeel_wire::v1::hello::{Hello, LOG_UNREAD};
 use ring::rand::SecureRandom;
 use tokio::sync::mpsc;
 
-use crate::decision::{Brought, Driver};
+use crate::decision::{Brought, Driver, ENGINE_PAUSE};
 use crate::lease::Order;
 use crate::state;
 
-/// How long the oath may take. A disk that is slower has stopped the engine by then.
+/// How long the oath may take: three writes that are synced. A disk that is slower may not lead
+/// either.
 const OATH_MAX: Duration = Duration::from_secs(5);
+const NO_RANDOM: &str = "the kernel gives no random numbers";
 
 /// What is known of this node's right to vote.
 pub(crate) struct Voting {
     state: PathBuf,
     suffrage: Suffrage,
-    /// The oath that the state directory notes.
-    noted: Option<u64>,
+    /// The oaths that the state directory notes.
+    noted: Vec<u64>,
+    /// The one that the engine that runs now has taken.
+    taken: Option<u64>,
     /// Earlier lives of this state directory.
     past: Vec<Incarnation>,
     /// It may vote, once it has sworn and settled.
     may: bool,
     swearing: bool,
+    /// When the oath may be tried again.
+    again_at: Moment,
     /// What the decision machine was told.
     told: bool,
 }
@@ -53,10 +61,12 @@ impl Voting {
         Self {
             state: state.to_owned(),
             suffrage: Suffrage::new(me, voters),
-            noted: state::oath(state),
+            noted: state::oaths(state),
+            taken: None,
             past: state::lives(state),
             may: false,
             swearing: false,
+            again_at: Moment::ZERO,
             told: false,
         }
     }
@@ -64,6 +74,12 @@ impl Voting {
     /// Another log was opened, which may lack what was forgotten with the one before.
     pub(crate) fn reopened(&mut self) {
         self.may = false;
+        self.taken = None;
+    }
+
+    /// Whether it would vote if its disk had taken the oath.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        self.may && !self.told && !self.swearing
     }
 
     /// Whether this node votes for all that its log remembers.
@@ -92,7 +108,7 @@ impl Driver {
     /// which says that none of them did.
     fn may_have_voted(&self, life: Incarnation) -> bool {
         let of_this_directory = self.voting.past.contains(&life);
-        life != self.incarnation && !(of_this_directory && self.voting.noted.is_none())
+        life != self.incarnation && !(of_this_directory && self.voting.noted.is_empty())
     }
 
     /// Whether the log was lost: the directory notes an oath that the log does not bear.
@@ -101,7 +117,7 @@ impl Driver {
             .engine
             .as_ref()
             .is_some_and(|engine| engine.status().remembers);
-        self.voting.noted.is_some() && !remembers
+        !self.voting.noted.is_empty() && !remembers
     }
 
     /// Votes as soon as it may. Called whenever something that counts may have changed.
@@ -111,7 +127,7 @@ impl Driver {
             .filter(|status| status.remembers)
             .and_then(|status| status.oath);
         self.voting.may |= borne.is_some() || (self.engine.is_some() && self.may_begin_to_vote());
-        let sworn = borne.is_some() && borne == self.voting.noted;
+        let sworn = borne.is_some() && borne == self.voting.taken;
         if self.voting.may && !sworn && !self.voting.swearing {
             self.swear(borne, bring);
         }
@@ -144,68 +160,53 @@ impl Driver {
         let used = self.memory.voted();
         // One from before this life's last vote was for an earlier loss.
         let readmitted = self.readmission() > used.unwrap_or(Epoch::NONE);
-        let is_new = self.voting.noted.is_none()
+        let is_new = self.voting.noted.is_empty()
             && used.is_none()
             && self.generations.settled()
             && self.voting.suffrage.is_new();
         readmitted || is_new
     }
 
-    /// Takes an oath, or notes the one that the log `bears`.
+    /// Takes an oath, with a log that `bears` this one so far.
     fn swear(&mut self, bears: Option<u64>, bring: &mpsc::Sender<Brought>) {
-        let Some(engine) = self.engine.clone() else {
+        let now = clock::now();
+        let Some(engine) = self.engine.clone().filter(|_| now >= self.voting.again_at) else {
             return;
         };
-        let number = match bears {
-            Some(borne) if borne != OATH_BEFORE => borne,
-            _ => match draw() {
-                Some(drawn) => drawn,
-                None => {
-                    tracing::error!("the kernel gives no random numbers: this node does not vote");
-                    return;
-                }
-            },
-        };
         self.voting.swearing = true;
+        self.voting.again_at = now + ENGINE_PAUSE;
         let (state, bring) = (self.voting.state.clone(), bring.clone());
         tokio::spawn(async move {
-            let oath = async {
-                let sworn = engine.swear(number).await;
-                sworn.map_err(|error| error.to_string())?;
-                tokio::task::spawn_blocking(move || state::note_oath(&state, number))
-                    .await
-                    .map_err(|error| error.to_string())?
-                    .map_err(|error| error.to_string())
-            };
-            let sworn = tokio::time::timeout(OATH_MAX, oath).await;
+            let oath = take_oath(&engine, state, bears);
+            let taken = tokio::time::timeout(OATH_MAX, oath).await;
             drop(engine);
-            let sworn = match sworn {
-                Ok(taken) => taken.map(|()| number),
-                Err(_) => Err("the disk takes too long".to_owned()),
-            };
+            let taken = taken.unwrap_or_else(|_| Err(NoOath::Note("it takes too long".to_owned())));
             // The driver has ended: nobody asks any more.
-            let _ = bring.send(Brought::Sworn(sworn)).await;
+            let _ = bring.send(Brought::Sworn(taken)).await;
         });
     }
 
     /// The oath was taken, or could not be.
-    pub(crate) fn sworn(&mut self, sworn: Result<u64, String>, bring: &mpsc::Sender<Brought>) {
+    pub(crate) fn sworn(&mut self, taken: Result<u64, NoOath>, bring: &mpsc::Sender<Brought>) {
         self.voting.swearing = false;
-        match sworn {
+        match taken {
             Ok(number) => {
-                self.voting.noted = Some(number);
+                self.voting.noted = vec![number];
+                self.voting.taken = Some(number);
                 self.consider_voting(bring);
+                self.greet();
             }
-            Err(reason) => {
-                tracing::error!(
-                    reason,
-                    "this node cannot note that it votes, so it does not vote; trying again"
-                );
-                // Its log cannot be written any more once a write has failed.
+            Err(NoOath::Log(reason)) => {
+                tracing::error!(reason, "this node cannot note that it votes: its log");
+                // It cannot be written any more once a write has failed.
                 if self.engine.is_some() && !self.generations.changing() {
                     self.lose_engine(bring);
                 }
             }
+            Err(NoOath::Note(reason)) => tracing::error!(
+                reason,
+                "this node cannot note that it votes, so it does not vote; trying again"
+            ),
         }
     }
 
@@ -241,6 +242,34 @@ impl Driver {
              directories, start all"
         ))
     }
+}
+
+/// Why no oath was taken.
+#[derive(Debug)]
+pub(crate) enum NoOath {
+    /// The log cannot be written.
+    Log(String),
+    /// Anything else: it may work the next time.
+    Note(String),
+}
+
+async fn take_oath(engine: &Engine, state: PathBuf, bears: Option<u64>) -> Result<u64, NoOath> {
+    let number = draw().ok_or_else(|| NoOath::Note(NO_RANDOM.to_owned()))?;
+    if let Some(former) = bears {
+        // Whichever of the two it bears after a crash: it was not lost.
+        note(&state, vec![former, number]).await?;
+    }
+    let sworn = engine.swear(number).await;
+    sworn.map_err(|error| NoOath::Log(error.to_string()))?;
+    note(&state, vec![number]).await?;
+    Ok(number)
+}
+
+async fn note(state: &Path, oaths: Vec<u64>) -> Result<(), NoOath> {
+    let state = state.to_owned();
+    let noted = tokio::task::spawn_blocking(move || state::note_oaths(&state, &oaths)).await;
+    let noted = noted.map_err(|error| NoOath::Note(error.to_string()))?;
+    noted.map_err(|error| NoOath::Note(error.to_string()))
 }
 
 /// A number for an oath: neither of the two that mean something else.

@@ -581,6 +581,7 @@ fn hello(prepared: &Prepared, incarnation: Incarnation, past: Vec<Incarnation>) 
         settled: false,
         knows: Vec::new(),
         past,
+        applied: Epoch::NONE,
     }
 }
 
@@ -647,7 +648,7 @@ fn engine_starter(
     let state = state.to_owned();
     Arc::new(move || {
         let mut settings = settings.clone();
-        settings.noted_oath = state::oath(&state);
+        settings.noted_oaths = state::oaths(&state);
         let ports = Ports {
             disk: Box::new(LogFile::new(&log, me, settings.limits)),
             network: Arc::new(OverQuic(endpoint.clone())),

@@ -110,11 +110,16 @@ async fn a_log_of_another_oath_is_not_believed() {
     let (mut cluster, leader) = Cluster::led().await;
     let [one, _] = others(leader);
     let oath = cluster.engine(one).status().oath.expect("it votes");
-    for (noted, believed) in [(None, true), (Some(oath), true), (Some(oath + 1), false)] {
+    for (noted, believed) in [
+        (vec![], true),
+        (vec![oath], true),
+        (vec![oath + 1, oath], true),
+        (vec![oath + 1], false),
+    ] {
         cluster.stop(one).await;
         let settings = Settings {
             may_vote: false,
-            noted_oath: noted,
+            noted_oaths: noted,
             ..settings(one)
         };
         let disk = cluster.file(one);

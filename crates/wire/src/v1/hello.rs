@@ -3,10 +3,10 @@
 //! What was added to the first form follows it: older programs do not look there, and where it is
 //! missing an older program spoke.
 
-use evenkeel_core::{Incarnation, NodeId};
+use evenkeel_core::{Epoch, Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::parts::IncarnationForm;
+use super::parts::{EpochForm, IncarnationForm};
 use crate::WireError;
 
 /// The longest hello.
@@ -42,6 +42,15 @@ pub struct Hello {
     /// Lives of the speaker's state directory, this one perhaps among them, oldest first: one that
     /// was restored from a backup lacks lives that others know.
     pub past: Vec<Incarnation>,
+    /// The last entry in the speaker's agreed state.
+    pub applied: Epoch,
+}
+
+/// What was added.
+#[derive(Serialize, Deserialize)]
+struct AddedForm {
+    past: Vec<IncarnationForm>,
+    applied: EpochForm,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,8 +69,11 @@ struct HelloForm {
 impl Hello {
     /// The bytes to send.
     pub fn encode(&self) -> Vec<u8> {
-        let past: Vec<IncarnationForm> = self.past.iter().map(|life| (*life).into()).collect();
-        crate::encode(&(self.first_form(), past))
+        let added = AddedForm {
+            past: self.past.iter().map(|life| (*life).into()).collect(),
+            applied: self.applied.into(),
+        };
+        crate::encode(&(self.first_form(), added))
     }
 
     fn first_form(&self) -> HelloForm {
@@ -85,10 +97,13 @@ impl Hello {
     /// Reads the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let (form, rest): (HelloForm, _) = crate::decode_part("hello", HELLO_LENGTH_MAX, bytes)?;
-        let past: Vec<IncarnationForm> = match rest {
-            [] => Vec::new(),
+        let added = match rest {
+            [] => AddedForm {
+                past: Vec::new(),
+                applied: Epoch::NONE.into(),
+            },
             rest => postcard::take_from_bytes(rest)
-                .map(|(past, _)| past)
+                .map(|(added, _)| added)
                 .map_err(|error| WireError::Broken {
                     what: "hello",
                     why: error.to_string(),
@@ -108,7 +123,8 @@ impl Hello {
                 .into_iter()
                 .map(|(node, life)| (NodeId(node), life.into()))
                 .collect(),
-            past: past.into_iter().map(Into::into).collect(),
+            past: added.past.into_iter().map(Into::into).collect(),
+            applied: added.applied.into(),
         })
     }
 }
@@ -142,10 +158,12 @@ mod tests {
                 counter: 2,
                 nonce: 9,
             }],
+            applied: Epoch { term: 3, index: 8 },
         };
         assert_eq!(Hello::decode(&hello.encode()).as_ref(), Ok(&hello));
         let shorter = crate::encode(&hello.first_form());
         hello.past.clear();
+        hello.applied = Epoch::NONE;
         assert_eq!(Hello::decode(&shorter), Ok(hello));
     }
 }
