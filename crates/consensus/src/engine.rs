@@ -328,18 +328,29 @@ impl<R: Runtime> Engine<R> {
         }
     }
 
-    /// Marks the log as that of a node that votes, under an oath of this number. Returns once that
-    /// is durable.
-    pub async fn swear(&self, oath: u64) -> Result<(), ConsensusError> {
-        let sworn = self.inner.log.swear(oath).await;
-        sworn.map_err(|error| ConsensusError::Engine(error.to_string()))?;
-        self.inner.sworn.store(true, Ordering::Relaxed);
-        Ok(())
+    /// Marks the log as that of a node that votes, under an oath of this number. Ends once that is
+    /// durable, or when the log thread ends; it does not hold up the engine's own end.
+    pub fn swear(&self, oath: u64) -> impl Future<Output = Result<(), ConsensusError>> + use<R> {
+        let inner = self.inner.clone();
+        async move {
+            let sworn = inner.log.swear(oath).await;
+            sworn.map_err(|error| ConsensusError::Engine(error.to_string()))?;
+            inner.sworn.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    /// Says which oaths are noted outside of the log: a log that bears another one is an old copy.
+    /// Without a note any is believed. Until this is said, the log counts as lost.
+    pub fn believe(&self, noted: &[u64]) {
+        let believed = |oath| noted.is_empty() || noted.contains(&oath);
+        let sworn = self.inner.log.oath().is_some_and(believed);
+        self.inner.sworn.store(sworn, Ordering::Relaxed);
     }
 
     /// Whether this node votes and may be elected. A voter that lost its memory takes entries all
     /// the same, until it is readmitted (rule 8). Only if [`Status::remembers`], as after
-    /// [`Engine::swear`].
+    /// [`Engine::swear`] or [`Engine::believe`].
     pub fn set_voting(&self, voting: bool) {
         debug_assert!(!voting || self.inner.remembers(), "not sworn");
         if self.inner.voting.swap(voting, Ordering::Relaxed) == voting {
@@ -429,9 +440,6 @@ impl<R: Runtime> Assembly<R> {
             teller,
         } = self;
         let log = Log::open(&image, writer.clone(), floors.clone())?;
-        let noted = &settings.noted_oaths;
-        let believed = |oath| noted.is_empty() || noted.contains(&oath);
-        let sworn = settings.may_vote || log.oath().is_some_and(believed);
         if settings.may_vote {
             let sworn = log.swear(log.oath().unwrap_or(OATH_BEFORE)).await;
             sworn.map_err(|error| ConsensusError::Engine(error.to_string()))?;
@@ -477,7 +485,7 @@ impl<R: Runtime> Assembly<R> {
             desk,
             network,
             teller,
-            sworn: AtomicBool::new(sworn),
+            sworn: AtomicBool::new(settings.may_vote),
             voting: AtomicBool::new(settings.may_vote),
             trusted_from: AtomicU64::new(u64::MAX),
             disk_slow: AtomicBool::new(false),

@@ -126,9 +126,6 @@ pub struct Settings {
     /// its log shows that it did. Otherwise it takes entries but neither votes nor seeks leadership
     /// until [`Engine::set_voting`](crate::Engine::set_voting) says so.
     pub may_vote: bool,
-    /// The oaths that are noted outside of the log: a log that bears another one is an old copy.
-    /// Without a note any is believed.
-    pub noted_oaths: Vec<u64>,
 }
 
 impl Settings {
@@ -140,7 +137,6 @@ impl Settings {
             timing: ElectionTiming::default(),
             limits: Limits::default(),
             may_vote: true,
-            noted_oaths: Vec::new(),
         }
     }
 }

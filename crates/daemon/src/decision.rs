@@ -557,7 +557,8 @@ impl Driver {
             Ok((engine, agreed)) => {
                 tracing::info!("the log can be written");
                 self.voting.reopened();
-                self.books.durable = engine.status().last_index.unwrap_or(0);
+                // What of it is on disk shows when more is appended.
+                self.books.durable = 0;
                 self.engine = Some(Arc::new(engine));
                 let unready = self.unready();
                 self.readiness(&unready, bring);
@@ -1159,7 +1160,7 @@ impl Driver {
             self.step(Event::Lateness(late), bring);
         }
         self.mind_generations(bring);
-        if self.voting.waits_for_disk() {
+        if self.voting.owes_oath() {
             self.consider_voting(bring);
         }
         self.step(Event::Tick, bring);

@@ -162,17 +162,21 @@ impl Known {
                  `evenkeel readmit` with its name on another node"
             ));
         }
+        // So may one whose life is on record since.
+        let settled = newer || self.records(from, hello.incarnation);
         match self.lives.get(&from) {
             Some(life) if life.incarnation == hello.incarnation => Ok(()),
-            Some(life) if life.incarnation.counter >= hello.incarnation.counter => Err(format!(
-                "a newer start of this node is known ({} before, {} now): is its state directory \
+            Some(life) if !settled && life.incarnation.counter >= hello.incarnation.counter => {
+                Err(format!(
+                    "a newer start of this node is known ({} before, {} now): is its state directory \
                  a copy?",
-                life.incarnation.counter, hello.incarnation.counter
-            )),
+                    life.incarnation.counter, hello.incarnation.counter
+                ))
+            }
             Some(life) if now.since(life.heard) < RUNNING => {
                 Err("this node runs already: is this a second process or a copy of it?".to_owned())
             }
-            Some(life) if life.is_after(hello) => Err(format!(
+            Some(life) if !settled && life.is_after(hello) => Err(format!(
                 "its log ends at entry {}, and it had {} before: it was restored from a backup. If \
                  that is on purpose, run `evenkeel readmit` with its name on another node",
                 hello.last_log_index, life.log.1
@@ -190,6 +194,14 @@ impl Known {
         let oldest = hello.past.first()?;
         let seen = known == hello.incarnation || hello.past.contains(&known);
         (!seen && known.counter >= oldest.counter).then_some(known.counter)
+    }
+
+    /// Whether this very life is the one on record.
+    fn records(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.ledger.with(|ledger| {
+            let record = ledger.nodes.get(&node);
+            record.is_some_and(|record| record.incarnation == Some(incarnation))
+        })
     }
 
     fn remembered(&self, node: NodeId) -> u64 {
@@ -352,6 +364,38 @@ mod tests {
             ledger.apply(Epoch { term: 1, index: 1 }, &payload);
             assert_eq!(gate.admit(at(0), PEER, &says(past)), Ok(()));
         }
+    }
+
+    #[test]
+    fn one_that_was_readmitted_meanwhile_is_let_in_although_its_former_life_is_remembered() {
+        let (gate, mut ledger) = gate();
+        gate.heard(at(0), PEER, &report(9, 1, 70));
+        let says = |applied| Hello {
+            applied,
+            last_log_index: 3,
+            ..hello(1, 5)
+        };
+        assert!(
+            gate.admit(at(1000), PEER, &says(Epoch::NONE)).is_err(),
+            "a new disk"
+        );
+        // It knows more: its readmission may be among that.
+        assert_eq!(
+            gate.admit(at(1000), PEER, &says(Epoch { term: 1, index: 4 })),
+            Ok(())
+        );
+        // This node has learned of the life, if not of the readmission.
+        gate.heard(at(2000), PEER, &report(9, 1, 70));
+        let started = Command::Started {
+            node: PEER,
+            incarnation: Incarnation {
+                counter: 1,
+                nonce: 5,
+            },
+        };
+        let payload = evenkeel_wire::v1::entry::encode(&started);
+        ledger.apply(Epoch { term: 1, index: 5 }, &payload);
+        assert_eq!(gate.admit(at(3000), PEER, &says(Epoch::NONE)), Ok(()));
     }
 
     #[test]

@@ -257,23 +257,24 @@ pub fn lives(state: &Path) -> Vec<Incarnation> {
 }
 
 /// The oath under which the node of this directory votes, as noted beside the log, or the two of
-/// which its log bears one; none if it never voted. A note that cannot be read says
+/// which its log bears one; none if it never voted. A note that means nothing says
 /// [`OATH_UNKNOWN`].
-pub fn oaths(state: &Path) -> Vec<u64> {
-    let text = match fs::read_to_string(state.join(VOTED)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(_) => return vec![OATH_UNKNOWN],
-        Ok(text) => text,
+pub fn oaths(state: &Path) -> Result<Vec<u64>, StateError> {
+    let path = state.join(VOTED);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|source| fault("read", &path, source))?,
     };
+    let text = String::from_utf8_lossy(&bytes);
     let words = text.split_whitespace().take(OATHS_MAX);
     let oaths: Vec<u64> = words
         .map_while(|word| u64::from_str_radix(word, 16).ok())
         .collect();
-    if oaths.is_empty() {
+    Ok(if oaths.is_empty() {
         vec![OATH_UNKNOWN]
     } else {
         oaths
-    }
+    })
 }
 
 /// Notes under which oath the node of this directory votes from now on, durably: if its log is
@@ -435,15 +436,17 @@ mod tests {
     #[test]
     fn oaths_are_noted() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert!(oaths(dir.path()).is_empty());
+        assert!(oaths(dir.path()).expect("read").is_empty());
         for numbers in [&[1][..], &[1, 0xdead_beef_dead_beef], &[7]] {
             note_oaths(dir.path(), numbers).expect("noted");
-            assert_eq!(oaths(dir.path()), numbers);
+            assert_eq!(oaths(dir.path()).expect("read"), numbers);
         }
-        // Whatever stands in the way of knowing it: it has voted.
-        fs::write(dir.path().join(VOTED), b"").expect("written");
-        assert_eq!(oaths(dir.path()), [OATH_UNKNOWN]);
-        assert_eq!(oaths(&dir.path().join(VOTED)), [OATH_UNKNOWN]);
+        // What means nothing says that it has voted; what cannot be read is an error.
+        for text in [&b""[..], b"\xff\xfe", b": text"] {
+            fs::write(dir.path().join(VOTED), text).expect("written");
+            assert_eq!(oaths(dir.path()).expect("read"), [OATH_UNKNOWN]);
+        }
+        oaths(&dir.path().join(VOTED)).expect_err("no directory");
     }
 
     #[test]

@@ -9,16 +9,16 @@
 //!
 //! Until then it makes no promise either, if its floors are not known: they were in the log.
 //!
-//! An oath is taken anew by each engine, so that a copy of the log from before passes for what it
-//! is. The first one is in the log first: a crash in between leaves a log that is known to be
-//! whole. Each later one is noted beside the one before it, then taken, then noted alone.
+//! The first oath is in the log first: a crash in between leaves a log that is known to be whole.
+//! An oath is taken anew with each engine, so that a copy of the log from before shows as one; the
+//! node votes under the former one meanwhile, and if the disk does not take it. Each later one is
+//! noted beside the one before it, then taken, then noted alone.
 //!
 //! [`core::suffrage`]: evenkeel_core::suffrage
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use evenkeel_consensus::{Engine, OATH_BEFORE};
+use evenkeel_consensus::{ConsensusError, OATH_BEFORE};
 use evenkeel_core::node::Event;
 use evenkeel_core::suffrage::{Greeting, Suffrage};
 use evenkeel_core::{Epoch, Incarnation, Moment, NodeId};
@@ -30,11 +30,6 @@ use tokio::sync::mpsc;
 use crate::decision::{Brought, Driver, ENGINE_PAUSE};
 use crate::lease::Order;
 use crate::state;
-
-/// How long the oath may take: three writes that are synced. A disk that is slower may not lead
-/// either.
-const OATH_MAX: Duration = Duration::from_secs(5);
-const NO_RANDOM: &str = "the kernel gives no random numbers";
 
 /// What is known of this node's right to vote.
 pub(crate) struct Voting {
@@ -61,7 +56,7 @@ impl Voting {
         Self {
             state: state.to_owned(),
             suffrage: Suffrage::new(me, voters),
-            noted: state::oaths(state),
+            noted: noted(state),
             taken: None,
             past: state::lives(state),
             may: false,
@@ -75,11 +70,15 @@ impl Voting {
     pub(crate) fn reopened(&mut self) {
         self.may = false;
         self.taken = None;
+        self.again_at = Moment::ZERO;
+        if !self.swearing {
+            self.noted = noted(&self.state);
+        }
     }
 
-    /// Whether it would vote if its disk had taken the oath.
-    pub(crate) fn waits_for_disk(&self) -> bool {
-        self.may && !self.told && !self.swearing
+    /// Whether there is an oath to be taken.
+    pub(crate) fn owes_oath(&self) -> bool {
+        self.may && self.taken.is_none() && !self.swearing
     }
 
     /// Whether this node votes for all that its log remembers.
@@ -127,8 +126,8 @@ impl Driver {
             .filter(|status| status.remembers)
             .and_then(|status| status.oath);
         self.voting.may |= borne.is_some() || (self.engine.is_some() && self.may_begin_to_vote());
-        let sworn = borne.is_some() && borne == self.voting.taken;
-        if self.voting.may && !sworn && !self.voting.swearing {
+        let sworn = borne.is_some_and(|borne| self.voting.noted.contains(&borne));
+        if self.voting.owes_oath() {
             self.swear(borne, bring);
         }
         let votes = self.voting.may && sworn && self.generations.settled();
@@ -173,14 +172,22 @@ impl Driver {
         let Some(engine) = self.engine.clone().filter(|_| now >= self.voting.again_at) else {
             return;
         };
+        let Some(number) = draw() else {
+            tracing::error!("the kernel gives no random numbers: no oath is taken");
+            return;
+        };
         self.voting.swearing = true;
         self.voting.again_at = now + ENGINE_PAUSE;
+        // With a note there is always one that names what the log bears, or will.
+        let beside = bears.or(self.voting.noted.first().copied());
+        if let Some(former) = beside {
+            self.voting.noted = vec![former, number];
+        }
+        let sworn = engine.swear(number);
         let (state, bring) = (self.voting.state.clone(), bring.clone());
+        // To its end, however long the disk takes: what is under way cannot be called back.
         tokio::spawn(async move {
-            let oath = take_oath(&engine, state, bears);
-            let taken = tokio::time::timeout(OATH_MAX, oath).await;
-            drop(engine);
-            let taken = taken.unwrap_or_else(|_| Err(NoOath::Note("it takes too long".to_owned())));
+            let taken = take_oath(&state, beside, number, sworn).await;
             // The driver has ended: nobody asks any more.
             let _ = bring.send(Brought::Sworn(taken)).await;
         });
@@ -205,7 +212,7 @@ impl Driver {
             }
             Err(NoOath::Note(reason)) => tracing::error!(
                 reason,
-                "this node cannot note that it votes, so it does not vote; trying again"
+                "this node cannot note its oath, and does not vote without a first one; trying again"
             ),
         }
     }
@@ -253,15 +260,20 @@ pub(crate) enum NoOath {
     Note(String),
 }
 
-async fn take_oath(engine: &Engine, state: PathBuf, bears: Option<u64>) -> Result<u64, NoOath> {
-    let number = draw().ok_or_else(|| NoOath::Note(NO_RANDOM.to_owned()))?;
-    if let Some(former) = bears {
+async fn take_oath(
+    state: &Path,
+    beside: Option<u64>,
+    number: u64,
+    sworn: impl Future<Output = Result<(), ConsensusError>>,
+) -> Result<u64, NoOath> {
+    if let Some(former) = beside {
         // Whichever of the two it bears after a crash: it was not lost.
-        note(&state, vec![former, number]).await?;
+        note(state, vec![former, number]).await?;
     }
-    let sworn = engine.swear(number).await;
-    sworn.map_err(|error| NoOath::Log(error.to_string()))?;
-    note(&state, vec![number]).await?;
+    sworn
+        .await
+        .map_err(|error| NoOath::Log(error.to_string()))?;
+    note(state, vec![number]).await?;
     Ok(number)
 }
 
@@ -277,4 +289,12 @@ fn draw() -> Option<u64> {
     let mut drawn = [0; 8];
     ring::rand::SystemRandom::new().fill(&mut drawn).ok()?;
     Some(u64::from_le_bytes(drawn).clamp(OATH_BEFORE + 1, state::OATH_UNKNOWN - 1))
+}
+
+/// What the state directory notes; if that cannot be read, the worst.
+fn noted(state: &Path) -> Vec<u64> {
+    state::oaths(state).unwrap_or_else(|error| {
+        tracing::error!(%error, "whether this node has voted is not known: it counts as lost");
+        vec![state::OATH_UNKNOWN]
+    })
 }

@@ -647,8 +647,7 @@ fn engine_starter(
     let (endpoint, ledger) = (endpoint.clone(), ledger.clone());
     let state = state.to_owned();
     Arc::new(move || {
-        let mut settings = settings.clone();
-        settings.noted_oaths = state::oaths(&state);
+        let (settings, state) = (settings.clone(), state.clone());
         let ports = Ports {
             disk: Box::new(LogFile::new(&log, me, settings.limits)),
             network: Arc::new(OverQuic(endpoint.clone())),
@@ -656,9 +655,18 @@ fn engine_starter(
             floors: Arc::new(AssignmentsRaiseFloors),
         };
         Box::pin(async move {
-            Engine::start(settings, ports)
-                .await
-                .map_err(|error| error.to_string())
+            let started = Engine::start(settings, ports).await;
+            let (engine, events) = started.map_err(|error| error.to_string())?;
+            // Now that the log is locked: whoever had it before has noted what he was going to.
+            let noted = state::oaths(&state).map_err(|error| error.to_string());
+            match noted {
+                Ok(noted) => engine.believe(&noted),
+                Err(reason) => {
+                    engine.shutdown().await;
+                    return Err(reason);
+                }
+            }
+            Ok((engine, events))
         })
     })
 }

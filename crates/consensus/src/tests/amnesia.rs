@@ -4,7 +4,7 @@ use evenkeel_core::names::NodeId;
 
 use super::harness::*;
 use crate::v1::{self, Body, Entry, LogId, Refusal, Reply, Request, Vote};
-use crate::{ConsensusError, Engine, Event, Live, Settings, TransferError};
+use crate::{ConsensusError, Engine, Event, Live, TransferError};
 
 async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
     let generation = engine.generation();
@@ -117,13 +117,9 @@ async fn a_log_of_another_oath_is_not_believed() {
         (vec![oath + 1], false),
     ] {
         cluster.stop(one).await;
-        let settings = Settings {
-            may_vote: false,
-            noted_oaths: noted,
-            ..settings(one)
-        };
-        let disk = cluster.file(one);
-        cluster.start_with(settings, disk).await;
+        cluster.start_without_vote(one).await;
+        assert!(!cluster.engine(one).status().remembers);
+        cluster.engine(one).believe(&noted);
         assert_eq!(cluster.engine(one).status().remembers, believed);
     }
     cluster.engine(one).swear(oath + 1).await.expect("sworn");
