@@ -8,12 +8,12 @@ use evenkeel_core::Moment;
 use evenkeel_host::clock;
 use evenkeel_host::listener::{Presence, Watch, diag};
 
-use crate::io::Answer;
 use crate::io::http::Page;
+use crate::io::{self, Answer};
 use crate::machine::{Effect, Event, Limits, Machine, Outcome, Veil};
 use crate::outbox::Weight;
 use crate::pending::Pending;
-use crate::probe::{Asker, Millis, Phases, Probe, Resolved, State, Verdict, bounded};
+use crate::probe::{Asker, Millis, Phases, Probe, Resolved, State, Tcp, Verdict, bounded};
 use crate::prober::Shared;
 
 /// How often a probe that is not asked says so.
@@ -61,6 +61,7 @@ enum Question {
         source: Option<std::net::IpAddr>,
     },
     Page(Arc<Page>),
+    Tcp(Arc<Tcp>),
     /// It can never be asked, for this reason.
     Never(Arc<str>),
 }
@@ -83,6 +84,7 @@ impl Asking {
                 Ok(page) => Question::Page(Arc::new(page)),
                 Err(why) => Question::Never(why.into()),
             },
+            Resolved::Tcp(tcp) => Question::Tcp(Arc::new(tcp.clone())),
         };
         let door = target_of(&probe).map(|target| Door {
             target,
@@ -134,6 +136,7 @@ impl Asking {
                     shared.pingers.ask(target, source, within).await
                 }
                 Question::Page(page) => page.ask(within).await,
+                Question::Tcp(tcp) => io::tcp::ask(&tcp, within).await,
                 Question::Never(why) => {
                     Answer::new(Outcome::Unasked, format!("could not ask: {why}"))
                 }
@@ -223,10 +226,8 @@ fn limits_of(probe: &Probe) -> Limits {
 
 /// Where to watch the listener, if that is wished and possible.
 fn target_of(probe: &Probe) -> Option<SocketAddr> {
-    match (&probe.question, probe.role) {
-        (Resolved::Http(http), Asker::Node) if probe.watch_listener => Some(http.connect),
-        (Resolved::Http(_) | Resolved::Ping { .. }, Asker::Node | Asker::Peer) => None,
-    }
+    let watched = probe.watch_listener && probe.role == Asker::Node;
+    probe.question.connects_to().filter(|_| watched)
 }
 
 /// Waits for news of the port, if one is watched.

@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
-use crate::probe::{Asker, Http, Probe, Resolved, TlsExpect, Trust};
+use crate::probe::{Asker, Http, Probe, Resolved, Tcp, TlsExpect, Trust};
 
 /// The largest file of authorities: all that browsers trust take a quarter of it.
 const AUTHORITIES_SIZE_MAX: u64 = 1024 * 1024;
@@ -81,13 +81,18 @@ fn probe_of(
             source: None,
         },
         Question::Http(http) => Resolved::Http(page_of(http, judged.address.ip(), &policy.name)?),
+        Question::Tcp(tcp) => Resolved::Tcp(Tcp {
+            connect: tcp.address(judged.address.ip()),
+            send: tcp.send.clone(),
+            expect: tcp.expect.clone(),
+        }),
     };
     Ok(Some(Probe {
         group: group.id,
         check: policy.name.clone(),
         judged: judged.id,
         role,
-        watch_listener: role == Asker::Node && matches!(question, Resolved::Http(_)),
+        watch_listener: role == Asker::Node && question.connects_to().is_some(),
         question,
         interval: policy.interval,
         timeout: policy.timeout,

@@ -1,7 +1,9 @@
 //! The questions themselves: thin, with a deadline each, and never a verdict.
 
+pub(crate) mod connect;
 pub(crate) mod http;
 pub(crate) mod ping;
+pub(crate) mod tcp;
 pub(crate) mod tls;
 
 use crate::machine::Outcome;

@@ -23,7 +23,8 @@ mod prober;
 
 pub use from_config::{ResolveError, probes_of};
 pub use io::http::BODY_LENGTH_MAX;
+pub use io::tcp::ANSWER_LENGTH_MAX;
 pub use probe::{
-    Asker, DETAIL_LENGTH_MAX, Http, Phases, Probe, Resolved, State, TlsExpect, Trust, Verdict,
+    Asker, DETAIL_LENGTH_MAX, Http, Phases, Probe, Resolved, State, Tcp, TlsExpect, Trust, Verdict,
 };
 pub use prober::Prober;

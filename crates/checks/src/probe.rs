@@ -36,8 +36,10 @@ pub struct Probe {
     pub fall: u32,
     /// Good answers in a row that make it well again.
     pub rise: u32,
-    /// Also watch the process that listens where [`Resolved::Http`] connects to. Only
+    /// Also watch the process that listens where the question [connects to]. Only
     /// for what this node asks of itself.
+    ///
+    /// [connects to]: Resolved::connects_to
     pub watch_listener: bool,
     /// Do not ask: what it would ask is not meant to run here now.
     pub idle: bool,
@@ -64,6 +66,31 @@ pub enum Resolved {
     },
     /// Does it serve this page?
     Http(Http),
+    /// Does it take a connection, and say this?
+    Tcp(Tcp),
+}
+
+impl Resolved {
+    /// Where it connects to; none if it does not.
+    pub fn connects_to(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ping { .. } => None,
+            Self::Http(http) => Some(http.connect),
+            Self::Tcp(tcp) => Some(tcp.connect),
+        }
+    }
+}
+
+/// A server, and what is expected of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Where to connect.
+    pub connect: SocketAddr,
+    /// What is sent once connected.
+    pub send: Option<String>,
+    /// A text that must occur in the first [`crate::ANSWER_LENGTH_MAX`] bytes of the answer. Without
+    /// it the connection is the answer.
+    pub expect: Option<String>,
 }
 
 /// A page, and what is expected of it.

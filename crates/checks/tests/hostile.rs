@@ -3,90 +3,14 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use evenkeel_checks::{Asker, BODY_LENGTH_MAX, Probe, State, Verdict};
+use evenkeel_checks::{Asker, BODY_LENGTH_MAX, Probe, State};
 use evenkeel_core::{CheckName, NodeId};
-use support::{SOON, Told, page, page_with};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
-
-/// A server that treats every connection the same way.
-struct Server {
-    at: SocketAddr,
-    accepted: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    async fn start<F>(treat: impl Fn(TcpStream) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let at = listener.local_addr().expect("bound");
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let count = accepted.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.expect("accepts");
-                count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(treat(stream));
-            }
-        });
-        Self { at, accepted, task }
-    }
-
-    /// Reads the request, says `text`, then closes.
-    async fn saying(text: &'static str) -> Self {
-        Self::start(move |mut stream| async move {
-            read_request(&mut stream).await;
-            let _ = stream.write_all(text.as_bytes()).await;
-        })
-        .await
-    }
-
-    /// Reads the request, says `text`, then `more` until nobody listens any more.
-    async fn saying_for_ever(text: &'static str, more: &'static str) -> Self {
-        Self::start(move |mut stream| async move {
-            read_request(&mut stream).await;
-            let _ = stream.write_all(text.as_bytes()).await;
-            while stream.write_all(more.as_bytes()).await.is_ok() {}
-        })
-        .await
-    }
-}
-
-async fn read_request(stream: &mut TcpStream) {
-    let mut request = [0; 1024];
-    let _ = stream.read(&mut request).await;
-}
-
-async fn hold(stream: TcpStream) {
-    let _stream = stream;
-    std::future::pending().await
-}
-
-/// Fails and recovers at once.
-fn quick(mut probe: Probe) -> Probe {
-    (probe.fall, probe.rise) = (1, 1);
-    probe
-}
-
-async fn verdict_on(probe: Probe) -> Verdict {
-    Told::start(vec![quick(probe)])
-        .wait_for(|verdict| verdict.state != State::Unknown)
-        .await
-}
+use support::server::{Server, hold, read_request};
+use support::{SOON, Told, page, page_with, quick, verdict_on};
+use tokio::io::AsyncWriteExt;
 
 /// What is not about the deadline gets plenty of time.
 async fn check(server: Server, state: State, detail: &str) {

@@ -14,6 +14,7 @@ use crate::name;
 use crate::section::{Keys, Section, Text};
 use crate::source::Span;
 use crate::target::{NODE, Target, read_target};
+use crate::tcp::{self, Tcp};
 
 /// How often a check may ask: not so often that asking is a load of its own, not so
 /// seldom that the answer says nothing.
@@ -32,37 +33,69 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const FALL_DEFAULT: u32 = 2;
 const RISE_DEFAULT: u32 = 3;
 
-const LATER_HELP: &str = "ask with ping or http, or remove this check";
+const LATER_HELP: &str = "ask with ping, http or tcp, or remove this check";
 
-/// The keys of every check, the kinds among them.
-const KEYS: Keys = Keys {
+/// Kinds of a later version.
+const LATER: &[(&str, &str)] = &[
+    ("exec", LATER_HELP),
+    ("nagios", LATER_HELP),
+    ("process", LATER_HELP),
+    ("unit", LATER_HELP),
+    ("mysql", LATER_HELP),
+    ("postgres", LATER_HELP),
+    ("dns", LATER_HELP),
+    ("smtp", LATER_HELP),
+];
+
+/// A kind of question.
+struct Kind {
+    /// The key that names it.
+    name: &'static str,
+    /// What stands in such a check.
+    keys: Keys,
+    /// What stands in no other.
+    own: &'static [&'static str],
+}
+
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "ping",
+        keys: Keys {
+            known: &["ping", "interval", "timeout", "from", "fall", "rise"],
+            later: LATER,
+        },
+        own: &[],
+    },
+    Kind {
+        name: "http",
+        keys: Keys {
+            known: &[
+                "http", "interval", "timeout", "from", "fall", "rise", "status", "body", "method",
+                "host", "tls",
+            ],
+            later: LATER,
+        },
+        own: &["status", "body", "method", "host", "tls"],
+    },
+    Kind {
+        name: "tcp",
+        keys: Keys {
+            known: &[
+                "tcp", "interval", "timeout", "from", "fall", "rise", "send", "expect",
+            ],
+            later: LATER,
+        },
+        own: &["send", "expect"],
+    },
+];
+
+/// What a check without a question could have.
+const ANY_KEYS: Keys = Keys {
     known: &[
-        "ping", "http", "interval", "timeout", "from", "fall", "rise",
+        "ping", "http", "tcp", "interval", "timeout", "from", "fall", "rise",
     ],
-    later: &[
-        ("tcp", LATER_HELP),
-        ("exec", LATER_HELP),
-        ("nagios", LATER_HELP),
-        ("process", LATER_HELP),
-        ("unit", LATER_HELP),
-        ("mysql", LATER_HELP),
-        ("postgres", LATER_HELP),
-        ("dns", LATER_HELP),
-        ("smtp", LATER_HELP),
-    ],
+    later: LATER,
 };
-
-/// The same, with what refines `http`.
-const HTTP_KEYS: Keys = Keys {
-    known: &[
-        "http", "interval", "timeout", "from", "fall", "rise", "status", "body", "method", "host",
-        "tls", "ping",
-    ],
-    later: KEYS.later,
-};
-
-/// The keys that only `http` has.
-const HTTP_ONLY: [&str; 5] = ["status", "body", "method", "host", "tls"];
 
 /// One check of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +116,8 @@ pub enum Question {
     },
     /// Does its web server answer well?
     Http(Http),
+    /// Does a server take a connection, and say what is expected?
+    Tcp(Tcp),
 }
 
 impl Question {
@@ -91,6 +126,7 @@ impl Question {
         match self {
             Self::Ping { target } => *target,
             Self::Http(http) => http.target,
+            Self::Tcp(tcp) => tcp.target,
         }
     }
 }
@@ -135,7 +171,7 @@ pub(crate) fn read(
             peers: true,
             span: section.span.clone(),
         },
-        Question::Http(_) => From {
+        Question::Http(_) | Question::Tcp(_) => From {
             node: true,
             peers: true,
             span: section.span.clone(),
@@ -155,18 +191,21 @@ pub(crate) fn read(
 }
 
 fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question> {
-    match (section.has("ping"), section.has("http")) {
-        (true, true) => {
-            section.only(&HTTP_KEYS, report);
-            let place = section.key_span("http");
-            let what = "a check asks one question, not ping and http";
-            report
-                .refuse(&place, what, "make two checks of it")
-                .also(&section.key_span("ping"), "the other question");
+    let asked: Vec<&Kind> = KINDS.iter().filter(|kind| section.has(kind.name)).collect();
+    refuse_other_keys(section, &asked, report);
+    let names: Vec<&str> = asked.iter().map(|kind| kind.name).collect();
+    match names[..] {
+        [] => {
+            // A kind of a later version has been refused already.
+            if !LATER.iter().any(|(kind, _)| section.has(kind)) {
+                let what = format!("[{}] asks nothing", section.path);
+                let help =
+                    format!("add for example ping = \"{NODE}\" or http = \"http://{NODE}/\"");
+                report.refuse(&section.span, what, help);
+            }
             None
         }
-        (true, false) => {
-            refuse_http_keys(section, report);
+        ["ping"] => {
             let help = format!("write for example ping = \"{NODE}\"");
             let text = section.text_with("ping", &help, report)?;
             match read_target(text.value) {
@@ -177,31 +216,38 @@ fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question>
                 }
             }
         }
-        (false, true) => {
-            section.only(&HTTP_KEYS, report);
-            Some(Question::Http(http::read(section, report)?))
-        }
-        (false, false) => {
-            section.only(&HTTP_KEYS, report);
-            // A kind of a later version has been refused already.
-            if !KEYS.later.iter().any(|(kind, _)| section.has(kind)) {
-                let what = format!("[{}] asks nothing", section.path);
-                let help =
-                    format!("add for example ping = \"{NODE}\" or http = \"http://{NODE}/\"");
-                report.refuse(&section.span, what, help);
-            }
+        ["http"] => Some(Question::Http(http::read(section, report)?)),
+        ["tcp"] => Some(Question::Tcp(tcp::read(section, report)?)),
+        [first, second, ..] => {
+            let what = format!("a check asks one question, not {first} and {second}");
+            report
+                .refuse(&section.key_span(second), what, "make two checks of it")
+                .also(&section.key_span(first), "the other question");
             None
         }
+        // The kinds are those of the table.
+        [_] => None,
     }
 }
 
-/// Refuses what does not belong to a ping; names what belongs to http.
-fn refuse_http_keys(section: &Section<'_>, report: &mut Report) {
-    for key in HTTP_ONLY.iter().filter(|key| section.has(key)) {
-        let what = format!("{key:?} belongs to http checks");
-        report.refuse(&section.key_span(key), what, "remove it, or ask with http");
+/// Refuses unknown keys, and names the kind of question that a key belongs to if it is another
+/// one.
+fn refuse_other_keys(section: &Section<'_>, asked: &[&Kind], report: &mut Report) {
+    let is_asked = |kind: &Kind| asked.iter().any(|one| one.name == kind.name);
+    let mut judged: Vec<&str> = asked.iter().map(|kind| kind.name).collect();
+    for kind in &KINDS {
+        for key in kind.own.iter().filter(|key| section.has(key)) {
+            judged.push(key);
+            // Nothing is asked: that is fault enough.
+            if !is_asked(kind) && !asked.is_empty() {
+                let what = format!("{key:?} belongs to {} checks", kind.name);
+                let help = format!("remove it, or ask with {}", kind.name);
+                report.refuse(&section.key_span(key), what, help);
+            }
+        }
     }
-    section.only_but(&KEYS, &HTTP_ONLY, report);
+    let keys = asked.first().map_or(&ANY_KEYS, |kind| &kind.keys);
+    section.only_but(keys, &judged, report);
 }
 
 fn read_time(
@@ -270,6 +316,9 @@ fn judge_target(question: &Question, from: &From, report: &mut Report) {
             let what = "a node that pings itself always answers";
             report.warn(&from.span, what, "write from = [\"peers\"]");
         }
-        (Question::Ping { .. } | Question::Http(_), Target::Node | Target::Ip(_)) => {}
+        (
+            Question::Ping { .. } | Question::Http(_) | Question::Tcp(_),
+            Target::Node | Target::Ip(_),
+        ) => {}
     }
 }

@@ -13,6 +13,7 @@ use crate::check::{CheckSpec, Question};
 use crate::duration::show;
 use crate::http::{Http, Method, Trust};
 use crate::revoked::{self, Fingerprint};
+use crate::tcp::Tcp;
 
 /// Raised when the same meaning gets another text.
 const FORM: &str = "evenkeel configuration, form 1\n";
@@ -118,6 +119,7 @@ fn write_check(text: &mut String, group: &Group, spec: &CheckSpec) {
     match &spec.question {
         Question::Ping { target } => line(text, "ping", quoted(&target.text())),
         Question::Http(http) => write_http(text, http),
+        Question::Tcp(tcp) => write_tcp(text, tcp),
     }
     line(text, "interval", quoted(&show(policy.interval)));
     line(text, "timeout", quoted(&show(policy.timeout)));
@@ -153,6 +155,15 @@ fn write_http(text: &mut String, http: &Http) {
                 "tls",
                 format!("{{ ca = {} }}", quoted(&path.to_string_lossy())),
             );
+        }
+    }
+}
+
+fn write_tcp(text: &mut String, tcp: &Tcp) {
+    line(text, "tcp", quoted(&tcp.text()));
+    for (key, value) in [("send", &tcp.send), ("expect", &tcp.expect)] {
+        if let Some(value) = value {
+            line(text, key, quoted(value));
         }
     }
 }

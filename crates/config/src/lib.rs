@@ -27,6 +27,7 @@ mod source;
 mod status;
 mod syntax;
 mod target;
+mod tcp;
 mod timing;
 
 pub use check::{CheckSpec, Question};
@@ -41,4 +42,5 @@ pub use revoked::{Fingerprint, REVOKED_MAX};
 pub use source::Place;
 pub use status::StatusSet;
 pub use target::{Target, Template};
+pub use tcp::Tcp;
 pub use timing::{HEARTBEATS_PER_LEASE, profile};

@@ -121,13 +121,28 @@ fn unknown_keys_are_told_what_was_meant() {
         "fall = 2",
         "xyzzy = 2",
         &[
-            "f:24:1: unknown key \"xyzzy\" in [group.www.check.apache] | known here: http, interval, timeout, from, fall, rise, status, body, method, host, tls, ping",
+            "f:24:1: unknown key \"xyzzy\" in [group.www.check.apache] | known here: http, interval, timeout, from, fall, rise, status, body, method, host, tls",
         ],
     );
     refused(
         "ping = \"{node}\"",
         "ping = \"{node}\"\nstatus = 200",
         &["f:20:1: \"status\" belongs to http checks | remove it, or ask with http"],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "tcp = \"{node}\"\nsned = \"x\"\nbody = \"y\"\nexpect = \"\"",
+        &[
+            "f:19:7: \"{node}\" has no port | write for example \"{node}:5432\" or \"[2001:db8::1]:5432\"",
+            "f:20:1: unknown key \"sned\" in [group.www.check.ping] | did you mean \"send\"?",
+            "f:21:1: \"body\" belongs to http checks | remove it, or ask with http",
+            "f:22:10: expect is empty | remove it",
+        ],
+    );
+    refused(
+        "ping = \"{node}\"",
+        "ping = \"{node}\"\ntcp = \"{node}:80\"",
+        &["f:20:1: a check asks one question, not ping and tcp | make two checks of it"],
     );
     refused(
         "drain =",
@@ -146,16 +161,16 @@ fn unknown_keys_are_told_what_was_meant() {
     );
     refused(
         "ping = \"{node}\"",
-        "tcp = \"{node}:80\"",
+        "unit = \"x.service\"",
         &[
-            "f:19:1: \"tcp\" is not built yet in this version | ask with ping or http, or remove this check",
+            "f:19:1: \"unit\" is not built yet in this version | ask with ping, http or tcp, or remove this check",
         ],
     );
     refused(
         "ping = \"{node}\"",
         "exec = [\"x\"]\nfall = 1",
         &[
-            "f:19:1: \"exec\" is not built yet in this version | ask with ping or http, or remove this check",
+            "f:19:1: \"exec\" is not built yet in this version | ask with ping, http or tcp, or remove this check",
         ],
     );
     refused(

@@ -60,6 +60,10 @@ from = ["node"]
 http = "https://192.0.2.9/"
 method = "HEAD"
 tls = { verify = false }
+[group."www.x".check.cache]
+tcp = "{node}:6379"
+send = "PING\r\n"
+expect = "+PONG"
 [group.idle]
 nodes = ["a.1", "b"]
 "#;
@@ -153,7 +157,7 @@ fn everything_that_can_be_said_is_understood() {
     let names: Vec<&str> = www.checks.iter().map(|check| check.name.as_str()).collect();
     assert_eq!(
         names,
-        ["web", "ping", "gate", "head"],
+        ["web", "ping", "gate", "head", "cache"],
         "the order of the file"
     );
 
@@ -164,6 +168,13 @@ fn everything_that_can_be_said_is_understood() {
     assert_eq!(web.tls, Some(Trust::Ca("/etc/ssl/shop.pem".into())));
     assert_eq!(web.body.as_deref(), Some("\"fine\"\t"));
     let node: IpAddr = "2001:db8::11".parse().expect("an address");
+    let Question::Tcp(cache) = &checks[4].question else {
+        panic!("not tcp")
+    };
+    assert_eq!(cache.address(node).to_string(), "[2001:db8::11]:6379");
+    assert_eq!(cache.send.as_deref(), Some("PING\r\n"));
+    assert_eq!(cache.expect.as_deref(), Some("+PONG"));
+    assert!(checks[4].policy.from_node && checks[4].policy.from_peers);
     assert_eq!(web.address(node).to_string(), "[2001:db8::11]:8443");
     assert_eq!(web.path.fill(node), "/health?from=2001:db8::11");
     assert_eq!(web.server_name(node), "www.example.com");

@@ -9,7 +9,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -23,10 +22,10 @@ use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
 
+use crate::io::Answer;
+use crate::io::connect::{Failure, connect};
 use crate::io::tls::{Tls, remark_on_end};
-use crate::io::{Answer, Fault, fault_of};
 use crate::machine::Outcome;
 use crate::probe::{Http, Millis, Phases, bounded};
 
@@ -61,13 +60,6 @@ struct Progress {
     remark: Option<String>,
 }
 
-/// Why there is no good answer.
-enum Failure {
-    Refused,
-    Theirs(String),
-    Ours(String),
-}
-
 impl Page {
     /// Makes a question ready, or says why it can never be asked.
     pub(crate) fn new(http: &Http) -> Result<Self, String> {
@@ -87,7 +79,7 @@ impl Page {
         let ended = tokio::time::timeout(within, self.exchange(&mut progress)).await;
         let mut answer = match ended {
             Ok(Ok((status, body))) => self.judge(status, &body, &progress),
-            Ok(Err(failure)) => failure.answer(&progress),
+            Ok(Err(failure)) => failed(failure, &progress),
             Err(_) => progress.silence(within),
         };
         answer.phases = progress.phases;
@@ -181,21 +173,6 @@ impl Page {
             _ => Answer::new(Outcome::Good, format!("HTTP {status} in {took}{remark}")),
         }
     }
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
-    let socket = match address.ip() {
-        IpAddr::V4(_) => TcpSocket::new_v4(),
-        IpAddr::V6(_) => TcpSocket::new_v6(),
-    };
-    let failed = |error: io::Error| match fault_of(&error) {
-        _ if error.kind() == io::ErrorKind::ConnectionRefused => Failure::Refused,
-        Fault::Ours => Failure::Ours(format!("connect to {address}: {error}")),
-        Fault::Theirs => Failure::Theirs(format!("no connection: {error}")),
-    };
-    let socket = socket.map_err(failed)?;
-    socket.set_zero_linger().map_err(failed)?;
-    socket.connect(address).await.map_err(failed)
 }
 
 /// What is read of a body, up to its end or [`BODY_LENGTH_MAX`].
@@ -299,27 +276,13 @@ impl Progress {
     }
 }
 
-impl Failure {
-    fn answer(self, progress: &Progress) -> Answer {
-        match self {
-            Self::Refused => Answer {
-                refused: true,
-                ..Answer::new(Outcome::Bad, "connection refused")
-            },
-            Self::Ours(why) => Answer::new(
-                Outcome::Unasked,
-                format!("could not ask: {}", bounded(&why)),
-            ),
-            Self::Theirs(why) => {
-                let status = match progress.stage {
-                    Stage::Body(status) => format!("HTTP {status}, but "),
-                    Stage::Connect | Stage::Tls | Stage::Head => String::new(),
-                };
-                let after = progress.after();
-                Answer::new(Outcome::Bad, format!("{status}{}{after}", bounded(&why)))
-            }
-        }
-    }
+/// What a failure means that far.
+fn failed(failure: Failure, progress: &Progress) -> Answer {
+    let status = match progress.stage {
+        Stage::Body(status) => format!("HTTP {status}, but "),
+        Stage::Connect | Stage::Tls | Stage::Head => String::new(),
+    };
+    failure.answer(&status, &progress.after())
 }
 
 /// What a broken handshake means. The library wraps its own errors into those of I/O.

@@ -8,11 +8,12 @@
 
 pub mod apache;
 pub mod netns;
+pub mod server;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use evenkeel_checks::{Asker, Http, Probe, Prober, Resolved, State, Verdict};
+use evenkeel_checks::{Asker, Http, Probe, Prober, Resolved, State, Tcp, Verdict};
 use evenkeel_config::{Method, StatusSet};
 use evenkeel_core::{CheckName, GroupId, NodeId};
 use tokio::sync::mpsc;
@@ -55,6 +56,31 @@ pub fn page_with(at: SocketAddr, change: impl FnOnce(&mut Http)) -> Probe {
         change(http);
     }
     probe
+}
+
+/// Connects to `at` every 50 ms, says `send` and looks for `expect`, as the judged node itself.
+pub fn line(at: SocketAddr, send: Option<&str>, expect: Option<&str>) -> Probe {
+    Probe {
+        question: Resolved::Tcp(Tcp {
+            connect: at,
+            send: send.map(str::to_owned),
+            expect: expect.map(str::to_owned),
+        }),
+        ..page(at)
+    }
+}
+
+/// Fails and recovers at once.
+pub fn quick(mut probe: Probe) -> Probe {
+    (probe.fall, probe.rise) = (1, 1);
+    probe
+}
+
+/// The first verdict that knows something.
+pub async fn verdict_on(probe: Probe) -> Verdict {
+    Told::start(vec![quick(probe)])
+        .wait_for(|verdict| verdict.state != State::Unknown)
+        .await
 }
 
 /// Asks `target` for an echo every 50 ms, as a peer.
