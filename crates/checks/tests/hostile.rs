@@ -19,17 +19,11 @@ async fn check(server: Server, state: State, detail: &str) {
     } else {
         SOON
     };
-    let verdict = verdict_on(Probe {
+    let probe = Probe {
         timeout,
         ..page(server.at)
-    })
-    .await;
-    assert_eq!(verdict.state, state, "{}", verdict.detail);
-    assert!(
-        verdict.detail.starts_with(detail),
-        "{:?} for {detail:?}",
-        verdict.detail
-    );
+    };
+    support::check(probe, state, detail).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use evenkeel_checks::{ANSWER_LENGTH_MAX, Asker, Probe, State};
 use support::apache::{self, Apache, Mpm};
 use support::server::{Server, hold, read_request};
-use support::{SOON, Told, line, verdict_on};
+use support::{SOON, Told, check, line, verdict_on};
 use tokio::io::AsyncWriteExt;
 
 const HEAD: &str = "HEAD / HTTP/1.0\r\n\r\n";
@@ -18,16 +18,6 @@ fn patient(probe: Probe) -> Probe {
         timeout: SOON,
         ..probe
     }
-}
-
-async fn check(probe: Probe, state: State, detail: &str) {
-    let verdict = verdict_on(probe).await;
-    assert_eq!(verdict.state, state, "{}", verdict.detail);
-    assert!(
-        verdict.detail.starts_with(detail),
-        "{:?} for {detail:?}",
-        verdict.detail
-    );
 }
 
 #[tokio::test]

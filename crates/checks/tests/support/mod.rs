@@ -83,6 +83,17 @@ pub async fn verdict_on(probe: Probe) -> Verdict {
         .await
 }
 
+/// Asserts the first verdict that knows something.
+pub async fn check(probe: Probe, state: State, detail: &str) {
+    let verdict = verdict_on(probe).await;
+    assert_eq!(verdict.state, state, "{}", verdict.detail);
+    assert!(
+        verdict.detail.starts_with(detail),
+        "{:?} for {detail:?}",
+        verdict.detail
+    );
+}
+
 /// Asks `target` for an echo every 50 ms, as a peer.
 pub fn ping(target: IpAddr) -> Probe {
     Probe {

@@ -124,7 +124,17 @@ impl From<StandingForm> for Standing {
 
 /// The bytes of a report.
 pub fn encode(report: &Report) -> Vec<u8> {
-    let added = AddedForm {
+    let added = added_to(report);
+    let first = first_form(report);
+    let memory = MemoryForm {
+        votes: report.votes,
+        stored: report.stored,
+    };
+    crate::encode(&(first, added, memory))
+}
+
+fn added_to(report: &Report) -> AddedForm {
+    AddedForm {
         lateness: report.lateness.into(),
         silent: report
             .checks
@@ -132,13 +142,7 @@ pub fn encode(report: &Report) -> Vec<u8> {
             .map(|one| one.silent.map(Into::into))
             .collect(),
         generation: report.generation,
-    };
-    let first = first_form(report);
-    let memory = MemoryForm {
-        votes: report.votes,
-        stored: report.stored,
-    };
-    crate::encode(&(first, added, memory))
+    }
 }
 
 fn first_form(report: &Report) -> ReportForm {
@@ -282,16 +286,7 @@ mod tests {
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
         (report.votes, report.stored) = (NOT_SAID.votes, NOT_SAID.stored);
-        let added = AddedForm {
-            lateness: report.lateness.into(),
-            silent: report
-                .checks
-                .iter()
-                .map(|one| one.silent.map(Into::into))
-                .collect(),
-            generation: report.generation,
-        };
-        let without_votes = crate::encode(&(first_form(&report), added));
+        let without_votes = crate::encode(&(first_form(&report), added_to(&report)));
         assert_eq!(decode(&without_votes).as_ref(), Ok(&report));
         let shorter = crate::encode(&first_form(&report));
         report.lateness = Duration::ZERO;
