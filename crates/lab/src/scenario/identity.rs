@@ -30,6 +30,10 @@ const ROUNDS: u32 = 4;
 /// Time for a node to fetch the log, or for an election.
 const SOON: Duration = Duration::from_secs(10);
 
+/// After which a node has told the others how far its log goes: twice the time from one report to
+/// the next. What it lost that is newer than its last report is not seen.
+const REPORTED: Duration = Duration::from_millis(400);
+
 /// After which what was going to move has moved.
 const SETTLES: Duration = Duration::from_secs(2);
 
@@ -52,6 +56,7 @@ pub(super) fn cloned(cluster: &mut Cluster) -> Result<Ending> {
     cluster.observer.mark();
     // The group moves, so that the copy is from before the move.
     cluster.switch_over(&holder, &standby)?;
+    std::thread::sleep(REPORTED);
     process::kill_all(&cluster.host(&holder)?.mark(daemon::PROGRAM))?;
     run("rm", &["-rf", &from], "")?;
     run("cp", &["-a", &to, &from], "")?;
