@@ -201,7 +201,8 @@ fn config(settings: &Settings) -> Result<Config, ConsensusError> {
         backoff: "20ms 50ms 100ms ...300ms".to_owned(),
         // A voter that lost its disk comes back with an empty log. Without this the leader would
         // panic. What makes it safe is that such a voter does not vote until it is readmitted
-        // (rule 8): entries that only it and the leader had are still on the leader.
+        // (rule 8), and takes entries only from a leader that was not left behind (`trust`): what
+        // only it and that leader had is still on the leader.
         allow_log_reversion: Some(true),
         // A leader that restarts asks for votes again, like anybody.
         enable_leader_restore: Some(false),

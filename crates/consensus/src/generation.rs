@@ -96,7 +96,7 @@ pub fn join(disk: &mut dyn Disk, generation: u64) -> Result<SetAside, ConsensusE
     };
     if image.generation < generation {
         let mut writes = vec![Write::Forget, Write::Generation(generation)];
-        writes.extend(image.oath.map(Write::Votes));
+        writes.extend(image.oath.map(Write::Oath));
         disk.write(&writes)?;
     }
     Ok(set_aside)

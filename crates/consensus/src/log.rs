@@ -165,7 +165,7 @@ impl<R: Runtime> Log<R> {
     pub(crate) async fn swear(&self, oath: u64) -> io::Result<()> {
         if self.oath() != Some(oath) {
             self.writer
-                .write(vec![Write::Votes(oath)], Vec::new())
+                .write(vec![Write::Oath(oath)], Vec::new())
                 .await?;
             lock(&self.mirror).oath = Some(oath);
         }

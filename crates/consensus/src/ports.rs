@@ -108,7 +108,7 @@ pub enum Write {
     /// Raises a floor, unless it is already as high.
     Floor(Floor),
     /// Marks the log as that of a node that votes, under an oath of this number.
-    Votes(u64),
+    Oath(u64),
     /// Replaces the generation.
     Generation(u64),
     /// Removes everything but the floors.

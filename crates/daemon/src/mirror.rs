@@ -56,8 +56,8 @@ pub const LENGTH: usize = KEYS_AT + KEYS_MAX * 2 * KEY_PLACE;
 
 /// Says that the memory is a mirror of this layout: its last byte counts the layouts. A
 /// worker that finds another one does not trust it. 2: promises with their numbers; 3: the
-/// baton in the head.
-const MAGIC: u64 = 0x6576_656e_6b65_6503;
+/// baton in the head; 4: readmissions and the reserve there, and a silence without an end.
+const MAGIC: u64 = 0x6576_656e_6b65_6504;
 
 /// The mirror's memory.
 pub struct Memory {

@@ -2,7 +2,7 @@
 //! (DESIGN 3.1 rule 8).
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ const VOTED_TEXT: &str = "This node votes under this oath. Should its log be los
 const OATHS_MAX: usize = 2;
 /// No log bears it.
 pub const OATH_UNKNOWN: u64 = u64::MAX;
+/// The longest note that is read, in bytes: 64 lives take less than half of it.
+const NOTE_LENGTH_MAX: u64 = 8192;
 /// An identity is a few lines; more is not ours.
 const IDENTITY_LENGTH_MAX: u64 = 4096;
 
@@ -245,7 +247,8 @@ pub fn lease_max(state: &Path) -> Option<Duration> {
 
 /// The last lives of this directory, oldest first; none if they cannot be read.
 pub fn lives(state: &Path) -> Vec<Incarnation> {
-    let text = fs::read_to_string(state.join(LIVES)).unwrap_or_default();
+    let bytes = read_small(&state.join(LIVES)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     let life = |line: &str| {
         let (counter, nonce) = line.split_once(' ')?;
         Some(Incarnation {
@@ -261,7 +264,7 @@ pub fn lives(state: &Path) -> Vec<Incarnation> {
 /// [`OATH_UNKNOWN`].
 pub fn oaths(state: &Path) -> Result<Vec<u64>, StateError> {
     let path = state.join(VOTED);
-    let bytes = match fs::read(&path) {
+    let bytes = match read_small(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.map_err(|source| fault("read", &path, source))?,
     };
@@ -283,6 +286,15 @@ pub fn note_oaths(state: &Path, oaths: &[u64]) -> Result<(), StateError> {
     let numbers = oaths.iter().map(|oath| format!("{oath:016x} "));
     let text = format!("{}: {VOTED_TEXT}\n", numbers.collect::<String>());
     replace(state, VOTED, text.as_bytes())
+}
+
+/// The beginning of a file of ours, of which more than [`NOTE_LENGTH_MAX`] means nothing.
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(NOTE_LENGTH_MAX)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn make_private(path: &Path) -> Result<(), StateError> {

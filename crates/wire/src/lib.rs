@@ -52,6 +52,22 @@ fn decode<T: serde::de::DeserializeOwned>(
     decode_part(what, max, bytes).map(|(form, _)| form)
 }
 
+/// Reads what a later program has added at this place, and gives back what follows it; none if an
+/// older program spoke.
+fn decode_added<'b, T: serde::de::DeserializeOwned>(
+    what: &'static str,
+    bytes: &'b [u8],
+) -> Result<Option<(T, &'b [u8])>, WireError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let read = postcard::take_from_bytes(bytes).map_err(|error| WireError::Broken {
+        what,
+        why: error.to_string(),
+    });
+    read.map(Some)
+}
+
 /// Reads a form and gives back what follows it: what a later program has added.
 fn decode_part<'b, T: serde::de::DeserializeOwned>(
     what: &'static str,

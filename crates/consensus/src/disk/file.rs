@@ -344,7 +344,7 @@ impl LogFile {
                     );
                 }
                 Write::Floor(floor) => raise(&mut floors, floor)?,
-                Write::Votes(oath) => drop(marks.insert("oath", &oath.to_be_bytes()[..])?),
+                Write::Oath(oath) => drop(marks.insert("oath", &oath.to_be_bytes()[..])?),
                 Write::Generation(generation) => {
                     drop(marks.insert("generation", &generation.to_be_bytes()[..])?);
                 }

@@ -99,7 +99,7 @@ impl Platter {
                 }
                 Write::Snapshot(snapshot) => self.snapshot = Some(snapshot),
                 Write::Floor(floor) => raise(&mut self.floors, &floor),
-                Write::Votes(oath) => self.oath = Some(oath),
+                Write::Oath(oath) => self.oath = Some(oath),
                 Write::Generation(generation) => self.generation = generation,
                 Write::Forget => {
                     (self.generation, self.oath) = (0, None);

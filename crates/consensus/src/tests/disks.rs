@@ -42,7 +42,7 @@ fn filled(path: &Path) -> Image {
     let writes: Vec<Write> = (0..60).map(entry).collect();
     disk.write(&writes).expect("written");
     disk.write(&[
-        Write::Votes(5),
+        Write::Oath(5),
         Write::Vote(vec![1, 1]),
         Write::Committed(vec![1, 2]),
         Write::Floor(floor(2, 9)),

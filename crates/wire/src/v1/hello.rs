@@ -97,18 +97,11 @@ impl Hello {
     /// Reads the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let (form, rest): (HelloForm, _) = crate::decode_part("hello", HELLO_LENGTH_MAX, bytes)?;
-        let added = match rest {
-            [] => AddedForm {
-                past: Vec::new(),
-                applied: Epoch::NONE.into(),
-            },
-            rest => postcard::take_from_bytes(rest)
-                .map(|(added, _)| added)
-                .map_err(|error| WireError::Broken {
-                    what: "hello",
-                    why: error.to_string(),
-                })?,
+        let not_said = AddedForm {
+            past: Vec::new(),
+            applied: Epoch::NONE.into(),
         };
+        let added = crate::decode_added("hello", rest)?.map_or(not_said, |(added, _)| added);
         Ok(Self {
             cluster: form.cluster,
             node: NodeId(form.node),

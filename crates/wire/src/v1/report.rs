@@ -197,23 +197,11 @@ fn first_form(report: &Report) -> ReportForm {
     }
 }
 
-/// What was added at this place, and what follows it; none if an older program spoke.
-fn added_form<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<Option<(T, &'b [u8])>, WireError> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let read = postcard::take_from_bytes(bytes).map_err(|error| WireError::Broken {
-        what: "report",
-        why: error.to_string(),
-    });
-    read.map(Some)
-}
-
 /// Reads a report.
 pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (form, rest): (ReportForm, _) = crate::decode_part("report", REPORT_LENGTH_MAX, bytes)?;
-    let (added, rest): (AddedForm, _) = added_form(rest)?.unwrap_or_default();
-    let memory = added_form(rest)?.map_or(NOT_SAID, |(memory, _)| memory);
+    let (added, rest): (AddedForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
+    let memory = crate::decode_added("report", rest)?.map_or(NOT_SAID, |(memory, _)| memory);
     let mut silent = added.silent.into_iter();
     Ok(Report {
         incarnation: form.incarnation.into(),
