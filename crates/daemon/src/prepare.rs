@@ -145,6 +145,7 @@ impl Prepared {
             lease: topology.timing.lease,
             heartbeat: topology.timing.heartbeat,
             lease_max: topology.timing.lease,
+            prepared: std::collections::BTreeSet::new(),
             faults: lease::Faults::default(),
         }
     }

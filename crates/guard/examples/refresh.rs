@@ -112,6 +112,7 @@ impl Leases {
             lease: LEASE,
             heartbeat: Duration::from_millis(1),
             lease_max: LEASE,
+            prepared: std::collections::BTreeSet::new(),
             faults: Faults::default(),
         };
         let incarnation = Incarnation {

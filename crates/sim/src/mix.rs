@@ -108,6 +108,8 @@ pub struct Mix {
     /// shut may count in ticks of its own. Less than what the margin has left at the
     /// greatest drift.
     pub guard_late: Duration,
+    /// Whether the group has services that must be started before it opens.
+    pub prepared: bool,
     /// The usual time between two deeds.
     pub pause: u64,
     /// How long deeds are done.
@@ -152,6 +154,8 @@ impl Mix {
             slow: chance.pick(&[0, 20, 150]),
             late_max: lease / chance.pick(&[100, 20, 8]),
             guard_late: Duration::from_nanos(chance.pick(&[0, 0, lease / 40])),
+            // Of a copy, so that older seeds still play what they played.
+            prepared: chance.clone().happens(250),
             pause: lease / chance.pick(&[3, 8, 20]),
             chaos: lease * chance.between(6, 14),
             deeds,
@@ -174,6 +178,7 @@ impl Mix {
             slow: 0,
             late_max: nanos(lease) / 100,
             guard_late: Duration::ZERO,
+            prepared: false,
             pause: nanos(lease),
             chaos: 0,
             deeds: Vec::new(),

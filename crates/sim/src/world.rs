@@ -18,6 +18,9 @@ pub const GROUP: GroupId = GroupId(7);
 /// Lines of the story that a failing run tells.
 const STORY_MAX: usize = 200;
 
+/// How often services turn out to be started, per mille of a machine's steps.
+const READY_OFTEN: u64 = 50;
+
 /// Something that happens at a moment of true time.
 #[derive(Clone, Debug)]
 enum Happening {
@@ -85,6 +88,8 @@ pub struct World {
     pub mix: Mix,
     /// Where its luck comes from.
     pub chance: Chance,
+    /// Draws when services are started.
+    services: Chance,
     /// The nodes; voters first.
     pub nodes: Vec<Node>,
     /// Their disks.
@@ -123,6 +128,7 @@ impl World {
                     lease: mix.leases[n],
                     heartbeat: mix.leases[n] / 5,
                     lease_max: mix.lease_max,
+                    prepared: mix.prepared.then_some(GROUP).into_iter().collect(),
                     faults,
                 };
                 let clock = Clock::booted(0, chance.between(1, 1000) * MS, mix.rates[n]);
@@ -145,6 +151,7 @@ impl World {
             number: 0,
             story: tell.then(VecDeque::new),
             mix,
+            services: chance.clone(),
             chance,
             nodes,
         };
@@ -434,6 +441,10 @@ impl World {
             .status(GROUP)
             .floor
             .map_or(Epoch::NONE, |floor| floor.epoch);
+        // Services start within a few turns, sooner or later, and at once in the end.
+        if self.mix.prepared && (self.healed || self.services.happens(READY_OFTEN)) {
+            machine.ready(now, GROUP, floor);
+        }
         let checked = self.s2.floor(node, floor);
         self.note(checked);
         let stall = std::mem::take(&mut self.nodes[node].stalls_for);

@@ -68,6 +68,9 @@ struct Group {
     voter: Voter,
     sighting: Sighting,
     spent: Epoch,
+    /// Everything of the group is started for this epoch. Not in the mirror: the next
+    /// process hears it anew from whoever starts things.
+    ready: Epoch,
     /// The last deadline given to the guard.
     guard: Moment,
     /// Said since the guard's deadline passed.
@@ -318,6 +321,20 @@ impl Machine {
         if epoch > group.committed {
             group.committed = epoch;
             self.mirrored(id);
+            self.advance(now, id);
+        }
+    }
+
+    /// The group's services are started for this epoch: it may open, if the rest allows.
+    /// Means nothing for a group that is not one of [`Settings::prepared`]. It can only
+    /// make an opening later, so no rule of safety rests on it.
+    pub fn ready(&mut self, now: Moment, id: GroupId, epoch: Epoch) {
+        let now = self.at(now);
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if epoch > group.ready {
+            group.ready = epoch;
             self.advance(now, id);
         }
     }
@@ -856,18 +873,22 @@ impl Machine {
             return;
         };
         let (guard, lapse) = (group.guard, group.lapse);
+        let committed = group.committed;
         let Some(tenure) = group.tenure(epoch) else {
             return;
         };
         let seq = self.next_seq.max(now.as_nanos());
         self.next_seq = seq + 1;
         let opened = tenure.opened;
+        // One that waits for nothing but its services is not deaf.
+        let waits = committed == epoch && tenure.is_clear(now, settings);
         let void = if opened && lapse != Lapse::None {
             tenure.void(now, guard, seq, settings)
         } else {
             0
         };
         tenure.asked(now, seq, settings);
+        let lease = tenure.lease;
         let renew = Renew {
             group: id,
             epoch,
@@ -876,7 +897,11 @@ impl Machine {
             seq,
             membership: settings.membership,
             // Of this epoch: what an earlier one proved says nothing of this one.
-            proven: if opened { guard.as_nanos() } else { 0 },
+            proven: match (opened, waits) {
+                (true, _) => guard.as_nanos(),
+                (false, true) => lease.as_nanos(),
+                (false, false) => 0,
+            },
             void,
         };
         let me = settings.me;
@@ -922,12 +947,14 @@ impl Machine {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        let committed = group.committed;
+        let (committed, ready) = (group.committed, group.ready);
         let Some(tenure) = group.tenures.last_mut().filter(|tenure| !tenure.opened) else {
             return;
         };
-        let clear = tenure.clear_at(settings).is_some_and(|at| at <= now);
-        if tenure.epoch != committed || !clear || tenure.lease <= now {
+        if tenure.epoch != committed || !tenure.is_clear(now, settings) || tenure.lease <= now {
+            return;
+        }
+        if settings.prepared.contains(&id) && ready < tenure.epoch {
             return;
         }
         tenure.opened = true;

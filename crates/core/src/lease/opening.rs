@@ -71,6 +71,11 @@ impl Tenure {
         vote.clear = Some(vote.clear.map_or(clear, |known| known.min(clear)));
     }
 
+    /// Whether older promises have run out at a majority.
+    pub(super) fn is_clear(&self, now: Moment, settings: &Settings) -> bool {
+        self.clear_at(settings).is_some_and(|at| at <= now)
+    }
+
     /// When the wait is over, if a majority has spoken; zero once it is.
     pub(super) fn clear_at(&self, settings: &Settings) -> Option<Moment> {
         if settings.faults.no_wait {

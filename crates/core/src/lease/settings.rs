@@ -1,9 +1,10 @@
 //! What a lease machine is told once: who votes, how long, and its bounds.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use crate::Moment;
-use crate::names::NodeId;
+use crate::names::{GroupId, NodeId};
 
 /// Groups per cluster. Each takes one fixed slot of the mirror (under half a
 /// kilobyte), and one Renew per voter and heartbeat.
@@ -52,6 +53,9 @@ pub struct Settings {
     /// The longest promise that this node makes. Whatever it has ever been is what
     /// [`super::Start::Amnesiac`] must be silent for.
     pub lease_max: Duration,
+    /// Groups that this node opens only once it has been told that what they consist of is
+    /// started ([`super::Machine::ready`]).
+    pub prepared: BTreeSet<GroupId>,
     /// What a test breaks on purpose; nothing in a product.
     pub faults: Faults,
 }

@@ -2,6 +2,7 @@
 //! What only shows between several machines is in `crates/sim`.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use super::*;
 
@@ -43,6 +44,7 @@ fn settings() -> Settings {
         lease: L,
         heartbeat: Duration::from_millis(20),
         lease_max: L,
+        prepared: BTreeSet::new(),
         faults: Faults::default(),
     }
 }
@@ -1117,4 +1119,68 @@ fn the_pace_is_quick_while_opening_and_even_while_holding() {
     machine.tick(ms(10));
     drain(&mut machine);
     assert_eq!(machine.next_deadline(), Some(ms(30)));
+}
+
+fn preparing() -> Machine {
+    let settings = Settings {
+        prepared: BTreeSet::from([GROUP]),
+        ..settings()
+    };
+    let life = Life {
+        incarnation: life(ME),
+        seq_base: 0,
+    };
+    Machine::new(ms(0), settings, life, Start::Fresh)
+}
+
+/// A group whose services are not started yet does not open, shows its voters that
+/// nothing else is missing, and opens at once when they are.
+#[test]
+fn a_group_waits_for_its_services() {
+    let mut machine = preparing();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.committed(ms(0), GROUP, epoch(1));
+    let renew = last_renew(&drain(&mut machine), 1);
+    assert_eq!(renew.proven, 0, "nobody has promised yet");
+    machine.receive(ms(1), A, promise(&renew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), None);
+    machine.tick(ms(25));
+    let renew = last_renew(&drain(&mut machine), 1);
+    assert!(renew.proven > 0, "it hears a majority");
+    machine.receive(ms(26), A, promise(&renew, Duration::ZERO));
+    machine.ready(ms(27), GROUP, epoch(1));
+    assert!(extended(&drain(&mut machine)).is_some());
+    assert_eq!(phase(&machine), Phase::Held);
+}
+
+/// Being ready for one epoch says nothing of the next, and makes up for nothing else.
+#[test]
+fn readiness_is_for_one_epoch_and_opens_nothing_by_itself() {
+    let mut machine = preparing();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.ready(ms(0), GROUP, epoch(1));
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(1), A, promise(&renew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), None, "not committed");
+    machine.committed(ms(2), GROUP, epoch(1));
+    assert!(extended(&drain(&mut machine)).is_some());
+    machine.floor_raised(ms(3), &to(ME, 2));
+    machine.committed(ms(3), GROUP, epoch(2));
+    let renew = last_renew(&drain(&mut machine), 2);
+    machine.receive(ms(4), A, promise(&renew, Duration::ZERO));
+    drain(&mut machine);
+    assert_eq!(machine.status(GROUP).held, Some(epoch(1)), "until it is");
+}
+
+/// With older promises still running a holder is not said to be waiting for its services.
+#[test]
+fn a_wait_for_older_promises_is_no_wait_for_services() {
+    let mut machine = preparing();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.committed(ms(0), GROUP, epoch(1));
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.receive(ms(1), A, promise(&renew, L));
+    machine.receive(ms(1), B, promise(&renew, L));
+    machine.tick(ms(25));
+    assert_eq!(last_renew(&drain(&mut machine), 1).proven, 0);
 }

@@ -189,6 +189,7 @@ impl Small {
             lease: TICK * LEASE,
             heartbeat: TICK * u32::from(self.bounds.heartbeat),
             lease_max: TICK * LEASE,
+            prepared: std::collections::BTreeSet::new(),
             faults: self.faults,
         }
     }
