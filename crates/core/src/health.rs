@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use crate::Moment;
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
 use crate::rule::Truth;
+use crate::switchover::Departure;
 use crate::topology::{CheckPolicy, Group, Topology};
 
 /// A report older than this says nothing: several repeats must have been lost.
@@ -92,6 +93,8 @@ pub struct GroupReport {
     pub standing: Standing,
     /// Why it could not take the group, if it could not.
     pub unready: Option<String>,
+    /// How far it is with letting the clients of an open group go.
+    pub departure: Departure,
 }
 
 /// What a voter hears of a holder.
@@ -139,6 +142,9 @@ pub struct Report {
     pub silences: Vec<Silence>,
     /// Assignments above a committed epoch that its floor has seen.
     pub floors_above: Vec<(GroupId, Epoch)>,
+    /// Said by a leader: planned moves are to come, so these groups' holders shall let their
+    /// clients go.
+    pub leaving: Vec<(GroupId, Epoch)>,
 }
 
 /// A report and when it came.

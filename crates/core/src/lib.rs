@@ -22,6 +22,7 @@ pub mod rule;
 pub mod standby;
 pub mod story;
 pub mod suffrage;
+pub mod switchover;
 pub mod topology;
 
 pub use moment::Moment;

@@ -4,19 +4,22 @@
 //! Events come in through [`Node::step`], levels and one-shot acts go out through
 //! [`Node::poll`]. It is driven by the daemon in life and by the simulator in tests.
 
+mod planned;
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
-use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing, View};
+use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, View};
 use crate::ledger::{Change, Ledger};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
 use crate::role::{Role, Want};
 use crate::standby::Wellness;
 use crate::story::Said;
+use crate::switchover::Switchovers;
 use crate::topology::Topology;
 
 /// How often a report is repeated when nothing changes: three may be lost before the last
@@ -155,6 +158,15 @@ pub enum Event {
         /// All is done: the account can be given.
         last: bool,
     },
+    /// The mover has let the clients of a group go, as [`Want::Draining`] asked.
+    Drained {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Connections that were still busy when the time was over.
+        busy: u32,
+    },
     /// An operator's wish reached the leader.
     Wish {
         /// To be named in the reply.
@@ -212,15 +224,6 @@ struct OwnVerdict {
     detail: String,
 }
 
-#[derive(Clone, Debug)]
-struct PendingWish {
-    id: u64,
-    group: GroupId,
-    to: NodeId,
-    proposal: u64,
-    deadline: Moment,
-}
-
 /// The decision machine.
 pub struct Node {
     me: NodeId,
@@ -249,7 +252,8 @@ pub struct Node {
     proposing: BTreeMap<GroupId, (u64, Moment)>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
     recording: BTreeMap<NodeId, Moment>,
-    wishes: Vec<PendingWish>,
+    wishes: Vec<planned::Pending>,
+    switchovers: Switchovers,
     heard: BTreeMap<NodeId, bool>,
     next_id: u64,
     seq: u64,
@@ -325,6 +329,7 @@ impl Node {
             accounts: BTreeMap::new(),
             recording: BTreeMap::new(),
             wishes: Vec::new(),
+            switchovers: Switchovers::default(),
             heard: BTreeMap::new(),
             next_id: first_seq,
             seq: first_seq,
@@ -443,6 +448,7 @@ impl Node {
                 self.dirty |= self.floors_above.insert(group, floor) != Some(floor);
             }
             Event::Phase { group, what, last } => self.phase(now, group, &what, last),
+            Event::Drained { group, epoch, busy } => self.drained(now, group, epoch, busy),
             Event::Wish { id, wish } => self.wish(now, id, wish, wall_ms),
             Event::Stop => {
                 self.dirty |= !self.stopping;
@@ -451,12 +457,13 @@ impl Node {
             Event::Tick => {}
         }
         self.note_heard(now);
-        self.tell(now);
         self.wellness
             .observe(now, &self.topology, &self.ledger, &self.view);
         if self.leader == Some(self.me) {
             self.lead(now, wall_ms);
         }
+        self.mind_departures(now);
+        self.tell(now);
         self.settle_wishes(now);
         self.want();
     }
@@ -574,6 +581,7 @@ impl Node {
         }
         self.leader = leader;
         self.proposing.clear();
+        self.switchovers.clear();
         if leader == Some(self.me) {
             self.leading_since = now;
         }
@@ -602,14 +610,7 @@ impl Node {
                 reason: reason.clone(),
             }));
         }
-        if let Some(at) = self.wishes.iter().position(|wish| wish.proposal == id) {
-            let wish = self.wishes.swap_remove(at);
-            let outcome = Err(format!("the move was not agreed on: {reason}"));
-            self.act(Act::Reply {
-                id: wish.id,
-                outcome,
-            });
-        }
+        self.wish_not_agreed(id, &reason);
     }
 
     fn opened(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
@@ -680,45 +681,9 @@ impl Node {
         }
     }
 
-    fn wish(&mut self, now: Moment, id: u64, wish: Wish, wall_ms: u64) {
-        let refused = if self.leader != Some(self.me) {
-            Some("this node does not lead any more: ask again".to_owned())
-        } else if self.wishes.len() >= WISHES_MAX {
-            Some("too many switchovers are under way: ask again in a moment".to_owned())
-        } else if self.proposing.contains_key(&wish.group) {
-            Some("the group is moving already: ask again in a moment".to_owned())
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
-            self.act(Act::Reply {
-                id,
-                outcome: Err(reason),
-            });
-            return;
-        }
-        match policy::grant(&self.situation(now, wall_ms), wish) {
-            Err(refusal) => self.act(Act::Reply {
-                id,
-                outcome: Err(refusal.0),
-            }),
-            Ok(assign) => {
-                let (group, to) = (assign.group, assign.holder);
-                let proposal = self.propose(now, assign);
-                let deadline = now + WISH_PATIENCE;
-                self.wishes.push(PendingWish {
-                    id,
-                    group,
-                    to,
-                    proposal,
-                    deadline,
-                });
-            }
-        }
-    }
-
     fn propose(&mut self, now: Moment, assign: Assign) -> u64 {
         let id = self.fresh_id();
+        self.noticed.nothing(assign.group);
         self.proposing.insert(assign.group, (id, now));
         self.act(Act::Say(Said::Deciding {
             group: assign.group,
@@ -749,6 +714,10 @@ impl Node {
     fn lead(&mut self, now: Moment, wall_ms: u64) {
         self.proposing
             .retain(|_, (_, since)| now.since(*since) < PROPOSAL_PATIENCE);
+        let ledger = &self.ledger;
+        self.switchovers
+            .keep_current(|group| ledger.current(group).map(|current| current.epoch));
+        self.grant_wishes(now, wall_ms);
         let groups: Vec<GroupId> = self.topology.groups.keys().copied().collect();
         for id in groups {
             if self.proposing.contains_key(&id) {
@@ -761,8 +730,12 @@ impl Node {
                 &self.topology.groups[&id],
             );
             self.noticed = noticed;
-            if let Some(assign) = decision {
-                self.propose(now, assign);
+            match decision {
+                Some(assign) => {
+                    self.go(now, assign);
+                }
+                None if !self.is_wished(id) => self.switchovers.drop_group(id),
+                None => {}
             }
         }
         self.record_lives(now);
@@ -814,7 +787,8 @@ impl Node {
         };
         let settled = now.since(self.leading_since) >= LEADERSHIP_PATIENCE
             && now.since(self.transfer_asked) >= LEADERSHIP_PATIENCE * 4
-            && self.proposing.is_empty();
+            && self.proposing.is_empty()
+            && self.switchovers.is_idle();
         if !(settled && (self.stopping || holds(self.me))) {
             return;
         }
@@ -845,46 +819,6 @@ impl Node {
         if let Some(to) = to {
             self.transfer_asked = now;
             self.act(Act::Transfer { to });
-        }
-    }
-
-    fn settle_wishes(&mut self, now: Moment) {
-        let mut settled = Vec::new();
-        self.wishes.retain(|wish| {
-            let current = self.ledger.current(wish.group);
-            let there = current
-                .filter(|current| current.assign.holder == wish.to)
-                .is_some_and(|current| {
-                    self.view
-                        .standing(now, wish.to, wish.group)
-                        .is_some_and(|standing| {
-                            standing.epoch == current.epoch && standing.standing == Standing::Open
-                        })
-                });
-            if there {
-                let epoch = current.map_or(Epoch::NONE, |current| current.epoch);
-                let text = format!(
-                    "{} serves {} (epoch {epoch})",
-                    self.topology.node_name(wish.to),
-                    self.topology.group_name(wish.group)
-                );
-                settled.push((wish.id, Ok(text)));
-                return false;
-            }
-            if now >= wish.deadline {
-                let text = format!(
-                    "{} does not serve {} within {} s; `evenkeel why` tells how far it came",
-                    self.topology.node_name(wish.to),
-                    self.topology.group_name(wish.group),
-                    WISH_PATIENCE.as_secs()
-                );
-                settled.push((wish.id, Err(text)));
-                return false;
-            }
-            true
-        });
-        for (id, outcome) in settled {
-            self.act(Act::Reply { id, outcome });
         }
     }
 
@@ -969,6 +903,7 @@ impl Node {
                     unready: self.unready.get(group).cloned().unwrap_or_else(|| {
                         Some("its network interfaces have not been looked at yet".to_owned())
                     }),
+                    departure: role.departure(),
                 })
                 .collect(),
             silences: self.silences.clone(),
@@ -977,6 +912,7 @@ impl Node {
                 .iter()
                 .map(|(group, epoch)| (*group, *epoch))
                 .collect(),
+            leaving: self.switchovers.leaving(),
         }
     }
 }

@@ -142,7 +142,8 @@ impl Noticed {
         now.since(known.1)
     }
 
-    fn nothing(&mut self, group: GroupId) {
+    /// There is no reason any more, or the move is proposed.
+    pub(crate) fn nothing(&mut self, group: GroupId) {
         self.0.remove(&group);
     }
 }
@@ -159,11 +160,7 @@ pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -
         return None;
     };
     let known_for = noticed.since(situation.now, group.id, &cause);
-    let assign = assignment(situation, group, cause, target, &ranked, known_for);
-    if assign.is_some() {
-        noticed.nothing(group.id);
-    }
-    assign
+    assignment(situation, group, cause, target, &ranked, known_for)
 }
 
 /// The group's nodes, best first. One that does not vote now could not open what it is assigned.

@@ -7,6 +7,8 @@
 //! | Open     | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
 //! | Lapsed   | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
 //! | Released | Opening (newer)| -      | -      | -          | Released                |
+//!
+//! While it is open, [`Leave`] says whether its clients are let go for a planned move.
 
 use core::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::Moment;
 use crate::command::{Opened, Phase};
 use crate::health::Standing;
 use crate::names::{Epoch, GroupId, NodeId};
+use crate::switchover::{Departure, Leave, UNASKED_MAX};
 use crate::topology::ServiceAddress;
 
 /// What the movers should make true for a group (a level, not an order).
@@ -33,6 +36,15 @@ pub enum Want {
         /// The addresses of the assignment.
         addresses: Vec<ServiceAddress>,
     },
+    /// Serving what is in flight; new connections are held for the next holder.
+    Draining {
+        /// The epoch.
+        epoch: Epoch,
+        /// The addresses of the assignment.
+        addresses: Vec<ServiceAddress>,
+        /// How long requests in flight may take.
+        drain: Duration,
+    },
 }
 
 /// One group on this node.
@@ -46,6 +58,10 @@ pub struct Role {
     appended_at: Moment,
     phases: Vec<Phase>,
     told: bool,
+    leave: Leave,
+    /// When the leader asked last to let the clients go.
+    asked_at: Option<Moment>,
+    drain: Duration,
 }
 
 /// The most phases that one move tells of.
@@ -63,6 +79,9 @@ impl Role {
             appended_at: now,
             phases: Vec::new(),
             told: false,
+            leave: Leave::Staying,
+            asked_at: None,
+            drain: Duration::ZERO,
         }
     }
 
@@ -85,7 +104,35 @@ impl Role {
         if self.standing != standing {
             self.standing = standing;
             self.since = now;
+            (self.leave, self.asked_at) = (Leave::Staying, None);
         }
+    }
+
+    /// Whether the leader asks to let the clients go. True if that changes anything.
+    pub fn asked_to_leave(&mut self, now: Moment, asked: bool, drain: Duration) -> bool {
+        if asked && self.standing == Standing::Open {
+            self.asked_at = Some(now);
+        }
+        let lately = |at: Moment| now.since(at) < UNASKED_MAX;
+        let asked = self.asked_at.is_some_and(lately);
+        let before = self.leave;
+        self.leave = before.asked(now, asked, drain);
+        self.drain = drain;
+        self.leave != before
+    }
+
+    /// The mover has let the clients of an epoch go. True if that was waited for.
+    pub fn drained(&mut self, now: Moment, epoch: Epoch, busy: u32) -> bool {
+        let before = self.leave;
+        if epoch == self.epoch {
+            self.leave = before.drained(now, busy);
+        }
+        self.leave != before
+    }
+
+    /// How far it is with letting its clients go.
+    pub fn departure(&self) -> Departure {
+        self.leave.departure()
     }
 
     /// An assignment that names this life of this node has become durable here.
@@ -181,6 +228,11 @@ impl Role {
             Standing::Off | Standing::Released => Want::Absent,
             Standing::Opening | Standing::Lapsed => Want::Closed {
                 addresses: self.addresses.clone(),
+            },
+            Standing::Open if self.leave.holds() => Want::Draining {
+                epoch: self.epoch,
+                addresses: self.addresses.clone(),
+                drain: self.drain,
             },
             Standing::Open => Want::Open {
                 epoch: self.epoch,
@@ -304,6 +356,39 @@ mod tests {
             Want::Closed { addresses: vec![] }
         );
         assert_eq!(role(Standing::Released).want(), Want::Absent);
+    }
+
+    #[test]
+    fn clients_are_let_go_only_while_it_is_open_and_asked() {
+        let drain = Duration::from_secs(2);
+        for standing in [Standing::Off, Standing::Opening, Standing::Lapsed] {
+            let mut role = role(standing);
+            assert!(!role.asked_to_leave(at(9), true, drain), "{standing:?}");
+        }
+        let mut role = role(Standing::Open);
+        assert!(role.asked_to_leave(at(9), true, drain));
+        let wanted = Want::Draining {
+            epoch: epoch(5),
+            addresses: vec![],
+            drain,
+        };
+        assert_eq!(role.want(), wanted);
+        assert!(!role.drained(at(80), epoch(4), 0), "of an older epoch");
+        assert!(role.drained(at(80), epoch(5), 1));
+        let took = Duration::from_millis(71);
+        assert_eq!(role.departure(), Departure::Drained { busy: 1, took });
+        assert_eq!(role.want(), wanted, "held until it is assigned away");
+        assert!(
+            !role.asked_to_leave(at(300), false, drain),
+            "it may be agreed on"
+        );
+        assert!(role.asked_to_leave(at(309), false, drain));
+        assert_eq!(role.departure(), Departure::Staying);
+        role.asked_to_leave(at(310), true, drain);
+        role.lapsed(at(390), epoch(5));
+        assert_eq!(role.departure(), Departure::Staying);
+        role.opened(at(395), epoch(5));
+        assert!(matches!(role.want(), Want::Open { .. }));
     }
 
     #[test]

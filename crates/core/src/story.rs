@@ -36,6 +36,42 @@ pub enum Said {
         /// Why.
         reason: String,
     },
+    /// The leader asks a holder to let its clients go.
+    Leaving {
+        /// The group.
+        group: GroupId,
+        /// The holder.
+        holder: NodeId,
+        /// To where the group is to move.
+        to: NodeId,
+        /// Why.
+        cause: Cause,
+    },
+    /// This node lets the clients of a group go.
+    Draining {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// It has.
+    Drained {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Connections that were still busy.
+        busy: u32,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The planned move did not come: this node takes new connections again.
+    Stayed {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// An assignment is agreed.
     Assigned {
         /// The group.
@@ -101,10 +137,14 @@ impl Said {
     /// How loud.
     pub fn loudness(&self) -> Loudness {
         match self {
-            Self::Lapsed { .. } | Self::NotAgreed { .. } => Loudness::Warning,
+            Self::Lapsed { .. } | Self::NotAgreed { .. } | Self::Stayed { .. } => Loudness::Warning,
+            Self::Drained { busy, .. } if *busy > 0 => Loudness::Warning,
             Self::Check { state, .. } if *state == "failing" => Loudness::Warning,
             Self::Node { heard: false, .. } => Loudness::Warning,
             Self::Deciding { .. }
+            | Self::Leaving { .. }
+            | Self::Draining { .. }
+            | Self::Drained { .. }
             | Self::Assigned { .. }
             | Self::Opened { .. }
             | Self::Released { .. }
@@ -181,6 +221,39 @@ impl fmt::Display for Line<'_> {
             Said::NotAgreed { group: g, reason } => {
                 write!(f, "{}: the move was not agreed on: {reason}", group(g))
             }
+            Said::Leaving {
+                group: g,
+                holder,
+                to,
+                cause,
+            } => write!(
+                f,
+                "{}: {} shall let its clients go, so that {} takes over because {cause}",
+                group(g),
+                node(holder),
+                node(to)
+            ),
+            Said::Draining { group: g, epoch } => write!(
+                f,
+                "{}: new connections wait, requests in flight finish (epoch {epoch})",
+                group(g)
+            ),
+            Said::Drained {
+                group: g,
+                epoch,
+                busy,
+                took,
+            } => write!(
+                f,
+                "{}: drained within {} ms, {busy} connections still busy (epoch {epoch})",
+                group(g),
+                took.as_millis()
+            ),
+            Said::Stayed { group: g, epoch } => write!(
+                f,
+                "{}: the planned move did not come, new connections are taken again (epoch {epoch})",
+                group(g)
+            ),
             Said::Assigned {
                 group: g,
                 epoch,

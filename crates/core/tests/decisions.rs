@@ -10,6 +10,7 @@ use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silenc
 use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::rule::Rule;
+use evenkeel_core::switchover::Departure;
 use evenkeel_core::topology::{
     CheckPolicy, Failback, Group, Node as Machine, ServiceAddress, Timing, Topology,
     WithoutMajority,
@@ -69,7 +70,7 @@ fn topology(rule: &str) -> Topology {
         }],
         fail_when: Rule::parse(rule, &names).expect("a rule"),
         failback: Failback::Manual,
-        drain: Duration::ZERO,
+        drain: Duration::from_secs(2),
         without_majority: WithoutMajority::Mute,
         checks: vec![policy("ping"), policy("apache")],
     };
@@ -100,6 +101,19 @@ struct Voice {
     lateness: u64,
     /// Since when apache has answered nothing.
     silent_since: Option<Moment>,
+    /// How it takes it when the leader asks it to let its clients go.
+    leaves: Leaves,
+}
+
+/// How a holder lets its clients go.
+#[derive(Clone, Copy, PartialEq)]
+enum Leaves {
+    /// It is of a version that does not know of it.
+    Never,
+    /// Nothing is in flight any more after so many ms.
+    Within(u64),
+    /// It says that it drains, and never that it has.
+    Endlessly,
 }
 
 /// How a service answers.
@@ -122,6 +136,8 @@ struct World {
     /// Failing pings are silences since the start of time.
     ping_silent: bool,
     replies: Vec<Result<String, String>>,
+    /// Since when the leader asks the holder to let its clients go.
+    asked: Option<Moment>,
 }
 
 impl World {
@@ -145,6 +161,7 @@ impl World {
             floor_above: None,
             lateness: 0,
             silent_since: None,
+            leaves: Leaves::Within(0),
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
         let mut world = Self {
@@ -157,6 +174,7 @@ impl World {
             proposals: Vec::new(),
             ping_silent: false,
             replies: Vec::new(),
+            asked: None,
         };
         world.step(Event::Leader {
             leader: Some(id("tie")),
@@ -195,7 +213,12 @@ impl World {
             match act {
                 Act::Propose { command, .. } => self.agree(command),
                 Act::Reply { outcome, .. } => self.replies.push(outcome),
-                Act::Tell(_) | Act::Want { .. } | Act::Transfer { .. } | Act::Say(_) => {}
+                Act::Tell(report) => {
+                    let asks = report.leaving.contains(&(www(), self.epoch_of_group()));
+                    let since = self.asked.filter(|_| asks);
+                    self.asked = since.or(asks.then_some(self.now));
+                }
+                Act::Want { .. } | Act::Transfer { .. } | Act::Say(_) => {}
             }
         }
     }
@@ -295,6 +318,7 @@ impl World {
                 epoch: self.epoch_of_group(),
                 standing: voice.standing,
                 unready: None,
+                departure: self.departure(voice),
             }],
             silences: voice
                 .silence
@@ -304,6 +328,21 @@ impl World {
                 .map(|floor| (www(), floor))
                 .into_iter()
                 .collect(),
+            leaving: Vec::new(),
+        }
+    }
+
+    fn departure(&self, voice: &Voice) -> Departure {
+        let Some(asked) = self.asked.filter(|_| voice.standing == Standing::Open) else {
+            return Departure::Staying;
+        };
+        let took = self.now.since(asked);
+        match voice.leaves {
+            Leaves::Never => Departure::Staying,
+            Leaves::Within(ms) if took >= Duration::from_millis(ms) => {
+                Departure::Drained { busy: 0, took }
+            }
+            Leaves::Within(_) | Leaves::Endlessly => Departure::Draining,
         }
     }
 
@@ -529,8 +568,9 @@ fn an_operator_moves_a_group_and_hears_when_it_serves() {
             to: None,
         },
     });
-    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
     assert!(world.replies.is_empty(), "not before it serves");
+    world.pass(20);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
     world.pass(40);
     let reply = world.replies.pop().expect("a reply").expect("done");
     assert!(reply.starts_with("fra1 serves www"), "{reply}");
@@ -733,4 +773,86 @@ fn after_a_recovery_groups_get_a_new_epoch_on_a_node_that_votes() {
     });
     world.pass(100);
     assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+}
+
+fn wish(world: &mut World) {
+    let wish = Wish {
+        group: www(),
+        to: None,
+    };
+    world.step(Event::Wish { id: 1, wish });
+}
+
+/// A planned move waits until the holder has let its clients go, and says how that went.
+#[test]
+fn a_planned_move_waits_for_the_requests_in_flight() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Within(300);
+    wish(&mut world);
+    world.pass(280);
+    assert_eq!(world.take(), None, "requests are in flight");
+    world.pass(60);
+    let moved = world.take().expect("a move");
+    assert_eq!(moved.holder, id("fra1"));
+    let mut considered = moved.evidence.considered.iter();
+    let left = considered.find(|one| one.node == id("ams1"));
+    let why = &left.expect("the old holder").why;
+    assert!(why.contains("no request was cut off"), "{why}");
+    world.pass(40);
+    assert!(world.replies.pop().expect("a reply").is_ok());
+    assert_eq!(world.asked, None, "nothing is asked any more");
+}
+
+/// L3: neither a holder of an older version nor one that never ends holds a move up.
+#[test]
+fn a_holder_that_does_not_let_its_clients_go_is_not_waited_for_long() {
+    for (leaves, at_least, at_most) in [(Leaves::Never, 500, 200), (Leaves::Endlessly, 2_900, 300)]
+    {
+        let mut world = World::serving("any");
+        world.voice("ams1").leaves = leaves;
+        world.voice("ams1").stopping = true;
+        world.pass(at_least);
+        assert_eq!(world.take(), None, "it may still answer");
+        world.pass(at_most);
+        assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    }
+}
+
+/// What is not planned waits for nobody, even if a planned move is under way.
+#[test]
+fn a_failure_during_a_planned_move_moves_at_once() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Endlessly;
+    wish(&mut world);
+    world.pass(200);
+    assert_eq!(world.take(), None);
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    assert_eq!(
+        (moved.holder, moved.evidence.cause),
+        (id("fra1"), Cause::RuleHolds)
+    );
+    world.pass(40);
+    let reply = world.replies.pop().expect("a reply");
+    let reason = reply.expect_err("it was not what the operator had wished");
+    assert!(reason.contains("for another reason"), "{reason}");
+}
+
+/// The target fails while the holder lets its clients go: nothing moves, the holder is
+/// not asked any more, and the operator hears why.
+#[test]
+fn a_planned_move_whose_target_fails_is_called_off() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Within(300);
+    wish(&mut world);
+    world.pass(100);
+    assert!(world.asked.is_some());
+    world.voice("fra1").apache = CheckState::Failing;
+    world.pass(1_000);
+    assert_eq!(world.take(), None);
+    assert_eq!(world.asked, None);
+    let reply = world.replies.pop().expect("a reply");
+    let reason = reply.expect_err("refused");
+    assert!(reason.contains("apache fails"), "{reason}");
 }

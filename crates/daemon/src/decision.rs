@@ -26,7 +26,6 @@ use evenkeel_core::role::Want;
 use evenkeel_core::story::Loudness;
 use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
-use evenkeel_guard::GuardState;
 use evenkeel_host::clock;
 use evenkeel_host::lateness::Canary;
 use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
@@ -38,7 +37,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{SharedLedger, assignment_of};
 use crate::generations::{Changed, LogPlace, Pending, close};
-use crate::keeper::KeeperThread;
+use crate::keeper::{KeeperNews, KeeperThread};
 use crate::lease::{LeaseThread, News, Order, event_of};
 use crate::mirror::Memory;
 use crate::peers::{ASK, Gate, RAFT, REPORT};
@@ -88,7 +87,7 @@ pub struct Sources {
     /// The mover.
     pub traffic: mpsc::Receiver<Traffic>,
     /// The guard's keeper.
-    pub guard: mpsc::UnboundedReceiver<GuardState>,
+    pub guard: mpsc::UnboundedReceiver<KeeperNews>,
     /// The checks.
     pub verdicts: mpsc::Receiver<Verdict>,
     /// Operators.
@@ -143,6 +142,10 @@ pub struct Driver {
     pub(crate) told_deciders: Option<(u64, BTreeSet<NodeId>)>,
     /// Whether this node votes.
     pub(crate) voting: Voting,
+    /// Groups whose new connections the guard was asked to hold.
+    pub(crate) held: BTreeSet<GroupId>,
+    /// When clients of a group were let go last.
+    pub(crate) let_go_at: Option<Moment>,
     up_since: Moment,
     books: Books,
 }
@@ -188,7 +191,7 @@ enum Input {
     Told(Message),
     Lease(News),
     Traffic(Traffic),
-    Guard(GuardState),
+    Guard(KeeperNews),
     Verdict(Verdict),
     Question(Question),
     Brought(Brought),
@@ -270,6 +273,8 @@ impl Driver {
             pending: Pending::default(),
             told_deciders: None,
             voting,
+            held: BTreeSet::new(),
+            let_go_at: None,
             up_since: clock::now(),
             books: Books::default(),
         }
@@ -315,7 +320,8 @@ impl Driver {
                 }
                 Input::Stop => {
                     stop_heard = true;
-                    self.books.stop_by = Some(clock::now() + HANDOVER_MAX);
+                    let patience = HANDOVER_MAX + self.longest_drain();
+                    self.books.stop_by = Some(clock::now() + patience);
                     tracing::info!("told to stop: handing over");
                     self.step(Event::Stop, &bring);
                 }
@@ -340,12 +346,7 @@ impl Driver {
             Input::Told(message) => self.told(&message, bring),
             Input::Lease(news) => self.leased(news, bring),
             Input::Traffic(report) => self.traffic(report, bring),
-            Input::Guard(state) => self.step(
-                Event::Guard {
-                    full: state.is_full(),
-                },
-                bring,
-            ),
+            Input::Guard(news) => self.kept(news, bring),
             Input::Verdict(verdict) => {
                 let Verdict {
                     group,
@@ -443,11 +444,17 @@ impl Driver {
     }
 
     fn want(&mut self, group: GroupId, want: Want) {
+        self.stop_holding(group, &want);
         let Some(mover) = &self.mover else { return };
         let (addresses, want) = match want {
             Want::Absent => (None, OnWire::Absent),
             Want::Closed { addresses } => (Some(addresses), OnWire::Closed),
             Want::Open { epoch, addresses } => (Some(addresses), OnWire::Open { epoch }),
+            Want::Draining {
+                epoch,
+                addresses,
+                drain,
+            } => (Some(addresses), OnWire::Draining { epoch, drain }),
         };
         if let Some(addresses) = addresses
             && self.placed.get(&group) != Some(&addresses)
@@ -817,6 +824,10 @@ impl Driver {
             News::Event(event) => self.lease_event(event),
         };
         if let Some(event) = event {
+            if let Event::Released { group, .. } = event {
+                // The guard drops everything now.
+                self.unhold(group);
+            }
             self.step(event, bring);
         }
     }
@@ -940,6 +951,28 @@ impl Driver {
                 device,
                 "the operating system configures an address of the group itself: take it out of its network configuration"
             ),
+            Traffic::Holding { group, epoch } => self.holding(group, epoch),
+            Traffic::Drained {
+                group, epoch, busy, ..
+            } => {
+                let busy = u32::try_from(busy).unwrap_or(u32::MAX);
+                self.let_go_at = Some(clock::now());
+                self.step(Event::Drained { group, epoch, busy }, bring);
+            }
+            Traffic::PassedOn {
+                group,
+                attempts,
+                dropped,
+                took,
+            } => {
+                tracing::info!(
+                    group = topology.group_name(group),
+                    attempts,
+                    dropped,
+                    ms = ms(took),
+                    "connections that waited were passed on"
+                );
+            }
             Traffic::Missed { reports } => {
                 tracing::warn!(reports, "reports of the mover were missed")
             }
@@ -1047,11 +1080,10 @@ impl Driver {
         match self.node.leader() {
             Some(leader) if leader != self.me => {
                 let endpoint = self.endpoint.clone();
+                let patience = ASK_PATIENCE + self.longest_drain();
                 let body = serde_json::to_vec(&Asked::Switch { group, to }).unwrap_or_default();
                 tokio::spawn(async move {
-                    let got = endpoint
-                        .request(leader, ASK, body.into(), ASK_PATIENCE)
-                        .await;
+                    let got = endpoint.request(leader, ASK, body.into(), patience).await;
                     let said = match got {
                         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                             Answer::Refused(format!(
@@ -1189,7 +1221,7 @@ impl Driver {
             let mut left: BTreeSet<GroupId> = mover
                 .status()
                 .iter()
-                .filter(|(_, one)| one.addresses > 0)
+                .filter(|(_, one)| one.placed > 0)
                 .map(|(id, _)| *id)
                 .collect();
             let until = tokio::time::Instant::now() + LEAVE_MAX;
@@ -1211,6 +1243,7 @@ impl Driver {
             engine.shutdown().await;
         }
         self.endpoint.close().await;
+        self.forward_stragglers().await;
         tracing::info!("stopped");
     }
 }

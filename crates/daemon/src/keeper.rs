@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
-use evenkeel_core::{Epoch, GroupId};
+use evenkeel_core::{Epoch, GroupId, Moment};
 use evenkeel_guard::{BackendState, GuardState, Keeper, VERIFY_INTERVAL};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +18,8 @@ const ORDERS_MAX: usize = 512;
 
 enum Order {
     Guard(GroupId, Epoch, Vec<IpAddr>),
+    Hold(GroupId, Vec<IpAddr>, Duration),
+    Unhold(GroupId),
     Stop,
 }
 
@@ -27,8 +30,22 @@ pub struct KeeperThread {
     handle: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What the thread says: the guard's state when it changes.
-pub type GuardNews = mpsc::UnboundedReceiver<GuardState>;
+/// What the thread says.
+#[derive(Clone, Debug)]
+pub enum KeeperNews {
+    /// The guard's state, at the start and when it changes.
+    State(GuardState),
+    /// The answer to [`KeeperThread::hold`].
+    Held {
+        /// The group.
+        group: GroupId,
+        /// When the transaction began and was done; `None` if attempts cannot be held.
+        transaction: Option<(Moment, Moment)>,
+    },
+}
+
+/// How the thread's news are heard.
+pub type GuardNews = mpsc::UnboundedReceiver<KeeperNews>;
 
 impl KeeperThread {
     /// Starts the thread. The state is told once at the start and at each change; it
@@ -56,6 +73,16 @@ impl KeeperThread {
         self.order(Order::Guard(group, assigned, addresses));
     }
 
+    /// Drops attempts to connect to `addresses`, for at most so long: [`KeeperNews::Held`].
+    pub fn hold(&self, group: GroupId, addresses: Vec<IpAddr>, at_most: Duration) {
+        self.order(Order::Hold(group, addresses, at_most));
+    }
+
+    /// Lets attempts to connect to the group pass again.
+    pub fn unhold(&self, group: GroupId) {
+        self.order(Order::Unhold(group));
+    }
+
     fn order(&self, order: Order) {
         if self.orders.try_send(order).is_err() {
             // The kernel goes on dropping what it does not know as open.
@@ -79,7 +106,7 @@ impl Drop for KeeperThread {
 fn run(
     mut keeper: Keeper,
     orders: &Receiver<Order>,
-    news: &mpsc::UnboundedSender<GuardState>,
+    news: &mpsc::UnboundedSender<KeeperNews>,
     wake: &OwnedFd,
 ) {
     let mut told: Option<GuardState> = None;
@@ -89,15 +116,25 @@ fn run(
         // Nothing to drain is nothing to do.
         let _ = rustix::io::read(wake, &mut drained);
         while let Ok(order) = orders.try_recv() {
-            match order {
+            let answer = match order {
                 Order::Guard(group, assigned, addresses) => {
-                    let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
-                    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-                    if let Err(error) = keeper.set_addresses(group, assigned, &addresses) {
-                        tracing::error!(%error, "failed to guard the addresses of a group: they stay closed");
+                    guard(&mut keeper, group, assigned, addresses);
+                    None
+                }
+                Order::Hold(group, addresses, at_most) => Some(KeeperNews::Held {
+                    group,
+                    transaction: hold(&mut keeper, group, &addresses, at_most),
+                }),
+                Order::Unhold(group) => {
+                    if let Err(error) = keeper.unhold(group) {
+                        tracing::warn!(%error, "attempts to connect are held until their time is over");
                     }
+                    None
                 }
                 Order::Stop => return,
+            };
+            if answer.is_some_and(|answer| news.send(answer).is_err()) {
+                return;
             }
         }
         failing = verify(&mut keeper, failing);
@@ -105,7 +142,7 @@ fn run(
         if told.as_ref() != Some(&state) {
             tell(&state);
             told = Some(state.clone());
-            if news.send(state).is_err() {
+            if news.send(KeeperNews::State(state)).is_err() {
                 return;
             }
         }
@@ -120,6 +157,29 @@ fn run(
         ];
         // An interrupted wait is a short one.
         let _ = poll(&mut fds, Some(&timeout));
+    }
+}
+
+fn guard(keeper: &mut Keeper, group: GroupId, assigned: Epoch, addresses: Vec<IpAddr>) {
+    let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
+    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+    if let Err(error) = keeper.set_addresses(group, assigned, &addresses) {
+        tracing::error!(%error, "failed to guard the addresses of a group: they stay closed");
+    }
+}
+
+fn hold(
+    keeper: &mut Keeper,
+    group: GroupId,
+    addresses: &[IpAddr],
+    at_most: Duration,
+) -> Option<(Moment, Moment)> {
+    match keeper.hold(group, addresses, at_most) {
+        Ok(transaction) => Some(transaction),
+        Err(error) => {
+            tracing::warn!(%error, "failed to hold attempts to connect: they are served until the group moves");
+            None
+        }
     }
 }
 

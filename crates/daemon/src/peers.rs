@@ -269,6 +269,7 @@ mod tests {
             groups: Vec::new(),
             silences: Vec::new(),
             floors_above: Vec::new(),
+            leaving: Vec::new(),
         }
     }
 

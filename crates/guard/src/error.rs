@@ -36,6 +36,12 @@ pub enum GuardError {
         /// Port of the netlink socket; usually the number of the process.
         owner: u32,
     },
+    /// Only nftables can drop attempts to connect and nothing else.
+    #[error(
+        "hold attempts to connect: this guard works without nftables (install support for nf_tables \
+         in the netdev family, or put up with attempts that fail while a group moves)"
+    )]
+    CannotHold,
     /// What a resumed guard goes on with is not what is there.
     #[error("a part of the guard was taken away while nobody kept it: it has to begin anew")]
     Changed,
@@ -102,6 +108,7 @@ impl GuardError {
             | Self::TooManyGroups
             | Self::AlikeGroups { .. }
             | Self::TooManyAddresses { .. }
+            | Self::CannotHold
             | Self::Changed => false,
         }
     }

@@ -47,6 +47,8 @@ pub struct Keeper {
     /// Addresses that are to join a group which is open under an older epoch: closed
     /// until it is open under this one, or closed.
     waiting: BTreeMap<IpAddr, (GroupId, u64)>,
+    /// Addresses to which attempts to connect are dropped, and until when.
+    attempts: BTreeMap<GroupId, (Vec<IpAddr>, Moment)>,
 }
 
 impl Keeper {
@@ -136,6 +138,7 @@ impl Keeper {
             faults: Faults::default(),
             guarded: Guarded::new(),
             waiting: BTreeMap::new(),
+            attempts: BTreeMap::new(),
         };
         keeper.continue_from(in_table, hot)?;
         Ok(keeper)
@@ -194,6 +197,12 @@ impl Keeper {
                 .map_err(|error| GuardError::kernel("fill the nftables table", error))?;
         }
         self.verify_and_repair()?;
+        // A process that has ended was moving a group: whoever holds it now serves it.
+        if let Ok(table) = &mut self.nft {
+            table
+                .flush_attempts()
+                .map_err(|error| GuardError::kernel("let attempts to connect pass again", error))?;
+        }
         if let Ok(bpf) = &self.bpf {
             bpf.detach_strays(&devices);
         }
@@ -374,6 +383,71 @@ impl Keeper {
         Ok(())
     }
 
+    /// Drops attempts to connect (TCP, the first segment) to those of `addresses` that
+    /// belong to `group`, for `at_most` and never longer than [`crate::HOLD_MAX`], also
+    /// after the death of this process. Everything else passes as before, and nothing
+    /// passes that did not. Calling it again replaces what was held for the group.
+    ///
+    /// Says when the kernel's work on it began and when it was done: from some moment in
+    /// between on they are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::CannotHold`] without nftables; or the kernel refused.
+    pub fn hold(
+        &mut self,
+        group: GroupId,
+        addresses: &[IpAddr],
+        at_most: Duration,
+    ) -> Result<(Moment, Moment), GuardError> {
+        self.unhold(group)?;
+        let Ok(table) = &mut self.nft else {
+            return Err(GuardError::CannotHold);
+        };
+        let own = |address: &IpAddr| self.guarded.get(address) == Some(&group);
+        let addresses: BTreeSet<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
+        let addresses: Vec<IpAddr> = addresses.into_iter().filter(own).collect();
+        let span = at_most.min(crate::HOLD_MAX);
+        let began = clock::now();
+        // Noted first: what a failure leaves behind can then be taken back.
+        self.attempts
+            .insert(group, (addresses.clone(), began + span));
+        table
+            .hold_attempts(&addresses, Some(span))
+            .map_err(|error| GuardError::kernel("hold attempts to connect", error))?;
+        Ok((began, clock::now()))
+    }
+
+    /// Lets attempts to connect to the group pass again. Does nothing if none are held.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; they are held until their time is over.
+    pub fn unhold(&mut self, group: GroupId) -> Result<(), GuardError> {
+        let (Ok(table), Some((addresses, _))) = (&mut self.nft, self.attempts.remove(&group))
+        else {
+            return Ok(());
+        };
+        table
+            .hold_attempts(&addresses, None)
+            .map_err(|error| GuardError::kernel("let attempts to connect pass", error))
+    }
+
+    /// Puts back what is held into a table that was made anew.
+    fn hold_again(&mut self) -> Result<(), GuardError> {
+        let now = clock::now();
+        self.attempts.retain(|_, (_, until)| now < *until);
+        let Ok(table) = &mut self.nft else {
+            return Ok(());
+        };
+        for (addresses, until) in self.attempts.values() {
+            table
+                .hold_attempts(addresses, Some(now.until(*until)))
+                .map_err(|error| GuardError::kernel("hold attempts to connect again", error))?;
+        }
+        Ok(())
+    }
+
     /// Readable (poll for input) when devices or the table may have changed: call
     /// [`Keeper::verify_and_repair`] then, and every [`crate::VERIFY_INTERVAL`] anyhow.
     pub fn events(&self) -> BorrowedFd<'_> {
@@ -439,6 +513,7 @@ impl Keeper {
                         table.drop_held(*group);
                     }
                 }
+                self.hold_again()?;
                 Ok(Repairs {
                     tables: 1,
                     ..Repairs::default()

@@ -57,3 +57,7 @@ pub const ADDRESSES_MAX: usize = 16_384;
 /// How often [`Keeper::verify_and_repair`] is called without any event: half of the
 /// 100 ms in which a foreign change has to be put right.
 pub const VERIFY_INTERVAL: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// How long [`Keeper::hold`] drops attempts to connect at most: longer than any client
+/// waits for one, and so short that a hold which is never taken back mends itself.
+pub const HOLD_MAX: std::time::Duration = std::time::Duration::from_secs(60);

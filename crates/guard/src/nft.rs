@@ -6,6 +6,7 @@
 //! map guarded4, guarded6     address -> that chain (or drop, if it is in no group)
 //! chain group-ID             drop, unless the group is held
 //! set held                   one element per open group, with a time-out
+//! set attempts4, attempts6   addresses to which no connection may be begun for now
 //! ```
 //!
 //! The table is `owner | persist` where the kernel knows that (6.9 or newer): other

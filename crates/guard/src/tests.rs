@@ -3,6 +3,7 @@
 //! they fail and say so.
 
 mod addresses;
+mod attempts;
 mod claims;
 mod hold;
 mod repair;

@@ -2,6 +2,7 @@
 //! unsafe code of the project: each block there says why it is sound.
 
 pub mod address;
+pub mod attempt;
 pub mod clock;
 pub mod frame;
 pub mod lateness;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use crate::host::Host;
-use crate::{process, wait};
+use crate::{application, process, wait};
 
 /// The mark of Apache's processes.
 const PROGRAM: &str = "apache";
@@ -62,6 +62,9 @@ fn configuration(host: &Host, place: &std::path::Path, user: bool) -> String {
          LoadModule mpm_event_module {MODULES}/mod_mpm_event.so\n\
          LoadModule authz_core_module {MODULES}/mod_authz_core.so\n\
          LoadModule dir_module {MODULES}/mod_dir.so\n\
+         LoadModule proxy_module {MODULES}/mod_proxy.so\n\
+         LoadModule proxy_http_module {MODULES}/mod_proxy_http.so\n\
+         ProxyPass /slow http://{application}/ disablereuse=On\n\
          {user}\
          StartServers 1\nServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\n\
          MinSpareThreads 16\nMaxSpareThreads 256\n\
@@ -73,11 +76,12 @@ fn configuration(host: &Host, place: &std::path::Path, user: bool) -> String {
          Require all granted\n\
          </Directory>\n",
         name = host.name(),
+        application = application::ADDRESS,
     )
 }
 
-/// Starts Apache on `host` and waits until it listens. Its page `/`, also `/who`, is
-/// the host's name.
+/// Starts Apache on `host`, with the application behind it, and waits until it listens.
+/// Its page `/`, also `/who`, is the host's name; so is `/slow`, after a while.
 pub(crate) fn start(host: &mut Host) -> Result<()> {
     let place: PathBuf = host.disk().join(PROGRAM);
     let pages = place.join("pages");
@@ -86,6 +90,7 @@ pub(crate) fn start(host: &mut Host) -> Result<()> {
     let file = place.join("apache.conf");
     let user = can_change_user();
     fs::write(&file, configuration(host, &place, user)).context("writing Apache's file")?;
+    application::start(host)?;
 
     // Apache will not serve as root, and where nobody else exists it runs in one more
     // user namespace, in which root is called by another number.

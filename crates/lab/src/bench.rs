@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::bridge::Switch;
 use crate::cli::BenchOptions;
-use crate::client::{Client, PATIENCE, Record};
+use crate::client::{Client, PATIENCE, QUICK, Record, SLOW};
 use crate::cluster::{Cluster, Plan, Profile, WITNESS};
 use crate::fault::{self, Fault};
 use crate::figures::{self, Seen, Spread, spread};
@@ -63,12 +63,16 @@ pub enum Row {
     CutTo,
     /// Power cut of a voter that does not hold: the witness and the standby in turn.
     VoterDeath,
-    /// Planned switchover.
+    /// Planned switchover, requests in flight.
     Switchover,
+    /// The holder is drained for maintenance, requests in flight.
+    NodeDrained,
+    /// The holder's daemon is told to stop, requests in flight.
+    DaemonStopped,
 }
 
 /// All rows, in the table's order.
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 13] = [
     Row::PowerCut,
     Row::ServiceKilled,
     Row::ServiceHung,
@@ -80,6 +84,8 @@ const ROWS: [Row; 11] = [
     Row::CutTo,
     Row::VoterDeath,
     Row::Switchover,
+    Row::NodeDrained,
+    Row::DaemonStopped,
 ];
 
 /// What a row must reach (DESIGN 7).
@@ -105,6 +111,8 @@ impl Row {
             Self::CutTo => "cut, to the holder",
             Self::VoterDeath => "other voter dies",
             Self::Switchover => "planned switchover",
+            Self::NodeDrained => "node drained",
+            Self::DaemonStopped => "daemon stopped",
         }
     }
 
@@ -120,7 +128,9 @@ impl Row {
             Self::CutBoth => Fault::CutBoth,
             Self::CutFrom => Fault::CutFromHost,
             Self::CutTo => Fault::CutToHost,
-            Self::VoterDeath | Self::Switchover => return None,
+            Self::VoterDeath | Self::Switchover | Self::NodeDrained | Self::DaemonStopped => {
+                return None;
+            }
         })
     }
 
@@ -131,7 +141,11 @@ impl Row {
                 let limit = plan.timeout().as_secs_f64() * 2e3 + 50.0;
                 Goal::Outage(limit, limit)
             }
-            Self::WorkerKilled | Self::VoterDeath | Self::Switchover => Goal::NoneFailed,
+            Self::WorkerKilled
+            | Self::VoterDeath
+            | Self::Switchover
+            | Self::NodeDrained
+            | Self::DaemonStopped => Goal::NoneFailed,
             Self::PowerCut
             | Self::DaemonFrozen
             | Self::DaemonKilled
@@ -141,6 +155,14 @@ impl Row {
                 Profile::Balanced => Goal::Outage(150.0, 250.0),
                 Profile::Fast => Goal::Outage(50.0, 80.0),
             },
+        }
+    }
+
+    /// What the client asks for: planned moves have requests in flight.
+    fn page(self) -> &'static str {
+        match self {
+            Self::Switchover | Self::NodeDrained | Self::DaemonStopped => SLOW,
+            _ => QUICK,
         }
     }
 
@@ -317,6 +339,8 @@ fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result
     match row {
         Row::VoterDeath if round.is_multiple_of(2) => cluster.power_cut(WITNESS),
         Row::VoterDeath => cluster.power_cut(&standby),
+        Row::NodeDrained => cluster.maintain(holder, "drain", holder),
+        Row::DaemonStopped => cluster.stop_daemon(holder),
         _ => cluster.switch_over(holder, &standby),
     }
 }
@@ -324,7 +348,7 @@ fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result
 /// One run: calm, fault, steady again, healed; all of it under the observer.
 fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     let holder = cluster.wait_whole()?;
-    let client = cluster.client()?;
+    let client = cluster.client_of(row.page())?;
     cluster.observer.mark();
     wait_steady(&client, now(), None).context("before the fault")?;
     let from = now();
@@ -333,6 +357,9 @@ fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     strike(cluster, row, &holder, round)?;
     wait_steady(&client, struck, row.moves().then_some(holder.as_str()))?;
     let to = now();
+    if row == Row::NodeDrained {
+        cluster.maintain(&holder, "undrain", &holder)?;
+    }
     cluster.heal()?;
     let records = settled(&client, from, to);
     let report = cluster.verdict();

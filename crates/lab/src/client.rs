@@ -24,6 +24,12 @@ use rustix::time::Timespec;
 
 use crate::host::Host;
 
+/// The page that names the host at once.
+pub(crate) const QUICK: &str = "/who";
+
+/// The page that names it after a while ([`crate::application`]).
+pub(crate) const SLOW: &str = "/slow";
+
 /// How long a client waits for the whole answer (DESIGN 5).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -93,8 +99,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Begins to ask `target` for its page every `pace`, from `host`.
-    pub(crate) fn start(host: &Host, target: SocketAddr, pace: Duration) -> Result<Self> {
+    /// Begins to ask `target` for `page` every `pace`, from `host`.
+    pub(crate) fn start(
+        host: &Host,
+        target: SocketAddr,
+        page: &'static str,
+        pace: Duration,
+    ) -> Result<Self> {
         let network = host.network()?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -110,7 +121,7 @@ impl Client {
                 drop(network);
                 // Refused without the right; `Seen::pause` tells how late it ran.
                 let _ = sched::realtime(PRIORITY, Share::InTurns);
-                Asking::new(target, pace, &theirs)?.run()
+                Asking::new(target, page, pace, &theirs)?.run()
             })
             .context("starting the client")?;
         Ok(Self {
@@ -214,11 +225,11 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn new(target: SocketAddr, pace: Duration, shared: &'a Shared) -> Result<Self> {
+    fn new(target: SocketAddr, page: &str, pace: Duration, shared: &'a Shared) -> Result<Self> {
         Ok(Self {
             target,
             pace,
-            question: format!("GET /who HTTP/1.0\r\nHost: {target}\r\n\r\n").into_bytes(),
+            question: format!("GET {page} HTTP/1.0\r\nHost: {target}\r\n\r\n").into_bytes(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context("making an epoll")?,
             shared,
             pending: BTreeMap::new(),

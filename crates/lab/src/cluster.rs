@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::bridge::{Cable, Switch};
-use crate::client::{Client, PACE};
+use crate::client::{Client, PACE, QUICK};
 use crate::config_text::{self, Wishes};
 use crate::daemon::{self, Evenkeel, GroupStatus, Status};
 use crate::fault::disk;
@@ -36,6 +36,9 @@ pub(crate) const WITNESS: &str = "tie";
 /// Time for a cluster to be whole: an election, some leases, and the hold-down of a
 /// node that has failed.
 const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Time for a daemon that was told to stop: handing over and draining included.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A timing profile of the daemon (DESIGN 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -278,7 +281,12 @@ impl Cluster {
 
     /// A client that begins to ask for the group's page.
     pub(crate) fn client(&self) -> Result<Client> {
-        Client::start(&self.client, apache::page(SERVICE), PACE)
+        self.client_of(QUICK)
+    }
+
+    /// A client that begins to ask for one of the group's pages.
+    pub(crate) fn client_of(&self, page: &'static str) -> Result<Client> {
+        Client::start(&self.client, apache::page(SERVICE), page, PACE)
     }
 
     /// Switches a node on, with all that runs on it.
@@ -453,6 +461,23 @@ impl Cluster {
         self.evenkeel
             .order(host, &["switch", GROUP, "--to", to])
             .map(drop)
+    }
+
+    /// Has the node `at` asked to let a node's groups go, or to take it back.
+    pub(crate) fn maintain(&self, at: &str, order: &str, node: &str) -> Result<()> {
+        let host = self.host(at)?;
+        self.evenkeel.order(host, &[order, node]).map(drop)
+    }
+
+    /// Tells the daemon of a node to stop, as an init system does, and waits for its end.
+    pub(crate) fn stop_daemon(&self, name: &str) -> Result<()> {
+        let host = self.host(name)?;
+        let first = daemon::processes(host)?.first().copied();
+        let parent = first.with_context(|| format!("{name}'s daemon does not run"))?;
+        rustix::process::kill_process(parent, Signal::TERM).context("stopping the daemon")?;
+        wait::until("the daemon stops", STOP_LIMIT, || {
+            Ok(daemon::processes(host)?.is_empty().then_some(()))
+        })
     }
 
     /// Sends a signal to all processes of a node's daemon.

@@ -12,6 +12,7 @@
 //! same binary again in helper roles), then [`demo`] or [`main_lab`].
 
 mod apache;
+mod application;
 mod bench;
 mod bridge;
 mod cli;

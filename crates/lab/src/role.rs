@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::{cli, fault, init, launch};
+use crate::{application, cli, fault, init, launch};
 
 /// First argument of a helper role; none of them is a command that people type.
 pub(crate) const INSIDE: &str = "lab-inside";
@@ -11,6 +11,8 @@ pub(crate) const INSIDE: &str = "lab-inside";
 pub(crate) const INIT: &str = "lab-init";
 /// Removes the lab's directory when the lab has gone.
 pub(crate) const JANITOR: &str = "lab-janitor";
+/// The slow application behind a host's Apache.
+pub(crate) const APPLICATION: &str = "lab-application";
 /// Spins: load on the processor.
 pub(crate) const SPIN: &str = "lab-spin";
 /// Writes and syncs without end: load on the disk.
@@ -26,6 +28,7 @@ pub fn entry(arguments: &[OsString]) -> Option<ExitCode> {
         INSIDE => cli::main_inside(rest),
         INIT => init::main(rest),
         JANITOR => launch::janitor(rest),
+        APPLICATION => application::main(rest),
         SPIN => fault::load::spin(rest),
         CHURN => fault::load::churn(rest),
         _ => return None,

@@ -11,7 +11,7 @@ use evenkeel_core::Moment;
 use evenkeel_host::clock::now;
 
 use crate::bridge::{Cable, Switch, Wire};
-use crate::client::{Client, PACE, PATIENCE};
+use crate::client::{Client, PACE, PATIENCE, QUICK};
 use crate::cluster::{SERVICE, SERVICE6};
 use crate::figures::{Seen, seen};
 use crate::host::{Host, Place};
@@ -95,7 +95,7 @@ impl Test {
         apache::start(&mut b)?;
         let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
         add_address(&a)?;
-        let client = Client::start(&asking, SocketAddr::new(SERVICE, 80), PACE)?;
+        let client = Client::start(&asking, SocketAddr::new(SERVICE, 80), QUICK, PACE)?;
         Ok(Self {
             lab: lab.clone(),
             switch: Arc::clone(switch),

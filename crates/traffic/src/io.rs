@@ -1,11 +1,13 @@
 //! The mover itself: a thread that feeds the machine with words and changes, carries
 //! out its effects, and tells.
 
+mod courier;
 mod ender;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,6 +22,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
 
+use self::courier::Courier;
+pub use self::courier::Held;
+
+use crate::drain::Wanted;
 use crate::machine::{GroupStatus, Report, Want};
 use crate::resolve::{Site, resolve};
 use crate::{TrafficError, machine};
@@ -115,6 +121,9 @@ impl AsFd for Shared {
 #[derive(Debug)]
 pub struct Mover {
     shared: Arc<Shared>,
+    courier: Courier,
+    /// The addresses of each group, for the courier.
+    addresses: Mutex<BTreeMap<GroupId, BTreeSet<IpAddr>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -157,6 +166,10 @@ impl Mover {
         let (ender, ended) = ender::start(Arc::clone(&shared)).map_err(TrafficError::Start)?;
         let mut machine = machine::Machine::new(settings.belt.map(|belt| belt / 3));
         let now = evenkeel_host::clock::now();
+        let members = sites
+            .iter()
+            .map(|(group, sites)| (*group, sites.iter().map(|site| site.ip).collect()));
+        let members: BTreeMap<GroupId, BTreeSet<IpAddr>> = members.collect();
         for (group, sites) in sites {
             machine.step(now, machine::Event::Assign(group, sites));
         }
@@ -172,7 +185,7 @@ impl Mover {
             lifetime: settings
                 .belt
                 .map_or(address::Lifetime::Endless, address::Lifetime::at_least),
-            reports: worker::Outbox::new(reports),
+            reports: worker::Outbox::new(reports.clone()),
         };
         let thread = std::thread::Builder::new()
             .name("traffic".to_owned())
@@ -180,14 +193,40 @@ impl Mover {
             .map_err(TrafficError::Start)?;
         Ok(Self {
             shared,
+            courier: Courier::start(reports).map_err(TrafficError::Start)?,
+            addresses: Mutex::new(members),
             threads: vec![thread],
         })
     }
 
     /// Says what is wanted of `group` from now on. An unknown group is ignored.
     pub fn want(&self, group: GroupId, want: Want) {
+        self.courier.want(group, self.wanted(group, want));
         self.shared.words().wants.insert(group, want);
         self.shared.wake();
+    }
+
+    /// What is wanted, as the courier has to know it.
+    fn wanted(&self, group: GroupId, want: Want) -> Wanted {
+        match want {
+            Want::Draining { epoch, drain } => {
+                let all = self.addresses.lock();
+                let all = all.unwrap_or_else(PoisonError::into_inner);
+                Wanted::Draining {
+                    epoch,
+                    drain,
+                    addresses: all.get(&group).cloned().unwrap_or_default(),
+                }
+            }
+            Want::Absent => Wanted::Absent,
+            Want::Closed | Want::Open { .. } => Wanted::Present,
+        }
+    }
+
+    fn consists_of(&self, group: GroupId, sites: &[Site]) {
+        let all = self.addresses.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        all.insert(group, sites.iter().map(|site| site.ip).collect());
     }
 
     /// A planned farewell: the connections to the group's addresses are ended, so that
@@ -212,6 +251,13 @@ impl Mover {
         self.shared.wake();
     }
 
+    /// The answer to [`Report::Holding`]: the guard drops attempts to connect to the
+    /// draining group since some moment between `began` and `done` of its transaction;
+    /// `None` if it cannot. Attempts from before are this node's own; later ones are held.
+    pub fn held(&self, group: GroupId, transaction: Held) {
+        self.courier.held(group, transaction);
+    }
+
     /// The group consists of `addresses` from now on; what it had besides is taken away.
     /// Refused as [`Mover::start`] refuses, and then nothing changes. Waits for the
     /// kernel, some milliseconds; call it in the mover's network namespace.
@@ -223,6 +269,7 @@ impl Mover {
         if !sites.is_empty() {
             require_right(sites.len())?;
         }
+        self.consists_of(group, &sites);
         self.shared.words().assigned.insert(group, sites);
         self.shared.wake();
         Ok(())

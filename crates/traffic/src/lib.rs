@@ -21,11 +21,12 @@
 
 pub mod campaign;
 pub mod doctor;
+pub mod drain;
 mod error;
 mod io;
 pub mod machine;
 pub mod resolve;
 
 pub use error::TrafficError;
-pub use io::{BELT, Mover, Settings};
+pub use io::{BELT, Held, Mover, Settings};
 pub use machine::{Attempt, GroupStatus, Repair, Report, Want};

@@ -213,7 +213,7 @@ impl Machine {
                 group.campaign = None;
                 group.adopted = None;
             }
-            Want::Closed | Want::Open { .. } => {
+            Want::Closed | Want::Open { .. } | Want::Draining { .. } => {
                 group.ending = Ending::Idle;
                 if !had_addresses {
                     group.told = Told::Nothing;

@@ -13,10 +13,16 @@ pub(crate) const EGRESS: &str = "egress";
 pub(crate) const GUARDED4: &str = "guarded4";
 pub(crate) const GUARDED6: &str = "guarded6";
 pub(crate) const HELD: &str = "held";
+pub(crate) const ATTEMPTS4: &str = "attempts4";
+pub(crate) const ATTEMPTS6: &str = "attempts6";
 const GROUP_CHAIN: &str = "group-";
 
 /// Chains and sets of the table besides those of devices and groups.
-pub(crate) const FIXED_OBJECTS: u32 = 5;
+pub(crate) const FIXED_OBJECTS: u32 = 7;
+/// Rules of the chain [`INGRESS`].
+pub(crate) const INGRESS_RULES: u32 = 6;
+/// Rules of the chain [`EGRESS`].
+pub(crate) const EGRESS_RULES: u32 = 4;
 
 /// `NFT_REG_1`: what is loaded and looked up, 16 bytes.
 const LOADED: u32 = 1;
@@ -74,6 +80,8 @@ pub(crate) fn add_all(batch: &mut Batch, table: &str) {
         writer.number(set::KEY_LENGTH, TAG_BYTES as u32);
         writer.number(set::ID, 3);
     });
+    add_attempts(batch, table, ATTEMPTS4, (TYPE_IPV4, 4), 4);
+    add_attempts(batch, table, ATTEMPTS6, (TYPE_IPV6, 16), 5);
     for name in [INGRESS, EGRESS] {
         batch.add(Verb::NewChain, |writer| {
             writer.text(TABLE, table);
@@ -98,11 +106,35 @@ pub(crate) fn add_all(batch: &mut Batch, table: &str) {
             .icmpv6(135)
             .load(GUARDED6, Base::Transport, 8),
     ];
-    for (chain, rules) in [(EGRESS, egress), (INGRESS, ingress)] {
+    // Behind the others: what the guard closes never gets so far, and what comes so far is
+    // let pass or dropped. Nothing here can open anything.
+    let attempts = [
+        Rule::new(ETHERTYPE_IPV4)
+            .attempt()
+            .drop_if_in(ATTEMPTS4, Base::Network, 16),
+        Rule::new(ETHERTYPE_IPV6)
+            .attempt()
+            .drop_if_in(ATTEMPTS6, Base::Network, 24),
+    ];
+    let ingress = ingress.into_iter().chain(attempts);
+    for (chain, rules) in [(EGRESS, Vec::from(egress)), (INGRESS, ingress.collect())] {
         for rule in rules {
             rule.add(batch, table, chain);
         }
     }
+}
+
+/// Adds a set of addresses to which no connection may be begun: each for a while, so that
+/// a dead daemon holds nobody up for ever.
+fn add_attempts(batch: &mut Batch, table: &str, name: &str, key: (u32, u32), id: u32) {
+    batch.add(Verb::NewSet, |writer| {
+        writer.text(TABLE, table);
+        writer.text(set::NAME, name);
+        writer.number(set::FLAGS, set::FLAG_TIMEOUT);
+        writer.number(set::KEY_TYPE, key.0);
+        writer.number(set::KEY_LENGTH, key.1);
+        writer.number(set::ID, id);
+    });
 }
 
 fn add_map(batch: &mut Batch, table: &str, name: &str, key: (u32, u32), id: u32) {
@@ -200,6 +232,30 @@ impl Rule {
         self
     }
 
+    /// Only for the first segment of a TCP connection: of FIN, SYN, RST and ACK it has SYN
+    /// alone.
+    fn attempt(mut self) -> Self {
+        const NFT_META_L4PROTO: u32 = 16;
+        const TCP: u8 = 6;
+        const FIN_SYN_RST_ACK: u8 = 0x17;
+        const SYN: u8 = 0x02;
+        meta(&mut self.expressions, NFT_META_L4PROTO);
+        equals(&mut self.expressions, &[TCP]);
+        payload(&mut self.expressions, Base::Transport, 13, 1);
+        bitwise(&mut self.expressions, &[FIN_SYN_RST_ACK], &[0]);
+        equals(&mut self.expressions, &[SYN]);
+        self
+    }
+
+    /// Drops what has an address at `offset` that is in `set`.
+    fn drop_if_in(mut self, set: &str, base: Base, offset: u32) -> Self {
+        let length = if set == ATTEMPTS4 { 4 } else { 16 };
+        payload(&mut self.expressions, base, offset, length);
+        lookup(&mut self.expressions, set, Lookup::Present);
+        verdict(&mut self.expressions, &Verdict::Drop);
+        self
+    }
+
     fn add(self, batch: &mut Batch, table: &str, chain: &str) {
         add_rule(batch, table, chain, &self.expressions);
     }
@@ -255,6 +311,8 @@ enum Lookup {
     Verdict,
     /// Goes on if the key is not there.
     Absent,
+    /// Goes on if the key is there.
+    Present,
 }
 
 fn lookup(writer: &mut Writer, set: &str, what: Lookup) {
@@ -269,6 +327,7 @@ fn lookup(writer: &mut Writer, set: &str, what: Lookup) {
         match what {
             Lookup::Verdict => writer.number(DREG, VERDICT),
             Lookup::Absent => writer.number(FLAGS, INVERT),
+            Lookup::Present => {}
         }
     });
 }
@@ -277,18 +336,23 @@ fn lookup(writer: &mut Writer, set: &str, what: Lookup) {
 /// alone.
 fn load_tag(writer: &mut Writer, tag: Tag) {
     const NFT_META_MARK: u32 = 3;
+    meta(writer, NFT_META_MARK);
+    bitwise(writer, &[0; TAG_BYTES], &tag.to_bytes());
+}
+
+/// What is loaded becomes `loaded & mask ^ xor`.
+fn bitwise(writer: &mut Writer, mask: &[u8], xor: &[u8]) {
     const SREG: u16 = 1;
     const DREG: u16 = 2;
     const LENGTH: u16 = 3;
     const MASK: u16 = 4;
     const XOR: u16 = 5;
-    meta(writer, NFT_META_MARK);
     expression(writer, "bitwise", |writer| {
         writer.number(SREG, LOADED);
         writer.number(DREG, LOADED);
-        writer.number(LENGTH, TAG_BYTES as u32);
-        writer.nest(MASK, |writer| writer.attribute(VALUE, &[0; TAG_BYTES]));
-        writer.nest(XOR, |writer| writer.attribute(VALUE, &tag.to_bytes()));
+        writer.number(LENGTH, mask.len() as u32);
+        writer.nest(MASK, |writer| writer.attribute(VALUE, mask));
+        writer.nest(XOR, |writer| writer.attribute(VALUE, xor));
     });
 }
 

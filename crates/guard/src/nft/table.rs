@@ -11,7 +11,10 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
 use super::hold::{self, Hold, add_held};
-use super::rules::{self, EGRESS, FIXED_OBJECTS, GUARDED4, GUARDED6, INGRESS, Verdict};
+use super::rules::{
+    self, ATTEMPTS4, ATTEMPTS6, EGRESS, EGRESS_RULES, FIXED_OBJECTS, GUARDED4, GUARDED6, INGRESS,
+    INGRESS_RULES, Verdict,
+};
 use super::words::{
     Batch, ENTRY, GROUP_NFTABLES, HEAD, TABLE, VALUE, Verb, chain, element, request, table,
 };
@@ -374,6 +377,78 @@ impl Table {
         });
     }
 
+    /// Attempts to connect to `addresses` are dropped for `span` from now on; with `None`
+    /// no longer.
+    pub(crate) fn hold_attempts(
+        &mut self,
+        addresses: &[IpAddr],
+        span: Option<Duration>,
+    ) -> io::Result<()> {
+        for some in addresses.chunks(ADDRESSES_PER_BATCH) {
+            let mut batch = Batch::new(self.next());
+            for set in [ATTEMPTS4, ATTEMPTS6] {
+                let of_set: Vec<IpAddr> = some
+                    .iter()
+                    .copied()
+                    .filter(|address| address.is_ipv4() == (set == ATTEMPTS4))
+                    .collect();
+                if of_set.is_empty() {
+                    continue;
+                }
+                // Made, deleted, made again: one that is there keeps its time on some
+                // kernels, and one that is not there cannot be deleted.
+                let time = Some(span.unwrap_or(hold::TIMEOUT_MIN));
+                self.add_attempts(&mut batch, Verb::NewElement, set, &of_set, time);
+                self.add_attempts(&mut batch, Verb::DelElement, set, &of_set, None);
+                if span.is_some() {
+                    self.add_attempts(&mut batch, Verb::NewElement, set, &of_set, span);
+                }
+            }
+            self.transact(batch)?;
+        }
+        Ok(())
+    }
+
+    /// No attempt is dropped any more, whoever began to.
+    pub(crate) fn flush_attempts(&mut self) -> io::Result<()> {
+        let mut batch = Batch::new(self.next());
+        for set in [ATTEMPTS4, ATTEMPTS6] {
+            // Without elements it means all of them.
+            batch.add(Verb::DelElement, |writer| {
+                writer.text(TABLE, &self.name);
+                writer.text(element::SET, set);
+            });
+        }
+        self.transact(batch).map(drop)
+    }
+
+    fn add_attempts(
+        &self,
+        batch: &mut Batch,
+        verb: Verb,
+        set: &str,
+        addresses: &[IpAddr],
+        span: Option<Duration>,
+    ) {
+        batch.add(verb, |writer| {
+            writer.text(TABLE, &self.name);
+            writer.text(element::SET, set);
+            writer.nest(element::LIST, |writer| {
+                for address in addresses {
+                    writer.nest(ENTRY, |writer| {
+                        write_key(writer, *address);
+                        if let Some(span) = span {
+                            // Zero would be for ever.
+                            let span = span.max(hold::TIMEOUT_MIN);
+                            let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 2);
+                            writer.attribute(element::TIMEOUT, &millis.to_be_bytes());
+                        }
+                    });
+                }
+            });
+        });
+    }
+
     /// The table as the kernel has it.
     fn look(&self) -> Result<Option<Found>, GuardError> {
         look(&self.questions, &self.name)
@@ -408,20 +483,20 @@ impl Table {
         };
         let chains = self.chains()?;
         let hooks = chains.keys().filter(|name| is_device_chain(name)).count() as u32;
-        // Each of the common chains is used by its four rules and by one jump from each
-        // of the device's chains.
-        let whole = |name: &str| {
+        // Each of the common chains is used by its rules and by one jump from each of the
+        // device's chains.
+        let whole = |name: &str, rules: u32| {
             chains
                 .get(name)
-                .is_some_and(|found| found.uses == 4 + hooks / 2)
+                .is_some_and(|found| found.uses == rules + hooks / 2)
         };
         let owner = (self.flags == OWNED).then_some(self.port.number());
         if self.broken
             || found.flags != self.flags
             || found.owner != owner
             || found.uses != FIXED_OBJECTS + hooks + self.groups.len() as u32
-            || !whole(INGRESS)
-            || !whole(EGRESS)
+            || !whole(INGRESS, INGRESS_RULES)
+            || !whole(EGRESS, EGRESS_RULES)
         {
             return Ok(Condition::Broken);
         }
@@ -620,11 +695,15 @@ fn map_of(address: IpAddr) -> &'static str {
     }
 }
 
-fn write_guarded(writer: &mut Writer, address: IpAddr, group: Option<GroupId>) {
+fn write_key(writer: &mut Writer, address: IpAddr) {
     writer.nest(element::KEY, |writer| match address {
         IpAddr::V4(address) => writer.attribute(VALUE, &address.octets()),
         IpAddr::V6(address) => writer.attribute(VALUE, &address.octets()),
     });
+}
+
+fn write_guarded(writer: &mut Writer, address: IpAddr, group: Option<GroupId>) {
+    write_key(writer, address);
     let verdict = match group {
         None => return,
         Some(CLOSED) => Verdict::Drop,

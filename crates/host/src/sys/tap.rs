@@ -1,6 +1,7 @@
 //! Every frame that enters this network namespace, with the device it came in by and
 //! the kernel's own time of arrival: `AF_PACKET` (packet(7)), receiving only. The lab
-//! watches with it who answers for an address.
+//! watches with it who answers for an address; a holder that leaves copies attempts to
+//! connect with it. A tap is before every filter of the kernel, the guard's among them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -98,6 +99,28 @@ impl Tap {
         Ok(Self(fd))
     }
 
+    /// From now on only attempts to connect (TCP with SYN and without ACK), ARP and
+    /// neighbour advertisements come in: whatever else passes costs a few instructions.
+    /// What is waiting already may be anything.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn keep_attempts(&self) -> io::Result<()> {
+        let mut program = attempts();
+        let program = libc::sock_fprog {
+            len: program.len() as libc::c_ushort,
+            filter: program.as_mut_ptr(),
+        };
+        // The kernel copies the program that this points to, which lives through the call.
+        set(
+            self.0.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            &program,
+        )
+    }
+
     /// The next frame, its first bytes put into `buffer`; `None` if none is waiting.
     ///
     /// # Errors
@@ -165,6 +188,47 @@ impl Tap {
             Err(io::Error::last_os_error())
         }
     }
+}
+
+/// The program of [`Tap::keep_attempts`]: offsets count from the Ethernet header.
+fn attempts() -> [libc::sock_filter; 22] {
+    const LOAD_BYTE: u16 = 0x30;
+    const LOAD_SHORT: u16 = 0x28;
+    const LOAD_BYTE_AFTER_X: u16 = 0x50;
+    const X_IS_HEADER: u16 = 0xb1;
+    const AND: u16 = 0x54;
+    const IF_EQUAL: u16 = 0x15;
+    const IF_BITS: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    // Jumps count from the next line: to the last but one, which takes the frame, or to the
+    // last, which does not.
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    [
+        op(LOAD_SHORT, 0, 0, 12),
+        op(IF_EQUAL, 18, 0, 0x0806),
+        op(IF_EQUAL, 0, 8, 0x0800),
+        // IPv4: TCP, not a later fragment, the flags behind a header of any length.
+        op(LOAD_BYTE, 0, 0, 23),
+        op(IF_EQUAL, 0, 16, 6),
+        op(LOAD_SHORT, 0, 0, 20),
+        op(IF_BITS, 14, 0, 0x1fff),
+        op(X_IS_HEADER, 0, 0, 14),
+        op(LOAD_BYTE_AFTER_X, 0, 0, 27),
+        op(AND, 0, 0, 0x17),
+        op(IF_EQUAL, 9, 10, 0x02),
+        // IPv6: the type of an ICMPv6 message, or TCP flags.
+        op(IF_EQUAL, 0, 9, 0x86dd),
+        op(LOAD_BYTE, 0, 0, 20),
+        op(IF_EQUAL, 3, 0, 6),
+        op(IF_EQUAL, 0, 6, 58),
+        op(LOAD_BYTE, 0, 0, 54),
+        op(IF_EQUAL, 3, 4, 136),
+        op(LOAD_BYTE, 0, 0, 67),
+        op(AND, 0, 0, 0x17),
+        op(IF_EQUAL, 0, 1, 0x02),
+        op(RETURN, 0, 0, 0x4_0000),
+        op(RETURN, 0, 0, 0),
+    ]
 }
 
 /// The kernel's time of arrival in a received message; zero if it carries none.

@@ -437,6 +437,7 @@ fn explain(what: Attempt, place: Placement, error: &io::Error) -> String {
         Attempt::Remove => "remove",
         Attempt::EndSockets => "end the sockets of",
         Attempt::Announce => "announce",
+        Attempt::Hold => "hold attempts to connect to",
         Attempt::Listen | Attempt::Schedule => "watch",
     };
     format!(

@@ -84,7 +84,10 @@ impl Group {
     }
 
     pub(super) fn wants_addresses(&self) -> bool {
-        matches!(self.want, Some(Want::Closed | Want::Open { .. }))
+        matches!(
+            self.want,
+            Some(Want::Closed | Want::Open { .. } | Want::Draining { .. })
+        )
     }
 }
 

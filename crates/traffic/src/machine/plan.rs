@@ -17,7 +17,9 @@ impl Machine {
         match group.want {
             None => {}
             Some(Want::Absent) => self.plan_absent(now, id),
-            Some(Want::Closed | Want::Open { .. }) => self.plan_present(now, id),
+            Some(Want::Closed | Want::Open { .. } | Want::Draining { .. }) => {
+                self.plan_present(now, id);
+            }
         }
     }
 

@@ -23,6 +23,15 @@ pub enum Want {
         /// The assignment; a newer one is announced anew.
         epoch: Epoch,
     },
+    /// A planned move away has begun. Addresses, announcements and guard stay as they
+    /// are; attempts to connect are copied ([`Report::Holding`]) so that they can be
+    /// passed on, and requests in flight are waited for ([`Report::Drained`]).
+    Draining {
+        /// The assignment that ends.
+        epoch: Epoch,
+        /// How long requests in flight may take, from this word on.
+        drain: Duration,
+    },
 }
 
 /// What was put right.
@@ -48,6 +57,8 @@ pub enum Attempt {
     EndSockets,
     /// To announce them.
     Announce,
+    /// To hold attempts to connect, or to pass them on.
+    Hold,
     /// To hear of changes.
     Listen,
     /// To run in real time; it runs as an ordinary thread.
@@ -111,6 +122,42 @@ pub enum Report {
         /// The group.
         group: GroupId,
         /// Since it was wanted.
+        took: Duration,
+    },
+    /// Attempts to connect to the draining group are being copied: from now on the guard
+    /// may drop them. If they cannot be copied there is [`Report::Failed`] instead, and
+    /// draining goes on without holding anything.
+    Holding {
+        /// The group.
+        group: GroupId,
+        /// The assignment that ends.
+        epoch: Epoch,
+    },
+    /// No request of the draining group is in flight any more, or its time is over. Told
+    /// once for each `Draining`, whatever could be held.
+    Drained {
+        /// The group.
+        group: GroupId,
+        /// The assignment that ends.
+        epoch: Epoch,
+        /// Since draining was wanted.
+        took: Duration,
+        /// Connections that still have a request in flight.
+        busy: usize,
+        /// Attempts to connect that are held so far.
+        held: usize,
+    },
+    /// The attempts that were held for a group that has left: what became of them. Told
+    /// once, when nothing more is passed on.
+    PassedOn {
+        /// The group.
+        group: GroupId,
+        /// How many were sent to the new holder.
+        attempts: usize,
+        /// How many were not: nobody announced the group in time, there were too many, or
+        /// the frame could not be sent.
+        dropped: usize,
+        /// From the group's leaving to the first one that was passed on, or to giving up.
         took: Duration,
     },
     /// Something does not succeed; it is tried again. Told when it starts and when the

@@ -166,6 +166,7 @@ impl From<CauseForm> for Cause {
             CauseForm::Failback => Self::Failback,
             CauseForm::Recovered => Self::Recovered,
             CauseForm::Reconfigured => Self::Reconfigured,
+            CauseForm::Drained => Self::Drained,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use evenkeel_core::NodeId;
 use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
+use evenkeel_core::switchover::Departure;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{EpochForm, IncarnationForm, SpanForm, check_name, group, node};
@@ -41,6 +42,47 @@ struct AddedForm {
 struct MemoryForm {
     votes: bool,
     stored: u64,
+}
+
+/// What was added then: planned moves.
+#[derive(Default, Serialize, Deserialize)]
+struct PlannedForm {
+    leaving: Vec<(u64, EpochForm)>,
+    /// In the order of `groups`.
+    departures: Vec<DepartureForm>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum DepartureForm {
+    Staying,
+    Draining,
+    Drained { busy: u32, took: SpanForm },
+}
+
+impl From<Departure> for DepartureForm {
+    fn from(departure: Departure) -> Self {
+        match departure {
+            Departure::Staying => Self::Staying,
+            Departure::Draining => Self::Draining,
+            Departure::Drained { busy, took } => Self::Drained {
+                busy,
+                took: took.into(),
+            },
+        }
+    }
+}
+
+impl From<DepartureForm> for Departure {
+    fn from(form: DepartureForm) -> Self {
+        match form {
+            DepartureForm::Staying => Self::Staying,
+            DepartureForm::Draining => Self::Draining,
+            DepartureForm::Drained { busy, took } => Self::Drained {
+                busy,
+                took: took.into(),
+            },
+        }
+    }
 }
 
 /// A program that does not say it has no log that it may have lost.
@@ -126,11 +168,23 @@ impl From<StandingForm> for Standing {
 pub fn encode(report: &Report) -> Vec<u8> {
     let added = added_to(report);
     let first = first_form(report);
-    let memory = MemoryForm {
+    crate::encode(&(first, added, memory_of(report), planned_in(report)))
+}
+
+fn memory_of(report: &Report) -> MemoryForm {
+    MemoryForm {
         votes: report.votes,
         stored: report.stored,
-    };
-    crate::encode(&(first, added, memory))
+    }
+}
+
+fn planned_in(report: &Report) -> PlannedForm {
+    let leaving = report.leaving.iter();
+    let groups = report.groups.iter();
+    PlannedForm {
+        leaving: leaving.map(|(id, epoch)| (id.0, (*epoch).into())).collect(),
+        departures: groups.map(|one| one.departure.into()).collect(),
+    }
 }
 
 fn added_to(report: &Report) -> AddedForm {
@@ -201,7 +255,9 @@ fn first_form(report: &Report) -> ReportForm {
 pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (form, rest): (ReportForm, _) = crate::decode_part("report", REPORT_LENGTH_MAX, bytes)?;
     let (added, rest): (AddedForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
-    let memory = crate::decode_added("report", rest)?.map_or(NOT_SAID, |(memory, _)| memory);
+    let (memory, rest) = crate::decode_added("report", rest)?.unwrap_or((NOT_SAID, &[]));
+    let (planned, _): (PlannedForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
+    let mut departures = planned.departures.into_iter();
     let mut silent = added.silent.into_iter();
     Ok(Report {
         incarnation: form.incarnation.into(),
@@ -235,6 +291,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
                 epoch: epoch.into(),
                 standing: standing.into(),
                 unready,
+                departure: departures.next().map(Into::into).unwrap_or_default(),
             })
             .collect(),
         silences: form
@@ -249,6 +306,11 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
             .collect(),
         floors_above: form
             .floors_above
+            .into_iter()
+            .map(|(id, epoch)| (group(id), epoch.into()))
+            .collect(),
+        leaving: planned
+            .leaving
             .into_iter()
             .map(|(id, epoch)| (group(id), epoch.into()))
             .collect(),
@@ -273,6 +335,12 @@ mod tests {
         let mut longer = encode(&report);
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
+        report.leaving.clear();
+        for group in &mut report.groups {
+            group.departure = Departure::Staying;
+        }
+        let parts = (first_form(&report), added_to(&report), memory_of(&report));
+        assert_eq!(decode(&crate::encode(&parts)).as_ref(), Ok(&report));
         (report.votes, report.stored) = (NOT_SAID.votes, NOT_SAID.stored);
         let without_votes = crate::encode(&(first_form(&report), added_to(&report)));
         assert_eq!(decode(&without_votes).as_ref(), Ok(&report));
@@ -333,6 +401,14 @@ mod tests {
                     epoch: Epoch { term: 1, index: 2 },
                     standing,
                     unready: Some("no interface".to_owned()),
+                    departure: match standing {
+                        Standing::Open => Departure::Drained {
+                            busy: 2,
+                            took: ms(9),
+                        },
+                        Standing::Lapsed => Departure::Draining,
+                        _ => Departure::Staying,
+                    },
                 })
                 .collect(),
             silences: vec![Silence {
@@ -342,6 +418,7 @@ mod tests {
                 standing: Some(ms(70)),
             }],
             floors_above: vec![(GroupId(1), Epoch { term: 3, index: 4 })],
+            leaving: vec![(GroupId(2), Epoch { term: 5, index: 6 })],
         }
     }
 }
