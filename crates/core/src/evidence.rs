@@ -51,6 +51,8 @@ pub enum Cause {
     Recovered,
     /// The addresses of the group were changed in the configuration.
     Reconfigured,
+    /// An operator drains the holder: `evenkeel drain`.
+    Drained,
 }
 
 impl Cause {
@@ -68,7 +70,28 @@ impl Cause {
             | Self::FloorAbove { .. }
             | Self::Failback
             | Self::Recovered
-            | Self::Reconfigured => false,
+            | Self::Reconfigured
+            | Self::Drained => false,
+        }
+    }
+
+    /// Whether the holder is well and moves on purpose, so that there is time to ask it to
+    /// finish what it has begun.
+    pub fn is_planned(&self) -> bool {
+        match self {
+            Self::Operator
+            | Self::HolderStopping
+            | Self::Failback
+            | Self::Reconfigured
+            | Self::Drained => true,
+            Self::FirstStart
+            | Self::HolderSilent { .. }
+            | Self::HolderDeaf { .. }
+            | Self::RuleHolds
+            | Self::HolderRestarted
+            | Self::HolderReleased
+            | Self::FloorAbove { .. }
+            | Self::Recovered => false,
         }
     }
 
@@ -87,6 +110,7 @@ impl Cause {
             Self::Failback => "failback",
             Self::Recovered => "recovered",
             Self::Reconfigured => "reconfigured",
+            Self::Drained => "drained",
         }
     }
 }
@@ -123,6 +147,7 @@ impl fmt::Display for Cause {
             Self::Failback => write!(f, "a preferred node had been well for long enough"),
             Self::Recovered => write!(f, "an operator declared the other voters stopped"),
             Self::Reconfigured => write!(f, "the addresses of the group were changed"),
+            Self::Drained => write!(f, "an operator drains the holder"),
         }
     }
 }

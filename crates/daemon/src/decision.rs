@@ -17,7 +17,6 @@ use evenkeel_checks::Verdict;
 use evenkeel_consensus::{Engine, Event as Agreed};
 use evenkeel_console::api::v1::{Answer, Request as Asked};
 use evenkeel_core::command::{Assign, Command};
-use evenkeel_core::evidence::Cause;
 use evenkeel_core::generation::Generations;
 use evenkeel_core::health::Standing;
 use evenkeel_core::lease::{Assignment, Event as Leased};
@@ -631,7 +630,7 @@ impl Driver {
             .node
             .role(group)
             .is_some_and(|role| role.standing() == Standing::Open && role.epoch() < epoch);
-        if open && !ours && is_planned(&assign.evidence.cause) {
+        if open && !ours && assign.evidence.cause.is_planned() {
             // The mover ends the connections first, so that clients learn at once: a
             // closed guard would drop the resets.
             self.books
@@ -1244,13 +1243,6 @@ pub struct Rooms {
     pub state: PathBuf,
     /// What outlives the worker.
     pub memory: Memory,
-}
-
-fn is_planned(cause: &Cause) -> bool {
-    matches!(
-        cause,
-        Cause::Operator | Cause::HolderStopping | Cause::Failback | Cause::Reconfigured
-    )
 }
 
 fn as_json(answer: &Answer) -> Bytes {

@@ -67,6 +67,7 @@ enum CauseForm {
     Failback,
     Recovered,
     Reconfigured,
+    Drained,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -135,6 +136,7 @@ impl From<&Cause> for CauseForm {
             Cause::Failback => Self::Failback,
             Cause::Recovered => Self::Recovered,
             Cause::Reconfigured => Self::Reconfigured,
+            Cause::Drained => Self::Drained,
         }
     }
 }
@@ -358,6 +360,7 @@ pub(super) mod tests {
             Cause::Failback,
             Cause::Recovered,
             Cause::Reconfigured,
+            Cause::Drained,
         ];
         let assign = |cause| {
             Command::Assign(Assign {
