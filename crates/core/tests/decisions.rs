@@ -527,6 +527,7 @@ fn an_operator_moves_a_group_and_hears_when_it_serves() {
         wish: Wish {
             group: www(),
             to: None,
+            force: false,
         },
     });
     assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
@@ -543,6 +544,7 @@ fn an_operators_wish_that_makes_no_sense_is_refused_with_the_reason() {
         let wish = Wish {
             group: www(),
             to: Some(id(to)),
+            force: false,
         };
         world.step(Event::Wish { id: 1, wish });
         let reason = world.replies.pop().expect("a reply").expect_err("refused");
