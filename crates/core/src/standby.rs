@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::Moment;
 use crate::health::View;
-use crate::ledger::Ledger;
+use crate::ledger::{Drained, Ledger};
 use crate::names::{Epoch, GroupId, NodeId};
 use crate::rule::Truth;
 use crate::topology::{Group, Topology};
@@ -123,6 +123,13 @@ impl Wellness {
         self.drained_at.get(&node).map(|(_, at)| now.since(*at))
     }
 
+    /// How much longer a node is drained; none: until an operator ends it.
+    pub fn drain_left(&self, now: Moment, node: NodeId, drained: &Drained) -> Option<Duration> {
+        let known = self.drained_for(now, node).unwrap_or_default();
+        let lasting = drained.lasting?;
+        Some(lasting.saturating_sub(known))
+    }
+
     /// How much longer a node is held down; none if it is not.
     pub fn held_down(
         &self,
@@ -151,11 +158,8 @@ pub fn judge(
 ) -> Candidate {
     let (fitness, mut why) = assess(now, topology, ledger, view, wellness, group, node);
     let drained = ledger.drained(node).map(|drained| {
-        let left = drained.lasting.map(|lasting| {
-            let known = wellness.drained_for(now, node).unwrap_or_default();
-            lasting.saturating_sub(known)
-        });
-        why = format!("drained by an operator {}; {why}", until(left));
+        let left = wellness.drain_left(now, node, drained);
+        why = format!("{}; {why}", drained_words(left));
         fitness
     });
     let strictest = group.checks.iter().map(|policy| policy.timeout).min();
@@ -266,14 +270,15 @@ pub fn order(candidate: &Candidate) -> (Fitness, Option<Fitness>) {
     (candidate.fitness, candidate.drained)
 }
 
-/// "for another 58 min", for people.
-fn until(left: Option<Duration>) -> String {
-    match left.map(|left| left.as_secs()) {
+/// "drained by an operator for another 58 min", for people.
+pub fn drained_words(left: Option<Duration>) -> String {
+    let until = match left.map(|left| left.as_secs()) {
         None => "until `evenkeel undrain`".to_owned(),
         Some(secs @ 0..=119) => format!("for another {secs} s"),
         Some(secs @ 120..=7_199) => format!("for another {} min", secs / 60),
         Some(secs) => format!("for another {} h", secs / 3600),
-    }
+    };
+    format!("drained by an operator {until}")
 }
 
 /// How often a node failed a group, for people.

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod decision;
+mod drain;
 mod generations;
 mod inherited;
 mod keeper;
