@@ -556,6 +556,11 @@ fn failback(
     let Failback::AutoAfter(after) = group.failback else {
         return None;
     };
+    // Else an operator's switch would be undone at once.
+    let held = situation.wellness.held_for(situation.now, group.id)?;
+    if held < after {
+        return None;
+    }
     let place = |node: NodeId| group.nodes.iter().position(|one| *one == node);
     let own = place(holder).unwrap_or(usize::MAX);
     ranked

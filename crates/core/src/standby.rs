@@ -67,6 +67,7 @@ pub struct Wellness {
     well_since: BTreeMap<(GroupId, NodeId), Moment>,
     failed_at: BTreeMap<(GroupId, NodeId), (Epoch, Moment)>,
     drained_at: BTreeMap<NodeId, (Epoch, Moment)>,
+    held_since: BTreeMap<GroupId, (NodeId, Moment)>,
 }
 
 impl Wellness {
@@ -84,14 +85,15 @@ impl Wellness {
             }
         }
         for group in topology.groups.values() {
+            if let Some(current) = ledger.current(group.id) {
+                let holder = current.assign.holder;
+                let known = self.held_since.entry(group.id).or_insert((holder, now));
+                if known.0 != holder {
+                    *known = (holder, now);
+                }
+            }
             for node in &group.nodes {
                 let key = (group.id, *node);
-                let ruling = view.rule(now, topology, group, *node);
-                if view.alive(now, *node) && ruling.face == Truth::No {
-                    self.well_since.entry(key).or_insert(now);
-                } else {
-                    self.well_since.remove(&key);
-                }
                 let failure = ledger
                     .groups
                     .get(&group.id)
@@ -101,11 +103,25 @@ impl Wellness {
                         self.failed_at.remove(&key);
                     }
                     Some(failure) => {
-                        let known = self.failed_at.entry(key).or_insert((failure.epoch, now));
-                        if known.0 != failure.epoch {
-                            *known = (failure.epoch, now);
+                        let news = (failure.epoch, now);
+                        let known = self.failed_at.insert(key, news);
+                        match known.filter(|known| known.0 == failure.epoch) {
+                            Some(known) => {
+                                self.failed_at.insert(key, known);
+                            }
+                            // A node that has just died still seems well while its last report
+                            // is fresh: what it was before the failure says nothing.
+                            None => {
+                                self.well_since.remove(&key);
+                            }
                         }
                     }
+                }
+                let ruling = view.rule(now, topology, group, *node);
+                if view.alive(now, *node) && ruling.face == Truth::No {
+                    self.well_since.entry(key).or_insert(now);
+                } else {
+                    self.well_since.remove(&key);
                 }
             }
         }
@@ -116,6 +132,13 @@ impl Wellness {
         self.well_since
             .get(&(group, node))
             .map(|since| now.since(*since))
+    }
+
+    /// How long a group has been where it is.
+    pub fn held_for(&self, now: Moment, group: GroupId) -> Option<Duration> {
+        self.held_since
+            .get(&group)
+            .map(|(_, since)| now.since(*since))
     }
 
     /// For how long this node has known that another is drained.

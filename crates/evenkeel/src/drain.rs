@@ -11,9 +11,9 @@ use crate::cli::{Client, Drain};
 
 /// How often the status is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long the groups may take to leave: several times the longest `drain` of a group, since
-/// they leave together.
-const LEAVE_MAX: Duration = Duration::from_secs(120);
+/// How long the groups may take to leave: longer than the longest `drain` of a group, 10 minutes,
+/// since they leave together.
+const LEAVE_MAX: Duration = Duration::from_secs(660);
 /// How long it must have been said of every group left that it stays: a standby that was just
 /// restarted becomes fit within less.
 const STAYS_AFTER: Duration = Duration::from_secs(6);
