@@ -74,6 +74,15 @@ pub(crate) fn parse_within(
     Some(time)
 }
 
+/// Reads a time that stands alone, as on a command line: `1h30m`.
+///
+/// # Errors
+///
+/// What is wrong with the text, and how a time is written.
+pub fn time(text: &str) -> Result<Duration, String> {
+    parse(text).map_err(|(_, what)| format!("{what}: {UNITS_HELP}"))
+}
+
 /// The time that `text` says: numbers with units, each unit once, greatest first.
 pub(crate) fn parse(text: &str) -> Result<Duration, Wrong> {
     if text.trim().is_empty() || text.len() > LENGTH_MAX {
@@ -185,6 +194,13 @@ mod tests {
         assert_eq!(millis("2d"), 172_800_000);
         assert_eq!(millis("0s"), 0);
         assert_eq!(parse("500us"), Ok(Duration::from_micros(500)));
+    }
+
+    #[test]
+    fn a_time_that_stands_alone_is_read_or_explained() {
+        assert_eq!(time("1h"), Ok(Duration::from_secs(3600)));
+        let wrong = time("soon").expect_err("no time");
+        assert!(wrong.contains("is not a time: write a number"), "{wrong}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod timing;
 
 pub use check::{CheckSpec, Question};
 pub use config::Config;
+pub use duration::time;
 pub use fault::{FAULTS_MAX, Fault, Faults, Severity};
 pub use group::{ADDRESSES_MAX, ADDRESSES_PER_GROUP_MAX, CHECKS_MAX, GROUPS_MAX};
 pub use http::{Http, Method, Trust};

@@ -138,6 +138,9 @@ fn node_lines(text: &mut String, status: &Status) {
         if let Some(note) = &node.note {
             words.push(note.clone());
         }
+        if let Some(drained) = &node.drained {
+            words.push(drained.words.replacen("drained", "DRAINED", 1));
+        }
         let alive = if node.alive { "alive" } else { "NOT HEARD" };
         let _ = writeln!(
             text,

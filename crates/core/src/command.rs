@@ -27,6 +27,36 @@ pub enum Command {
     Recovered(Recovered),
     /// The new holder tells how the move went. Not on the path of the takeover.
     Opened(Opened),
+    /// An operator announces maintenance of a node: its groups leave it.
+    Drain(Drain),
+    /// The maintenance of a node is over.
+    Undrain {
+        /// The node.
+        node: NodeId,
+        /// The entry that began what ends, if its time is over: not a later one. None: an
+        /// operator says so.
+        began: Option<Epoch>,
+    },
+    /// A node that failed a group has been well for so long that its failures are forgotten.
+    Forgive {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+        /// The assignment that took the group away from it last; not a later one.
+        failure: Epoch,
+    },
+}
+
+/// An operator announces maintenance of a node (`evenkeel drain`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// The node.
+    pub node: NodeId,
+    /// For how long; none: until an operator ends it.
+    pub lasting: Option<Duration>,
+    /// When, in milliseconds of the leader's calendar clock: for people only.
+    pub wall_ms: u64,
 }
 
 /// A group gets a holder (DESIGN 3.1 rule 1).

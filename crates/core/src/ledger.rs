@@ -1,9 +1,10 @@
 //! What the cluster has agreed on: the deterministic result of the log's entries.
 //! Equal logs give equal ledgers on every node and in every version.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::command::{Assign, Command, Opened, Recovered};
+use crate::command::{Assign, Command, Drain, Opened, Recovered};
 use crate::names::{Epoch, GroupId, Incarnation, NodeId};
 
 /// How many moves of a group are remembered for `why`.
@@ -29,7 +30,8 @@ pub struct GroupRecord {
     pub current: Option<Assigned>,
     /// The last moves, oldest first; at most [`MOVES_MAX`].
     pub moves: VecDeque<Move>,
-    /// How often each node has failed this group since it last served it well.
+    /// How often each node has failed this group since it last served it well, or was well for
+    /// long ([`Command::Forgive`]).
     pub failures: BTreeMap<NodeId, Failure>,
 }
 
@@ -67,6 +69,20 @@ pub struct NodeRecord {
     pub incarnation: Option<Incarnation>,
     /// The entry that readmitted it, until another life follows the one that came next.
     pub readmitted: Option<Epoch>,
+    /// That an operator drains it: whatever life it is in.
+    pub drained: Option<Drained>,
+}
+
+/// That an operator drains a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// The entry that began it.
+    pub began: Epoch,
+    /// For how long; none: until an operator ends it. Whoever leads counts it on its own clock
+    /// since it learned of the entry: no two calendars need to agree.
+    pub lasting: Option<Duration>,
+    /// When it began, by the calendar of the leader then: for people only.
+    pub wall_ms: u64,
 }
 
 /// What an entry changed.
@@ -82,6 +98,12 @@ pub enum Change {
     Told(GroupId),
     /// A generation began.
     Recovered,
+    /// A node is drained from now on.
+    Drained(NodeId),
+    /// A node is drained no more.
+    Undrained(NodeId),
+    /// A node's failures of a group are forgotten.
+    Forgiven(GroupId, NodeId),
     /// The entry was known or obsolete: nothing changed.
     Nothing,
 }
@@ -117,7 +139,52 @@ impl Ledger {
                 self.recovered = Some((epoch, recovered.clone()));
                 Change::Recovered
             }
+            Command::Drain(drain) => self.drain(epoch, drain),
+            Command::Undrain { node, began } => self.undrain(*node, *began),
+            Command::Forgive {
+                group,
+                node,
+                failure,
+            } => self.forgive(*group, *node, *failure),
         }
+    }
+
+    /// The newest drain replaces an older one, its time included.
+    fn drain(&mut self, epoch: Epoch, drain: &Drain) -> Change {
+        let record = self.nodes.entry(drain.node).or_default();
+        record.drained = Some(Drained {
+            began: epoch,
+            lasting: drain.lasting,
+            wall_ms: drain.wall_ms,
+        });
+        Change::Drained(drain.node)
+    }
+
+    fn undrain(&mut self, node: NodeId, began: Option<Epoch>) -> Change {
+        let record = self.nodes.get_mut(&node);
+        let ended = record.and_then(|record| {
+            let meant = |one: &mut Drained| began.is_none_or(|began| began == one.began);
+            record.drained.take_if(meant)
+        });
+        ended.map_or(Change::Nothing, |_| Change::Undrained(node))
+    }
+
+    fn forgive(&mut self, group: GroupId, node: NodeId, failure: Epoch) -> Change {
+        let Some(record) = self.groups.get_mut(&group) else {
+            return Change::Nothing;
+        };
+        match record.failures.get(&node) {
+            Some(known) if known.epoch == failure => {
+                record.failures.remove(&node);
+                Change::Forgiven(group, node)
+            }
+            Some(_) | None => Change::Nothing,
+        }
+    }
+
+    /// That an operator drains a node, if so.
+    pub fn drained(&self, node: NodeId) -> Option<&Drained> {
+        self.nodes.get(&node)?.drained.as_ref()
     }
 
     fn assign(&mut self, epoch: Epoch, assign: &Assign) -> Change {
@@ -175,6 +242,16 @@ impl Ledger {
         self.groups
             .get(&group)
             .and_then(|record| record.current.as_ref())
+    }
+
+    /// The groups that are assigned to a node.
+    pub fn held_by(&self, node: NodeId) -> impl Iterator<Item = GroupId> {
+        let groups = self.groups.iter();
+        let held = move |record: &GroupRecord| {
+            let current = record.current.as_ref();
+            current.is_some_and(|current| current.assign.holder == node)
+        };
+        groups.filter_map(move |(group, record)| held(record).then_some(*group))
     }
 
     /// The entry that readmitted this life of a node: it may vote although its log does not show
@@ -291,6 +368,57 @@ mod tests {
         assert!(!ledger.admits(node, life(3, 1)), "a restored backup");
         ledger.apply(at(2), &Command::Readmit { node });
         assert!(ledger.admits(node, life(1, 7)));
+    }
+
+    #[test]
+    fn a_drain_lasts_over_lives_until_it_is_ended_and_the_newest_counts() {
+        let mut ledger = Ledger::default();
+        let node = NodeId(5);
+        let drain = |secs| {
+            Command::Drain(Drain {
+                node,
+                lasting: Some(Duration::from_secs(secs)),
+                wall_ms: 1,
+            })
+        };
+        let undrain = |began| Command::Undrain { node, began };
+        assert_eq!(ledger.apply(at(1), &undrain(None)), Change::Nothing);
+        assert_eq!(ledger.apply(at(2), &drain(60)), Change::Drained(node));
+        let incarnation = Incarnation {
+            counter: 2,
+            nonce: 7,
+        };
+        ledger.apply(at(3), &Command::Started { node, incarnation });
+        ledger.apply(at(4), &Command::Readmit { node });
+        assert_eq!(ledger.drained(node).map(|one| one.began), Some(at(2)));
+        // Its time was over, but somebody drained it again meanwhile.
+        ledger.apply(at(5), &drain(90));
+        assert_eq!(ledger.apply(at(6), &undrain(Some(at(2)))), Change::Nothing);
+        let known = ledger.drained(node).copied().expect("drained");
+        assert_eq!(known.lasting, Some(Duration::from_secs(90)));
+        assert_eq!(
+            ledger.apply(at(7), &undrain(Some(at(5)))),
+            Change::Undrained(node)
+        );
+        assert_eq!(ledger.drained(node), None);
+    }
+
+    #[test]
+    fn the_failures_that_are_meant_are_forgiven_and_no_later_ones() {
+        let mut ledger = Ledger::default();
+        ledger.apply(at(1), &assign(1, Some(2), Cause::RuleHolds));
+        let forgive = |failure| Command::Forgive {
+            group: GROUP,
+            node: NodeId(2),
+            failure,
+        };
+        ledger.apply(at(2), &assign(2, Some(1), Cause::Operator));
+        ledger.apply(at(3), &assign(1, Some(2), Cause::RuleHolds));
+        assert_eq!(ledger.apply(at(4), &forgive(at(1))), Change::Nothing);
+        assert_eq!(ledger.groups[&GROUP].failures[&NodeId(2)].count, 2);
+        let forgiven = Change::Forgiven(GROUP, NodeId(2));
+        assert_eq!(ledger.apply(at(5), &forgive(at(3))), forgiven);
+        assert!(ledger.groups[&GROUP].failures.is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod generation;
 pub mod health;
 pub mod lease;
 pub mod ledger;
+pub mod maintenance;
 pub mod moment;
 pub mod names;
 pub mod node;

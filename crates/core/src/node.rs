@@ -14,6 +14,7 @@ use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
 use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, View};
 use crate::ledger::{Change, Ledger};
+use crate::maintenance::{Ask, Desk};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
 use crate::role::{Role, Want};
@@ -174,6 +175,13 @@ pub enum Event {
         /// The wish.
         wish: Wish,
     },
+    /// An operator's wish about a node reached the leader.
+    Maintain {
+        /// To be named in the reply.
+        id: u64,
+        /// The wish.
+        ask: Ask,
+    },
     /// This node was told to stop.
     Stop,
     /// Time passed.
@@ -254,6 +262,7 @@ pub struct Node {
     recording: BTreeMap<NodeId, Moment>,
     wishes: Vec<planned::Pending>,
     switchovers: Switchovers,
+    desk: Desk,
     heard: BTreeMap<NodeId, bool>,
     next_id: u64,
     seq: u64,
@@ -330,6 +339,7 @@ impl Node {
             recording: BTreeMap::new(),
             wishes: Vec::new(),
             switchovers: Switchovers::default(),
+            desk: Desk::default(),
             heard: BTreeMap::new(),
             next_id: first_seq,
             seq: first_seq,
@@ -384,12 +394,7 @@ impl Node {
     pub fn may_stop(&self) -> bool {
         self.stopping
             && self.leader != Some(self.me)
-            && !self.ledger.groups.values().any(|record| {
-                record
-                    .current
-                    .as_ref()
-                    .is_some_and(|current| current.assign.holder == self.me)
-            })
+            && self.ledger.held_by(self.me).next().is_none()
     }
 
     /// Takes an event in. Acts are then to be polled.
@@ -450,6 +455,7 @@ impl Node {
             Event::Phase { group, what, last } => self.phase(now, group, &what, last),
             Event::Drained { group, epoch, busy } => self.drained(now, group, epoch, busy),
             Event::Wish { id, wish } => self.wish(now, id, wish, wall_ms),
+            Event::Maintain { id, ask } => self.maintain(now, id, ask, wall_ms),
             Event::Stop => {
                 self.dirty |= !self.stopping;
                 self.stopping = true;
@@ -530,6 +536,12 @@ impl Node {
             // What the former life said may still be fresh, and must not be taken for the life
             // that was let in.
             Change::Readmitted(node) if node != self.me => self.view.forget(node),
+            Change::Drained(node) => {
+                let lasting = self.ledger.drained(node).and_then(|one| one.lasting);
+                self.act(Act::Say(Said::Drained { node, lasting }));
+            }
+            Change::Undrained(node) => self.act(Act::Say(Said::Undrained { node })),
+            Change::Forgiven(group, node) => self.act(Act::Say(Said::Forgiven { group, node })),
             Change::Started(_)
             | Change::Readmitted(_)
             | Change::Told(_)
@@ -595,6 +607,10 @@ impl Node {
             if let Some(role) = self.roles.get_mut(&group) {
                 role.untell(epoch);
             }
+            return;
+        }
+        if let Some((id, outcome)) = self.desk.proposed(id, failed.as_ref()) {
+            self.act(Act::Reply { id, outcome });
             return;
         }
         let Some(reason) = failed else { return };
@@ -681,6 +697,41 @@ impl Node {
         }
     }
 
+    fn maintain(&mut self, now: Moment, id: u64, ask: Ask, wall_ms: u64) {
+        let granted = if self.leader == Some(self.me) {
+            self.desk.take(&self.situation(now, wall_ms), ask)
+        } else {
+            Err("this node does not lead any more: ask again".to_owned())
+        };
+        match granted {
+            Err(reason) => self.act(Act::Reply {
+                id,
+                outcome: Err(reason),
+            }),
+            Ok(command) => {
+                let proposal = self.fresh_id();
+                let done = self.done_text(ask);
+                self.desk.proposing(now, id, proposal, done);
+                self.act(Act::Propose {
+                    id: proposal,
+                    command,
+                });
+            }
+        }
+    }
+
+    fn done_text(&self, ask: Ask) -> String {
+        let (Ask::Drain { node, .. } | Ask::Undrain { node }) = ask;
+        let name = self.topology.node_name(node);
+        let held = self.ledger.held_by(node);
+        let held: Vec<String> = held.map(|group| self.topology.group_name(group)).collect();
+        match ask {
+            Ask::Undrain { .. } => format!("{name} is drained no more"),
+            Ask::Drain { .. } if held.is_empty() => format!("{name} is drained; it holds nothing"),
+            Ask::Drain { .. } => format!("{name} is drained; it holds {}", held.join(", ")),
+        }
+    }
+
     fn propose(&mut self, now: Moment, assign: Assign) -> u64 {
         let id = self.fresh_id();
         self.noticed.nothing(assign.group);
@@ -738,6 +789,13 @@ impl Node {
                 None => {}
             }
         }
+        let mut desk = core::mem::take(&mut self.desk);
+        let due = desk.due(&self.situation(now, wall_ms));
+        self.desk = desk;
+        for command in due {
+            let id = self.fresh_id();
+            self.act(Act::Propose { id, command });
+        }
         self.record_lives(now);
         self.prefer_other_leader(now);
     }
@@ -775,21 +833,16 @@ impl Node {
     }
 
     /// Leadership belongs on a node that holds nothing: then the death of a holder
-    /// needs no election before its groups move.
+    /// needs no election before its groups move. And not on one that is about to go.
     fn prefer_other_leader(&mut self, now: Moment) {
-        let holds = |node: NodeId| {
-            self.ledger.groups.values().any(|record| {
-                record
-                    .current
-                    .as_ref()
-                    .is_some_and(|current| current.assign.holder == node)
-            })
-        };
+        let holds = |node: NodeId| self.ledger.held_by(node).next().is_some();
+        let drained = |node: NodeId| self.ledger.drained(node).is_some();
+        let leaving = self.stopping || drained(self.me);
         let settled = now.since(self.leading_since) >= LEADERSHIP_PATIENCE
             && now.since(self.transfer_asked) >= LEADERSHIP_PATIENCE * 4
             && self.proposing.is_empty()
             && self.switchovers.is_idle();
-        if !(settled && (self.stopping || holds(self.me))) {
+        if !(settled && (leaving || holds(self.me))) {
             return;
         }
         let fit = |node: NodeId| {
@@ -803,18 +856,18 @@ impl Node {
         let idle = self
             .topology
             .voters()
-            .filter(|node| fit(node.id) && !holds(node.id));
+            .filter(|node| fit(node.id) && !holds(node.id) && !drained(node.id));
         let best = idle.max_by_key(|node| node.witness).map(|node| node.id);
-        let any = || {
-            self.topology
-                .voters()
-                .map(|node| node.id)
-                .find(|node| fit(*node))
+        let any = |may: &dyn Fn(NodeId) -> bool| {
+            let voters = self.topology.voters().map(|node| node.id);
+            voters.filter(|node| fit(*node)).find(|node| may(*node))
         };
-        let to = if self.stopping {
-            best.or_else(any)
-        } else {
-            best
+        let to = match (leaving, self.stopping) {
+            (false, _) => best,
+            (true, false) => best.or_else(|| any(&|node| !drained(node))),
+            (true, true) => best
+                .or_else(|| any(&|node| !drained(node)))
+                .or_else(|| any(&|_| true)),
         };
         if let Some(to) = to {
             self.transfer_asked = now;

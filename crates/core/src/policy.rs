@@ -14,6 +14,7 @@
 //! | unfit by its rule                            | fit                        | move                      |
 //! | silent for long on an overloaded machine     | fit, or well with time     | move                      |
 //! | silent on an overloaded machine              | fit with time to spare     | move                      |
+//! | well, but drained                            | fit                        | move                      |
 //! | well                                         | operator names it, fit     | move                      |
 //! | well                                         | preferred, well for long   | move (failback)           |
 //! | anything                                     | nobody would do better     | nothing                   |
@@ -28,6 +29,7 @@ use crate::evidence::{
 };
 use crate::health::{Standing, View};
 use crate::ledger::{Assigned, Ledger};
+use crate::maintenance;
 use crate::names::{GroupId, Incarnation, NodeId};
 use crate::quorum::majority;
 use crate::rule::Truth;
@@ -100,6 +102,8 @@ pub struct Wish {
     pub group: GroupId,
     /// Where to; none means the best standby.
     pub to: Option<NodeId>,
+    /// Though the group would then depend on a node whose vote is one of the last majority.
+    pub force: bool,
 }
 
 /// Why a wish cannot be granted.
@@ -179,7 +183,7 @@ fn rank(situation: &Situation<'_>, group: &Group) -> Vec<Candidate> {
             one.why = NO_VOTE_YET.to_owned();
         }
     }
-    ranked.sort_by_key(|one| one.fitness);
+    ranked.sort_by_key(standby::order);
     ranked
 }
 
@@ -216,6 +220,13 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
     }
     match chosen.fitness {
         Fitness::Fit | Fitness::HeldDown => {}
+        Fitness::Drained => {
+            return Err(Refusal(format!(
+                "{} is to get no group now: {}; `evenkeel undrain` ends that",
+                topology.node_name(chosen.node),
+                chosen.why
+            )));
+        }
         Fitness::Unknown
         | Fitness::Recovering
         | Fitness::Failing
@@ -228,6 +239,9 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
             )));
         }
     }
+    if !wish.force {
+        keeps_the_majority(situation, holder, chosen.node)?;
+    }
     assignment(
         situation,
         group,
@@ -239,9 +253,27 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
     .ok_or_else(|| Refusal("that node has not been heard lately".to_owned()))
 }
 
+/// A switch takes no vote away. But it may put a group on a node whose death would then take the
+/// majority with it, so that nobody could take over, where the holder's would not.
+fn keeps_the_majority(
+    situation: &Situation<'_>,
+    holder: NodeId,
+    to: NodeId,
+) -> Result<(), Refusal> {
+    let last = |node| maintenance::is_last_majority(situation, node);
+    if last(to) && !last(holder) {
+        let to = situation.topology.node_name(to);
+        return Err(Refusal(format!(
+            "without {to} no majority of voters would be left: if it failed, nobody could take              over from it. Bring the missing voters back first, or say --force"
+        )));
+    }
+    Ok(())
+}
+
 fn first_start(situation: &Situation<'_>, ranked: &[Candidate]) -> Option<(Cause, NodeId)> {
     let patient = situation.now.since(situation.leading_since) < FIRST_START_PATIENCE;
-    let all_known = ranked.iter().all(|one| one.fitness < Fitness::Unknown);
+    let known = |one: &Candidate| one.drained.unwrap_or(one.fitness) < Fitness::Unknown;
+    let all_known = ranked.iter().all(known);
     let best = ranked
         .first()
         .filter(|best| best.fitness < Fitness::Unready)?;
@@ -260,19 +292,20 @@ fn reason_to_leave(
     if let Some(to) = recovered(situation, current, ranked) {
         return Some((Cause::Recovered, to));
     }
+    let own = ranked.iter().find(|one| one.node == holder);
     // Dead or mute holders: whoever is alive and ready does better.
     if let Some(cause) = lost(situation, current) {
-        let next = others()
-            .find(|one| one.fitness < Fitness::Unready)
-            .map(|one| one.node);
-        if let Some(to) = next.or_else(|| returned(situation, current)) {
+        let before = |limit| others().find(|one| one.fitness < limit).map(|one| one.node);
+        let back = returned(situation, current);
+        let well_back = back.filter(|_| own.is_some_and(|own| own.fitness <= Fitness::Drained));
+        let next = before(Fitness::Drained).or(well_back);
+        if let Some(to) = next.or_else(|| before(Fitness::Unready)).or(back) {
             return Some((cause, to));
         }
     }
     if let Some(cause) = floor_above(situation, current) {
         return Some((cause, holder));
     }
-    let own = ranked.iter().find(|one| one.node == holder);
     if own.is_none_or(|own| own.fitness == Fitness::Unready) {
         let next = others().find(|one| better_than_unready(one))?;
         let stopping = situation
@@ -295,8 +328,15 @@ fn reason_to_leave(
             (_, Truth::Yes) => better_than_silent,
             _ => better_than_slow,
         };
-        let next = others().find(|one| better(one))?;
-        return Some((Cause::RuleHolds, next.node));
+        if let Some(next) = others().find(|one| better(one)) {
+            return Some((Cause::RuleHolds, next.node));
+        }
+    }
+    if let Some(to) = maintenance::target(situation.ledger, group.id, holder, ranked) {
+        return Some((Cause::Drained, to));
+    }
+    if ruling.face == Truth::Yes {
+        return None;
     }
     if reconfigured(situation, group, current) {
         return Some((Cause::Reconfigured, holder));
@@ -377,18 +417,24 @@ fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress
 /// node that might.
 fn better_than_unready(one: &Candidate) -> bool {
     match one.fitness {
-        Fitness::Fit | Fitness::HeldDown | Fitness::Unknown | Fitness::Recovering => true,
+        Fitness::Fit
+        | Fitness::HeldDown
+        | Fitness::Unknown
+        | Fitness::Recovering
+        | Fitness::Drained => true,
         Fitness::Failing | Fitness::Unready | Fitness::Absent => false,
     }
 }
 
 /// A standby for a holder whose checks fail must be known to be well: a move to a
 /// node that would do no better is an outage for nothing.
+/// One that an operator drains comes last, and serves rather than nobody.
 fn better_than_failing(one: &Candidate) -> bool {
-    match one.fitness {
+    match one.drained.unwrap_or(one.fitness) {
         Fitness::Fit | Fitness::HeldDown => true,
         Fitness::Unknown
         | Fitness::Recovering
+        | Fitness::Drained
         | Fitness::Failing
         | Fitness::Unready
         | Fitness::Absent => false,
@@ -399,11 +445,12 @@ fn better_than_failing(one: &Candidate) -> bool {
 /// hopelessly slow. A node that failed the group as well, and is overloaded as well, is
 /// no better until its hold-down ends: two busy nodes would pass the group to and fro.
 fn better_than_silent(one: &Candidate) -> bool {
-    match one.fitness {
+    match one.drained.unwrap_or(one.fitness) {
         Fitness::Fit => true,
         Fitness::HeldDown => !one.overloaded,
         Fitness::Unknown
         | Fitness::Recovering
+        | Fitness::Drained
         | Fitness::Failing
         | Fitness::Unready
         | Fitness::Absent => false,
@@ -506,6 +553,11 @@ fn failback(
     let Failback::AutoAfter(after) = group.failback else {
         return None;
     };
+    // Else an operator's switch would be undone at once.
+    let held = situation.wellness.held_for(situation.now, group.id)?;
+    if held < after {
+        return None;
+    }
     let place = |node: NodeId| group.nodes.iter().position(|one| *one == node);
     let own = place(holder).unwrap_or(usize::MAX);
     ranked

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::Moment;
 use crate::health::View;
-use crate::ledger::Ledger;
+use crate::ledger::{Drained, Ledger};
 use crate::names::{Epoch, GroupId, NodeId};
 use crate::rule::Truth;
 use crate::topology::{Group, Topology};
@@ -17,6 +17,10 @@ pub const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 /// A held-down node is taken after this much of well-being if nobody else is fit:
 /// serving again beats waiting, but not while it flaps.
 pub const WELL_MIN: Duration = Duration::from_secs(3);
+/// A node that has been well for a group for so long without a break is forgiven what it
+/// failed: six times the longest hold-down, so whoever flaps at a pace that a hold-down
+/// can slow keeps its count.
+pub const FORGIVEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// How fit a node is to serve a group, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +34,8 @@ pub enum Fitness {
     /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet: a
     /// move to it now could be the first of many.
     Recovering,
+    /// An operator drains it: it could serve, and does so only if nobody else could.
+    Drained,
     /// The rule of the group holds for it.
     Failing,
     /// It says itself that it could not serve, or is about to stop.
@@ -45,6 +51,8 @@ pub struct Candidate {
     pub node: NodeId,
     /// How fit it is.
     pub fitness: Fitness,
+    /// If an operator drains it: how fit it would be otherwise.
+    pub drained: Option<Fitness>,
     /// Whether its own processors are too busy for one of the group's checks.
     pub overloaded: bool,
     /// Why, for people.
@@ -58,20 +66,34 @@ pub struct Candidate {
 pub struct Wellness {
     well_since: BTreeMap<(GroupId, NodeId), Moment>,
     failed_at: BTreeMap<(GroupId, NodeId), (Epoch, Moment)>,
+    drained_at: BTreeMap<NodeId, (Epoch, Moment)>,
+    held_since: BTreeMap<GroupId, (NodeId, Moment)>,
 }
 
 impl Wellness {
     /// Takes note of the present: call it often.
     pub fn observe(&mut self, now: Moment, topology: &Topology, ledger: &Ledger, view: &View) {
+        self.drained_at
+            .retain(|node, _| ledger.drained(*node).is_some());
+        for (node, record) in &ledger.nodes {
+            let Some(drained) = record.drained else {
+                continue;
+            };
+            let known = self.drained_at.entry(*node).or_insert((drained.began, now));
+            if known.0 != drained.began {
+                *known = (drained.began, now);
+            }
+        }
         for group in topology.groups.values() {
+            if let Some(current) = ledger.current(group.id) {
+                let holder = current.assign.holder;
+                let known = self.held_since.entry(group.id).or_insert((holder, now));
+                if known.0 != holder {
+                    *known = (holder, now);
+                }
+            }
             for node in &group.nodes {
                 let key = (group.id, *node);
-                let ruling = view.rule(now, topology, group, *node);
-                if view.alive(now, *node) && ruling.face == Truth::No {
-                    self.well_since.entry(key).or_insert(now);
-                } else {
-                    self.well_since.remove(&key);
-                }
                 let failure = ledger
                     .groups
                     .get(&group.id)
@@ -81,11 +103,25 @@ impl Wellness {
                         self.failed_at.remove(&key);
                     }
                     Some(failure) => {
-                        let known = self.failed_at.entry(key).or_insert((failure.epoch, now));
-                        if known.0 != failure.epoch {
-                            *known = (failure.epoch, now);
+                        let news = (failure.epoch, now);
+                        let known = self.failed_at.insert(key, news);
+                        match known.filter(|known| known.0 == failure.epoch) {
+                            Some(known) => {
+                                self.failed_at.insert(key, known);
+                            }
+                            // A node that has just died still seems well while its last report
+                            // is fresh: what it was before the failure says nothing.
+                            None => {
+                                self.well_since.remove(&key);
+                            }
                         }
                     }
+                }
+                let ruling = view.rule(now, topology, group, *node);
+                if view.alive(now, *node) && ruling.face == Truth::No {
+                    self.well_since.entry(key).or_insert(now);
+                } else {
+                    self.well_since.remove(&key);
                 }
             }
         }
@@ -96,6 +132,25 @@ impl Wellness {
         self.well_since
             .get(&(group, node))
             .map(|since| now.since(*since))
+    }
+
+    /// How long a group has been where it is.
+    pub fn held_for(&self, now: Moment, group: GroupId) -> Option<Duration> {
+        self.held_since
+            .get(&group)
+            .map(|(_, since)| now.since(*since))
+    }
+
+    /// For how long this node has known that another is drained.
+    pub fn drained_for(&self, now: Moment, node: NodeId) -> Option<Duration> {
+        self.drained_at.get(&node).map(|(_, at)| now.since(*at))
+    }
+
+    /// How much longer a node is drained; none: until an operator ends it.
+    pub fn drain_left(&self, now: Moment, node: NodeId, drained: &Drained) -> Option<Duration> {
+        let known = self.drained_for(now, node).unwrap_or_default();
+        let lasting = drained.lasting?;
+        Some(lasting.saturating_sub(known))
     }
 
     /// How much longer a node is held down; none if it is not.
@@ -125,6 +180,11 @@ pub fn judge(
     node: NodeId,
 ) -> Candidate {
     let (fitness, mut why) = assess(now, topology, ledger, view, wellness, group, node);
+    let drained = ledger.drained(node).map(|drained| {
+        let left = wellness.drain_left(now, node, drained);
+        why = format!("{}; {why}", drained_words(left));
+        fitness
+    });
     let strictest = group.checks.iter().map(|policy| policy.timeout).min();
     let late = strictest.and_then(|timeout| view.overload(now, node, timeout));
     if let Some(late) = late {
@@ -133,9 +193,14 @@ pub fn judge(
             late.as_millis()
         ));
     }
+    let fitness = match drained {
+        Some(_) if fitness < Fitness::Drained => Fitness::Drained,
+        Some(_) | None => fitness,
+    };
     Candidate {
         node,
         fitness,
+        drained,
         overloaded: late.is_some(),
         why,
     }
@@ -188,13 +253,15 @@ fn assess(
             let well = wellness.well_for(now, group.id, node).unwrap_or_default();
             if well < WELL_MIN {
                 let why = format!(
-                    "it failed the group; taken again once it has been well for {} s",
+                    "it failed the group {}; taken again once it has been well for {} s",
+                    times(ledger, group.id, node),
                     WELL_MIN.as_secs()
                 );
                 return (Fitness::Recovering, why);
             }
             let why = format!(
-                "well, but it failed the group; others are preferred for {} s more",
+                "well, but it failed the group {}; others are preferred for {} s more",
+                times(ledger, group.id, node),
                 left.as_secs() + 1
             );
             (Fitness::HeldDown, why)
@@ -216,6 +283,35 @@ pub fn rank(
         .iter()
         .map(|node| judge(now, topology, ledger, view, wellness, group, *node))
         .collect();
-    all.sort_by_key(|candidate| candidate.fitness);
+    all.sort_by_key(order);
     all
+}
+
+/// What candidates are sorted by, best first; the order of the file decides among equals. A
+/// node that nobody drains comes before one that is as unfit and drained.
+pub fn order(candidate: &Candidate) -> (Fitness, Option<Fitness>) {
+    (candidate.fitness, candidate.drained)
+}
+
+/// "drained by an operator for another 58 min", for people.
+pub fn drained_words(left: Option<Duration>) -> String {
+    let until = match left.map(|left| left.as_secs()) {
+        None => "until `evenkeel undrain`".to_owned(),
+        Some(secs @ 0..=119) => format!("for another {secs} s"),
+        Some(secs @ 120..=7_199) => format!("for another {} min", secs / 60),
+        Some(secs) => format!("for another {} h", secs / 3600),
+    };
+    format!("drained by an operator {until}")
+}
+
+/// How often a node failed a group, for people.
+fn times(ledger: &Ledger, group: GroupId, node: NodeId) -> String {
+    let failure = ledger
+        .groups
+        .get(&group)
+        .and_then(|record| record.failures.get(&node));
+    match failure.map_or(0, |failure| failure.count) {
+        0 | 1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
 }

@@ -55,7 +55,7 @@ pub enum Said {
         epoch: Epoch,
     },
     /// It has.
-    Drained {
+    LetGo {
         /// The group.
         group: GroupId,
         /// The epoch.
@@ -126,6 +126,25 @@ pub enum Said {
         /// Heard or not.
         heard: bool,
     },
+    /// An operator drains a node.
+    Drained {
+        /// The node.
+        node: NodeId,
+        /// For how long; none: until an operator ends it.
+        lasting: Option<Duration>,
+    },
+    /// A node is drained no more.
+    Undrained {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node's failures of a group are forgotten.
+    Forgiven {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+    },
     /// Leadership.
     Leads {
         /// Who, if anybody.
@@ -138,18 +157,21 @@ impl Said {
     pub fn loudness(&self) -> Loudness {
         match self {
             Self::Lapsed { .. } | Self::NotAgreed { .. } | Self::Stayed { .. } => Loudness::Warning,
-            Self::Drained { busy, .. } if *busy > 0 => Loudness::Warning,
+            Self::LetGo { busy, .. } if *busy > 0 => Loudness::Warning,
             Self::Check { state, .. } if *state == "failing" => Loudness::Warning,
             Self::Node { heard: false, .. } => Loudness::Warning,
             Self::Deciding { .. }
             | Self::Leaving { .. }
             | Self::Draining { .. }
-            | Self::Drained { .. }
+            | Self::LetGo { .. }
             | Self::Assigned { .. }
             | Self::Opened { .. }
             | Self::Released { .. }
             | Self::Check { .. }
             | Self::Node { .. }
+            | Self::Drained { .. }
+            | Self::Undrained { .. }
+            | Self::Forgiven { .. }
             | Self::Leads { .. } => Loudness::Info,
         }
     }
@@ -238,7 +260,7 @@ impl fmt::Display for Line<'_> {
                 "{}: new connections wait, requests in flight finish (epoch {epoch})",
                 group(g)
             ),
-            Said::Drained {
+            Said::LetGo {
                 group: g,
                 epoch,
                 busy,
@@ -307,6 +329,24 @@ impl fmt::Display for Line<'_> {
                 node: n,
                 heard: false,
             } => write!(f, "{} is not heard any more", node(n)),
+            Said::Drained { node: n, lasting } => {
+                let until = match lasting {
+                    Some(span) => format!("for {} s", span.as_secs()),
+                    None => "until `evenkeel undrain`".to_owned(),
+                };
+                write!(
+                    f,
+                    "{} is drained {until}: its groups leave it, and it gets none while others could serve",
+                    node(n)
+                )
+            }
+            Said::Undrained { node: n } => write!(f, "{} is drained no more", node(n)),
+            Said::Forgiven { group: g, node: n } => write!(
+                f,
+                "{}: {} has been well for long: what it failed is forgotten",
+                group(g),
+                node(n)
+            ),
             Said::Leads {
                 leader: Some(leader),
             } => write!(f, "{} leads", node(leader)),

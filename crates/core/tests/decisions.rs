@@ -566,6 +566,7 @@ fn an_operator_moves_a_group_and_hears_when_it_serves() {
         wish: Wish {
             group: www(),
             to: None,
+            force: false,
         },
     });
     assert!(world.replies.is_empty(), "not before it serves");
@@ -583,6 +584,7 @@ fn an_operators_wish_that_makes_no_sense_is_refused_with_the_reason() {
         let wish = Wish {
             group: www(),
             to: Some(id(to)),
+            force: false,
         };
         world.step(Event::Wish { id: 1, wish });
         let reason = world.replies.pop().expect("a reply").expect_err("refused");
@@ -779,6 +781,7 @@ fn wish(world: &mut World) {
     let wish = Wish {
         group: www(),
         to: None,
+        force: false,
     };
     world.step(Event::Wish { id: 1, wish });
 }

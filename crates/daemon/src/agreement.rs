@@ -30,7 +30,10 @@ impl Floors for AssignmentsRaiseFloors {
                 Command::Started { .. }
                 | Command::Readmit { .. }
                 | Command::Opened(_)
-                | Command::Recovered(_),
+                | Command::Recovered(_)
+                | Command::Drain(_)
+                | Command::Undrain { .. }
+                | Command::Forgive { .. },
             ) => Vec::new(),
             // From a newer version: every node of this version skips it alike.
             Err(_) => Vec::new(),

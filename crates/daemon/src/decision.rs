@@ -53,7 +53,7 @@ const HANDOVER_MAX: Duration = Duration::from_secs(5);
 /// How long the last addresses may take to leave when the daemon ends.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// How long a question to the leader may take: longer than its own patience.
-const ASK_PATIENCE: Duration = Duration::from_secs(12);
+pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(12);
 /// How often time is let pass for what only waits: reports are repeated and grow old,
 /// hold-downs end, in steps of this. Silences, verdicts and reports come by themselves.
 const TICK: Duration = Duration::from_millis(50);
@@ -71,7 +71,7 @@ const ANSWERS_MAX: usize = 1024;
 pub type Question = (Asked, oneshot::Sender<Answer>);
 
 /// Where the outcome of a wish goes.
-enum Waiting {
+pub(crate) enum Waiting {
     Here(oneshot::Sender<Answer>),
     There(Responder),
 }
@@ -471,7 +471,7 @@ impl Driver {
         mover.want(group, want);
     }
 
-    fn reply(&mut self, id: u64, outcome: Result<String, String>) {
+    pub(crate) fn reply(&mut self, id: u64, outcome: Result<String, String>) {
         let answer = match outcome {
             Ok(text) => Answer::Done(text),
             Err(reason) => Answer::Refused(reason),
@@ -668,7 +668,12 @@ impl Driver {
                 self.gate.readmitted(*node, Some(epoch));
                 self.books.notes.remove(node);
             }
-            Command::Started { .. } | Command::Opened(_) | Command::Recovered(_) => {}
+            Command::Started { .. }
+            | Command::Opened(_)
+            | Command::Recovered(_)
+            | Command::Drain(_)
+            | Command::Undrain { .. }
+            | Command::Forgive { .. } => {}
         }
         self.step(Event::Committed { epoch, command }, bring);
         self.greet();
@@ -774,10 +779,8 @@ impl Driver {
             });
         } else if class == ASK {
             match serde_json::from_slice::<Asked>(&body) {
-                Ok(Asked::Switch { group, to }) => {
-                    self.switch(&group, to.as_deref(), Waiting::There(reply), bring);
-                }
-                Ok(_) | Err(_) => {
+                Ok(asked) => self.as_leader(asked, Waiting::There(reply), bring),
+                Err(_) => {
                     let answer = Answer::Refused("the leader does not understand this".to_owned());
                     reply.send(as_json(&answer));
                 }
@@ -1018,9 +1021,11 @@ impl Driver {
             Asked::Why { group } => {
                 let _ = answer.send(self.why(group.as_deref()));
             }
-            Asked::Switch { group, to } => self.switch_or_forward(group, to, answer, bring),
             Asked::Readmit { node } => self.readmit(&node, answer),
             Asked::Recover { stopped } => self.recover(&stopped, answer, bring),
+            asked @ (Asked::Switch { .. } | Asked::Drain { .. } | Asked::Undrain { .. }) => {
+                self.at_leader(asked, answer, bring);
+            }
         }
     }
 
@@ -1070,52 +1075,23 @@ impl Driver {
         }
     }
 
-    fn switch_or_forward(
-        &mut self,
-        group: String,
-        to: Option<String>,
-        answer: oneshot::Sender<Answer>,
-        bring: &mpsc::Sender<Brought>,
-    ) {
-        match self.node.leader() {
-            Some(leader) if leader != self.me => {
-                let endpoint = self.endpoint.clone();
-                let patience = ASK_PATIENCE + self.longest_drain();
-                let body = serde_json::to_vec(&Asked::Switch { group, to }).unwrap_or_default();
-                tokio::spawn(async move {
-                    let got = endpoint.request(leader, ASK, body.into(), patience).await;
-                    let said = match got {
-                        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                            Answer::Refused(format!(
-                                "the leader's answer is not understood: {error}"
-                            ))
-                        }),
-                        Err(error) => Answer::Refused(format!(
-                            "the leader did not answer: {error}; ask again"
-                        )),
-                    };
-                    let _ = answer.send(said);
-                });
-            }
-            Some(_) => self.switch(&group, to.as_deref(), Waiting::Here(answer), bring),
-            None => {
-                let reason = "no leader now: without a majority of voters nothing moves; see \
-                              `evenkeel status`";
-                let _ = answer.send(Answer::Refused(reason.to_owned()));
-            }
-        }
-    }
-
-    fn switch(
-        &mut self,
-        group: &str,
-        to: Option<&str>,
-        waiting: Waiting,
-        bring: &mpsc::Sender<Brought>,
-    ) {
+    /// Who waits for the answer with this number.
+    pub(crate) fn waits(&mut self, waiting: Waiting) -> u64 {
         self.books.next_wish += 1;
         let id = self.books.next_wish;
         self.books.waiting.insert(id, waiting);
+        id
+    }
+
+    pub(crate) fn switch(
+        &mut self,
+        group: &str,
+        to: Option<&str>,
+        force: bool,
+        waiting: Waiting,
+        bring: &mpsc::Sender<Brought>,
+    ) {
+        let id = self.waits(waiting);
         let named = GroupName::new(group).ok().map(|name| GroupId::of(&name));
         let to = match to.map(NodeName::new) {
             None => Ok(None),
@@ -1126,7 +1102,7 @@ impl Driver {
             (Some(group), Ok(to)) => self.step(
                 Event::Wish {
                     id,
-                    wish: Wish { group, to },
+                    wish: Wish { group, to, force },
                 },
                 bring,
             ),

@@ -3,6 +3,7 @@
 mod agreement;
 mod decision;
 mod departure;
+mod drain;
 mod generations;
 mod inherited;
 mod keeper;

@@ -6,11 +6,14 @@ use evenkeel_console::api::v1 as api;
 use evenkeel_core::generation::{Generations, Members, SETTLE_PATIENCE};
 use evenkeel_core::health::{CheckState, Silent, Standing};
 use evenkeel_core::ledger::{Assigned, Move};
+use evenkeel_core::maintenance;
 use evenkeel_core::node::Node;
 use evenkeel_core::quorum::majority;
 use evenkeel_core::standby::{self, Candidate, Fitness};
 use evenkeel_core::topology::Group;
 use evenkeel_core::{Moment, NodeId};
+
+use crate::decision::wall_ms;
 
 /// What the decision machine does not know.
 pub struct Beside<'a> {
@@ -51,7 +54,7 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
         .values()
         .map(|one| group(now, node, beside, one, quorum))
         .collect();
-    let nodes = topology
+    let nodes: Vec<api::Node> = topology
         .nodes
         .values()
         .map(|one| api::Node {
@@ -60,11 +63,13 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
             witness: one.witness,
             rtt_ms: (beside.rtt)(one.id).map(|rtt| rtt.as_secs_f64() * 1e3),
             note: note(now, node, beside, one.id),
+            drained: drained(now, node, one.id).map(Box::new),
         })
         .collect();
     // The engine names the last one until another is elected, though it may be dead.
     let leader = node.leader().filter(|id| quorum && alive(*id));
     let mut advice = advice(now, node, beside, quorum, leader);
+    advice.extend(drain_advice(wall_ms(), node, &nodes));
     advice.extend(beside.advice.iter().cloned());
     api::Status {
         cluster: topology.cluster.clone(),
@@ -225,14 +230,7 @@ fn group(now: Moment, node: &Node, beside: &Beside<'_>, group: &Group, quorum: b
     let topology = node.topology();
     let current = node.ledger().current(group.id);
     let holder = current.map(|current| current.assign.holder);
-    let ranked = standby::rank(
-        now,
-        topology,
-        node.ledger(),
-        node.view(),
-        node.wellness(),
-        group,
-    );
+    let ranked = rank(now, node, group);
     let next = ranked
         .iter()
         .find(|one| Some(one.node) != holder && one.fitness <= Fitness::HeldDown)
@@ -270,6 +268,77 @@ fn group(now: Moment, node: &Node, beside: &Beside<'_>, group: &Group, quorum: b
             .map(|id| group_node(now, node, group, *id, &ranked))
             .collect(),
     }
+}
+
+fn rank(now: Moment, node: &Node, group: &Group) -> Vec<Candidate> {
+    standby::rank(
+        now,
+        node.topology(),
+        node.ledger(),
+        node.view(),
+        node.wellness(),
+        group,
+    )
+}
+
+/// That an operator drains a node, and what it still holds.
+fn drained(now: Moment, node: &Node, id: NodeId) -> Option<api::Drained> {
+    let (topology, ledger) = (node.topology(), node.ledger());
+    let drained = ledger.drained(id)?;
+    let left = node.wellness().drain_left(now, id, drained);
+    let since = rfc3339(drained.wall_ms);
+    let held = ledger.held_by(id);
+    let held = held.filter_map(|group| topology.groups.get(&group));
+    let holds = held.map(|group| {
+        let ranked = rank(now, node, group);
+        let to = maintenance::target(ledger, group.id, id, &ranked);
+        let to = to.map(|to| topology.node_name(to));
+        let why = match &to {
+            Some(to) => format!("it leaves for {to}"),
+            None => maintenance::staying(&|id| topology.node_name(id), id, &ranked),
+        };
+        api::Held {
+            group: group.name.to_string(),
+            to,
+            why,
+        }
+    });
+    Some(api::Drained {
+        words: format!("{}, since {since}", standby::drained_words(left)),
+        since,
+        left_s: left.map(|left| left.as_secs()),
+        holds: holds.collect(),
+    })
+}
+
+/// No drain without an end is forgotten, and no group stays on a drained node unseen.
+fn drain_advice(wall_ms: u64, node: &Node, nodes: &[api::Node]) -> Vec<String> {
+    let mut advice = Vec::new();
+    for (one, known) in nodes.iter().zip(node.topology().nodes.keys()) {
+        let (Some(told), Some(drained)) = (&one.drained, node.ledger().drained(*known)) else {
+            continue;
+        };
+        if drained.lasting.is_none() {
+            let age = wall_ms.saturating_sub(drained.wall_ms) / 1000;
+            let age = match age {
+                0..=7_199 => format!("{} min", age / 60),
+                7_200..=172_799 => format!("{} h", age / 3600),
+                _ => format!("{} days", age / 86_400),
+            };
+            advice.push(format!(
+                "{name} is drained for {age} now, without an end: `evenkeel undrain {name}` when \
+                 the work is done",
+                name = one.name
+            ));
+        }
+        for held in told.holds.iter().filter(|held| held.to.is_none()) {
+            advice.push(format!(
+                "{} stays on {}, which is drained: {}",
+                held.group, one.name, held.why
+            ));
+        }
+    }
+    advice
 }
 
 /// Whether a majority would be left without the holder.

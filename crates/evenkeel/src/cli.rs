@@ -44,6 +44,21 @@ pub enum Command {
         /// The node; the best standby unless given.
         #[arg(long)]
         to: Option<String>,
+        /// Though no majority would be left without that node.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Empty a node for maintenance; returns when it holds nothing.
+    ///
+    /// Exit code 0: it holds nothing. 1: refused, nothing was changed. 2: it is drained, and
+    /// groups are still on it, with the reasons.
+    Drain(Drain),
+    /// Let a drained node have groups again.
+    Undrain {
+        /// The node.
+        node: String,
         #[command(flatten)]
         client: Client,
     },
@@ -139,6 +154,23 @@ pub enum Config {
         /// The file.
         file: PathBuf,
     },
+}
+
+#[derive(Args)]
+pub struct Drain {
+    /// The node.
+    pub node: String,
+    /// For how long, as in 1h or 90m; until `evenkeel undrain` unless given.
+    #[arg(long = "for", value_name = "TIME", value_parser = evenkeel_config::time)]
+    pub lasting: Option<std::time::Duration>,
+    /// Though no majority of voters would be left without it.
+    #[arg(long)]
+    pub force: bool,
+    /// Return at once, without waiting for its groups to leave.
+    #[arg(long)]
+    pub no_wait: bool,
+    #[command(flatten)]
+    pub client: Client,
 }
 
 #[derive(Args)]

@@ -28,7 +28,14 @@ pub fn run(cli: Cli) -> ExitCode {
             watch,
             client,
         } => status(json, watch, &client),
-        Command::Switch { group, to, client } => ask(&client, &Request::Switch { group, to }),
+        Command::Switch {
+            group,
+            to,
+            force,
+            client,
+        } => ask(&client, &Request::Switch { group, to, force }),
+        Command::Drain(drain) => crate::drain::drain(&drain),
+        Command::Undrain { node, client } => ask(&client, &Request::Undrain { node }),
         Command::Why {
             group,
             json,

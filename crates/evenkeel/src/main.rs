@@ -1,8 +1,10 @@
 //! The command line: parses, calls the room that does it, and maps outcomes to exit
-//! codes. 0: done. 1: refused, with the reason and the remedy. 2: the command line is off.
+//! codes. 0: done. 1: refused, with the reason and the remedy. 2: the command line is off, or
+//! (`drain`) groups are left.
 
 mod cli;
 mod commands;
+mod drain;
 
 use std::process::ExitCode;
 

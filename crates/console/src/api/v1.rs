@@ -19,6 +19,25 @@ pub enum Request {
         group: String,
         /// Where to; the best standby if absent.
         to: Option<String>,
+        /// Though nobody could take over from there.
+        #[serde(default, skip_serializing_if = "is_false")]
+        force: bool,
+    },
+    /// Let a node's groups leave it, and give it none while others could serve.
+    Drain {
+        /// The node.
+        node: String,
+        /// For how long, in milliseconds; until undrained if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
+        /// Though no majority would be left without it.
+        #[serde(default, skip_serializing_if = "is_false")]
+        force: bool,
+    },
+    /// Let a drained node have groups again.
+    Undrain {
+        /// The node.
+        node: String,
     },
     /// The last moves.
     Why {
@@ -42,9 +61,17 @@ impl Request {
     pub fn changes(&self) -> bool {
         match self {
             Self::Status | Self::Why { .. } => false,
-            Self::Switch { .. } | Self::Readmit { .. } | Self::Recover { .. } => true,
+            Self::Switch { .. }
+            | Self::Drain { .. }
+            | Self::Undrain { .. }
+            | Self::Readmit { .. }
+            | Self::Recover { .. } => true,
         }
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What the daemon answers.
@@ -180,6 +207,33 @@ pub struct Node {
     /// What this node knows of it, for people: refused, other configuration, ...
     #[serde(default)]
     pub note: Option<String>,
+    /// That an operator drains it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Box<Drained>>,
+}
+
+/// That an operator drains a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// How much longer, in seconds; until undrained if absent.
+    pub left_s: Option<u64>,
+    /// In words, without the node's name: "drained for another 58 min".
+    pub words: String,
+    /// The groups that it still holds.
+    pub holds: Vec<Held>,
+}
+
+/// A group on a drained node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The group.
+    pub group: String,
+    /// Where it goes; absent if it stays.
+    pub to: Option<String>,
+    /// Why it stays, or that it leaves.
+    pub why: String,
 }
 
 /// One move of a group, for `why`.

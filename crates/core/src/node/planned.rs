@@ -178,7 +178,7 @@ impl Node {
         }
         self.dirty = true;
         if let Departure::Drained { busy, took } = role.departure() {
-            self.act(Act::Say(Said::Drained {
+            self.act(Act::Say(Said::LetGo {
                 group,
                 epoch,
                 busy,
@@ -229,6 +229,7 @@ impl Node {
             true
         });
         self.wishes = wishes;
+        settled.extend(self.desk.late(now));
         for (id, outcome) in settled {
             self.act(Act::Reply { id, outcome });
         }

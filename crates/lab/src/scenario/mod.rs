@@ -1,5 +1,6 @@
 //! Scenarios: stories with a condition that must hold at their end.
 
+mod drain;
 mod freeze;
 mod identity;
 mod load;
@@ -31,6 +32,8 @@ pub(crate) enum Scenario {
     RuleAny,
     /// No majority: mute; `recover` serves again; afterwards one holder.
     Majority,
+    /// Maintenance: groups leave a drained node, and come to it only in need.
+    Drain,
     /// Busy loops and a saturated disk: no takeover.
     Load,
     /// A cloned state directory: never two holders.
@@ -52,11 +55,12 @@ pub(crate) enum Scenario {
     Rest,
 }
 
-const USUAL: [Scenario; 12] = [
+const USUAL: [Scenario; 13] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
     Scenario::Majority,
+    Scenario::Drain,
     Scenario::Load,
     Scenario::Clone,
     Scenario::Double,
@@ -94,6 +98,7 @@ impl Scenario {
             Self::RuleAnd => rule::and(cluster),
             Self::RuleAny => rule::any(cluster),
             Self::Majority => majority::play(cluster),
+            Self::Drain => drain::play(cluster),
             Self::Load => load::busy(cluster, options.length()),
             Self::Clone => identity::cloned(cluster),
             Self::Double => identity::double(cluster),

@@ -1,6 +1,6 @@
 //! Entries of the log.
 
-use evenkeel_core::command::{Assign, Command, Opened, Phase, Recovered};
+use evenkeel_core::command::{Assign, Command, Drain, Opened, Phase, Recovered};
 use evenkeel_core::evidence::{Cause, CheckFact, Considered, Evidence};
 use evenkeel_core::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,20 @@ pub(super) enum CommandForm {
     },
     Opened(OpenedForm),
     Recovered(RecoveredForm),
+    Drain {
+        node: u64,
+        lasting: Option<SpanForm>,
+        wall_ms: u64,
+    },
+    Undrain {
+        node: u64,
+        began: Option<EpochForm>,
+    },
+    Forgive {
+        group: u64,
+        node: u64,
+        failure: EpochForm,
+    },
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -290,6 +304,24 @@ impl From<&Command> for CommandForm {
             Command::Readmit { node } => Self::Readmit { node: node.0 },
             Command::Opened(opened) => Self::Opened(opened.into()),
             Command::Recovered(recovered) => Self::Recovered(recovered.into()),
+            Command::Drain(drain) => Self::Drain {
+                node: drain.node.0,
+                lasting: drain.lasting.map(Into::into),
+                wall_ms: drain.wall_ms,
+            },
+            Command::Undrain { node, began } => Self::Undrain {
+                node: node.0,
+                began: began.map(Into::into),
+            },
+            Command::Forgive {
+                group,
+                node,
+                failure,
+            } => Self::Forgive {
+                group: group.0,
+                node: node.0,
+                failure: (*failure).into(),
+            },
         }
     }
 }
@@ -308,6 +340,28 @@ impl From<CommandForm> for Command {
             CommandForm::Readmit { node: id } => Self::Readmit { node: node(id) },
             CommandForm::Opened(opened) => Self::Opened(opened.into()),
             CommandForm::Recovered(recovered) => Self::Recovered(recovered.into()),
+            CommandForm::Drain {
+                node: id,
+                lasting,
+                wall_ms,
+            } => Self::Drain(Drain {
+                node: node(id),
+                lasting: lasting.map(Into::into),
+                wall_ms,
+            }),
+            CommandForm::Undrain { node: id, began } => Self::Undrain {
+                node: node(id),
+                began: began.map(Into::into),
+            },
+            CommandForm::Forgive {
+                group: of,
+                node: id,
+                failure,
+            } => Self::Forgive {
+                group: group(of),
+                node: node(id),
+                failure: failure.into(),
+            },
         }
     }
 }
@@ -417,6 +471,23 @@ pub(super) mod tests {
             last: Epoch { term: 2, index: 3 },
             wall_ms: 6,
         }));
+        all.extend([Some(ms(3_600_000)), None].map(|lasting| {
+            Command::Drain(Drain {
+                node: NodeId(5),
+                lasting,
+                wall_ms: 8,
+            })
+        }));
+        let epoch = Epoch { term: 2, index: 3 };
+        all.extend([Some(epoch), None].map(|began| Command::Undrain {
+            node: NodeId(6),
+            began,
+        }));
+        all.push(Command::Forgive {
+            group: GroupId(u64::MAX),
+            node: NodeId(1),
+            failure: epoch,
+        });
         all.push(Command::Opened(Opened {
             group: GroupId(1),
             epoch: Epoch { term: 2, index: 3 },
@@ -449,6 +520,40 @@ pub(super) mod tests {
         };
         assert_eq!(encode(&known), stored);
         assert_eq!(decode(&stored), Ok(known));
+    }
+
+    #[test]
+    fn the_entries_of_drains_keep_their_meaning() {
+        let drain = |lasting| {
+            Command::Drain(Drain {
+                node: NodeId(5),
+                lasting,
+                wall_ms: 7,
+            })
+        };
+        let table = [
+            (drain(None), &[1, 5, 5, 0, 7][..]),
+            (drain(Some(Duration::from_nanos(9))), &[1, 5, 5, 1, 9, 7]),
+            (
+                Command::Undrain {
+                    node: NodeId(5),
+                    began: Some(Epoch { term: 2, index: 3 }),
+                },
+                &[1, 6, 5, 1, 2, 3],
+            ),
+            (
+                Command::Forgive {
+                    group: GroupId(4),
+                    node: NodeId(5),
+                    failure: Epoch { term: 2, index: 3 },
+                },
+                &[1, 7, 4, 5, 2, 3],
+            ),
+        ];
+        for (command, stored) in table {
+            assert_eq!(encode(&command), stored, "{command:?}");
+            assert_eq!(decode(stored), Ok(command));
+        }
     }
 
     #[test]

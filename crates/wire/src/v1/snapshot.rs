@@ -1,14 +1,17 @@
 //! The agreed state as a whole.
+//!
+//! What was added to the first form follows it: older programs do not look there, and
+//! where it is missing an older program wrote it.
 
 use std::collections::BTreeMap;
 
 use evenkeel_core::command::{Assign, Opened};
-use evenkeel_core::ledger::{Assigned, Failure, GroupRecord, Ledger, Move, NodeRecord};
+use evenkeel_core::ledger::{Assigned, Drained, Failure, GroupRecord, Ledger, Move, NodeRecord};
 use evenkeel_core::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{AssignForm, OpenedForm, RecoveredForm};
-use super::parts::{EpochForm, IncarnationForm};
+use super::parts::{EpochForm, IncarnationForm, SpanForm};
 use crate::WireError;
 
 /// The longest snapshot: a full ledger of 256 groups with many addresses.
@@ -20,6 +23,22 @@ struct LedgerForm {
     groups: Vec<(u64, GroupForm)>,
     nodes: Vec<(u64, NodeForm)>,
     recovered: Option<(EpochForm, RecoveredForm)>,
+}
+
+/// What was added first: the nodes that are drained.
+#[derive(Default, Serialize, Deserialize)]
+struct DrainsForm(Vec<(u64, EpochForm, Option<SpanForm>, u64)>);
+
+fn drains_form(ledger: &Ledger) -> DrainsForm {
+    let drained = ledger
+        .nodes
+        .iter()
+        .filter_map(|(id, record)| Some((id, record.drained?)));
+    let form = drained.map(|(id, drained)| {
+        let lasting = drained.lasting.map(Into::into);
+        (id.0, drained.began.into(), lasting, drained.wall_ms)
+    });
+    DrainsForm(form.collect())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,7 +113,7 @@ fn group_record(form: GroupForm) -> GroupRecord {
 
 /// The bytes of the agreed state.
 pub fn encode(ledger: &Ledger) -> Vec<u8> {
-    crate::encode(&LedgerForm {
+    let first = LedgerForm {
         applied: ledger.applied.into(),
         groups: ledger
             .groups
@@ -116,28 +135,38 @@ pub fn encode(ledger: &Ledger) -> Vec<u8> {
             .recovered
             .as_ref()
             .map(|(epoch, recovered)| ((*epoch).into(), recovered.into())),
-    })
+    };
+    crate::encode(&(first, drains_form(ledger)))
 }
 
 /// Reads the agreed state.
 pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
-    let form: LedgerForm = crate::decode("snapshot", SNAPSHOT_LENGTH_MAX, bytes)?;
+    let (form, rest): (LedgerForm, _) = crate::decode_part("snapshot", SNAPSHOT_LENGTH_MAX, bytes)?;
+    let (drains, _): (DrainsForm, _) = crate::decode_added("snapshot", rest)?.unwrap_or_default();
     let groups: BTreeMap<GroupId, GroupRecord> = form
         .groups
         .into_iter()
         .map(|(id, form)| (GroupId(id), group_record(form)))
         .collect();
-    let nodes = form
+    let mut nodes: BTreeMap<NodeId, NodeRecord> = form
         .nodes
         .into_iter()
         .map(|(id, form)| {
             let record = NodeRecord {
                 incarnation: form.incarnation.map(Into::into),
                 readmitted: form.readmitted.map(Into::into),
+                drained: None,
             };
             (NodeId(id), record)
         })
         .collect();
+    for (id, began, lasting, wall_ms) in drains.0 {
+        nodes.entry(NodeId(id)).or_default().drained = Some(Drained {
+            began: began.into(),
+            lasting: lasting.map(Into::into),
+            wall_ms,
+        });
+    }
     Ok(Ledger {
         groups,
         nodes,
@@ -167,6 +196,18 @@ mod tests {
         }
         assert!(!ledger.groups.is_empty() && !ledger.nodes.is_empty());
         assert!(ledger.recovered.is_some());
+        assert!(ledger.drained(NodeId(5)).is_some());
         assert_eq!(decode(&encode(&ledger)), Ok(ledger));
+    }
+
+    #[test]
+    fn a_snapshot_of_a_program_that_knew_no_drains_is_read() {
+        let mut ledger = Ledger::default();
+        ledger.nodes.entry(NodeId(5)).or_default().readmitted = Some(Epoch { term: 1, index: 2 });
+        let bytes = encode(&ledger);
+        // It ended before what was added: here, the number of drained nodes.
+        let (added, old) = bytes.split_last().expect("bytes");
+        assert_eq!(*added, 0);
+        assert_eq!(decode(old), Ok(ledger));
     }
 }
