@@ -15,3 +15,4 @@ pub mod sockets;
     reason = "the kernel's interfaces that no safe crate covers"
 )]
 pub mod sys;
+pub mod tickle;

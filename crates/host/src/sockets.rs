@@ -5,11 +5,15 @@
 //! (sock_diag(7), `SOCK_DESTROY`; Linux 4.9 with `CONFIG_INET_DIAG_DESTROY`). What
 //! listens stays: the programs keep their sockets for the day the address returns.
 
+mod flows;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::netlink::{Connection, Family, Message, NetlinkError, Request};
+
+pub use self::flows::{Flow, flows};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
