@@ -2,7 +2,10 @@
 //! out its effects, and tells.
 
 mod ender;
+mod flows;
 mod worker;
+
+pub use self::flows::{FlowReport, FlowWatch, Snapshots};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
