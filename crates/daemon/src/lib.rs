@@ -2,6 +2,7 @@
 
 mod agreement;
 mod decision;
+mod flows;
 mod generations;
 mod inherited;
 mod keeper;

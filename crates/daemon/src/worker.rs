@@ -45,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
+use crate::flows::FlowCarrier;
 use crate::generations::{LogPlace, members_of};
 use crate::inherited::Inherited;
 use crate::keeper::KeeperThread;
@@ -389,6 +390,17 @@ impl Starting<'_> {
         } else {
             (None, Default::default())
         };
+        let flows = if self.hosts() {
+            let topology = self.prepared.topology();
+            Some(FlowCarrier::start(
+                topology,
+                me,
+                &endpoint,
+                ordinary.handle(),
+            )?)
+        } else {
+            None
+        };
         let (keeper, guard_news, _no_guard) = match keeper {
             Some(keeper) => {
                 let (keeper, news) = KeeperThread::start(keeper)?;
@@ -419,6 +431,7 @@ impl Starting<'_> {
         let rooms = Rooms {
             restart,
             mover,
+            flows,
             keeper,
             gate,
             ledger: self.ledger.clone(),
