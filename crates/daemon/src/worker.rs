@@ -5,6 +5,7 @@
 //!   lease     lease machine, its socket, guard      real-time 30
 //!   main      decision machine, engine, QUIC        real-time 20
 //!   mover     addresses and announcements           real-time 10
+//!   flows     clients' connections                  ordinary, favoured (nice -10)
 //!   log       what must be synced                   ordinary
 //!   guard     the guard's cold side                 ordinary
 //!   ordinary  checks, control socket                ordinary, favoured (nice -10)

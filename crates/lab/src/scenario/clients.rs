@@ -1,5 +1,6 @@
 //! Clients do not hang: connections to a holder whose power is cut, idle and active ones,
-//! IPv4 and IPv6, and when each client learned that its connection is gone.
+//! IPv4 and IPv6, and when each client learned that its connection is gone. And a holder whose
+//! daemon was killed: its programs' connections end when it returns.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -24,6 +25,7 @@ use crate::cluster::{Cluster, SERVICE, SERVICE6};
 use crate::fault::{self, Fault};
 use crate::figures::spread;
 use crate::host::Host;
+use crate::wait;
 
 /// Clients of each kind; with two kinds and two families few enough that Apache has a thread
 /// for each and some left for the checks.
@@ -260,16 +262,52 @@ fn run_once(cluster: &mut Cluster, learned: &mut Learned) -> Result<()> {
     Ok(())
 }
 
+/// Connections to the group's addresses that a node's programs still have.
+fn left_on(cluster: &Cluster, name: &str) -> Result<usize> {
+    let mut left = 0;
+    for service in [SERVICE, SERVICE6] {
+        let service = service.to_string();
+        let list = ["ss", "-Htn", "state", "established", "src", &service];
+        left += cluster.host(name)?.run(&list, "")?.lines().count();
+    }
+    Ok(left)
+}
+
+/// A holder whose daemon was killed keeps its programs, with all their connections. When the
+/// daemon returns they are ended; their clients were told long before.
+fn old_connections_end(cluster: &mut Cluster) -> Result<()> {
+    let holder = cluster.wait_whole()?;
+    let standby = cluster.other(&holder)?;
+    let clients = Clients::start(cluster.client_host())?;
+    std::thread::sleep(CALM);
+    let struck = now();
+    fault::inject(cluster, Fault::DaemonKilled, &holder)?;
+    cluster.wait_holder(&standby, WATCH)?;
+    std::thread::sleep(now().until(struck + HANGS + HANGS));
+    let hung = clients.end()?;
+    let hung = hung.iter().filter(|fate| fate.knew.is_none()).count();
+    ensure!(hung == 0, "{hung} clients hung after the daemon was killed");
+    ensure!(
+        left_on(cluster, &holder)? > 0,
+        "{holder} had no connections left to end: this shows nothing"
+    );
+    cluster.heal()?;
+    wait::until("the old holder's connections end", WATCH, || {
+        Ok((left_on(cluster, &holder)? == 0).then_some(()))
+    })
+}
+
 pub(super) fn play(cluster: &mut Cluster, runs: usize) -> Result<Ending> {
     let mut learned = Learned::default();
     for _ in 0..runs {
         run_once(cluster, &mut learned)?;
     }
+    old_connections_end(cluster)?;
     let (cut, opening) = (spread(&learned.since_cut), spread(&learned.since_opening));
     let figures = format!(
         "{runs} runs, {} clients each, half of them idle, half IPv6: learned of it after p50 \
          {:.0}, p99 {:.0}, max {:.0} ms from the cut; p50 {:.1}, p99 {:.1}, max {:.1} ms from the \
-         new holder's opening",
+         new holder's opening; a killed daemon that returned ended what its programs still had",
         CLIENTS * 4,
         cut.p50,
         cut.p99,
