@@ -266,7 +266,10 @@ fn run_once(cluster: &mut Cluster, learned: &mut Learned) -> Result<()> {
 fn left_on(cluster: &Cluster, name: &str) -> Result<usize> {
     let mut left = 0;
     for service in [SERVICE, SERVICE6] {
-        let service = service.to_string();
+        let service = match service {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
         let list = ["ss", "-Htn", "state", "established", "src", &service];
         left += cluster.host(name)?.run(&list, "")?.lines().count();
     }
@@ -302,7 +305,6 @@ pub(super) fn play(cluster: &mut Cluster, runs: usize) -> Result<Ending> {
     for _ in 0..runs {
         run_once(cluster, &mut learned)?;
     }
-    old_connections_end(cluster)?;
     let (cut, opening) = (spread(&learned.since_cut), spread(&learned.since_opening));
     let figures = format!(
         "{runs} runs, {} clients each, half of them idle, half IPv6: learned of it after p50 \
@@ -323,5 +325,6 @@ pub(super) fn play(cluster: &mut Cluster, runs: usize) -> Result<Ending> {
         HANGS.as_millis(),
         learned.hung.join(", ")
     );
+    old_connections_end(cluster)?;
     Ok(Ending::Held(figures))
 }
