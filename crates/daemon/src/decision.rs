@@ -36,11 +36,12 @@ use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{SharedLedger, assignment_of};
+use crate::flows::FlowCarrier;
 use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::keeper::{KeeperNews, KeeperThread};
 use crate::lease::{LeaseThread, News, Order, event_of};
 use crate::mirror::Memory;
-use crate::peers::{ASK, Gate, RAFT, REPORT};
+use crate::peers::{ASK, FLOWS, Gate, RAFT, REPORT};
 use crate::status::{self, Beside};
 use crate::voting::{NoOath, Voting};
 
@@ -116,6 +117,8 @@ pub struct Driver {
     pub endpoint: Endpoint,
     /// The mover; a witness has none.
     pub mover: Option<Mover>,
+    /// Clients' connections; a witness has none.
+    pub flows: Option<FlowCarrier>,
     /// The guard's keeper; a witness has none.
     pub keeper: Option<KeeperThread>,
     /// Who is let in.
@@ -236,6 +239,7 @@ impl Driver {
         let Rooms {
             restart,
             mover,
+            flows,
             keeper,
             gate,
             ledger,
@@ -260,6 +264,7 @@ impl Driver {
             restart,
             endpoint,
             mover,
+            flows,
             keeper,
             gate,
             ledger,
@@ -446,6 +451,9 @@ impl Driver {
     fn want(&mut self, group: GroupId, want: Want) {
         self.stop_holding(group, &want);
         let Some(mover) = &self.mover else { return };
+        if let Some(flows) = &self.flows {
+            flows.want(group, &want);
+        }
         let (addresses, want) = match want {
             Want::Absent => (None, OnWire::Absent),
             Want::Closed { addresses } => (Some(addresses), OnWire::Closed),
@@ -718,6 +726,9 @@ impl Driver {
             } => {
                 self.books.notes.remove(&peer);
                 self.lease.order(Order::Keys(keys));
+                if let Some(flows) = &self.flows {
+                    flows.connected(peer);
+                }
                 tracing::info!(
                     peer = self.node.topology().node_name(peer),
                     rtt_ms = rtt.as_secs_f64() * 1e3,
@@ -762,6 +773,12 @@ impl Driver {
     }
 
     fn asked(&mut self, request: Request, bring: &mpsc::Sender<Brought>) {
+        if request.class == FLOWS {
+            if let Some(flows) = &self.flows {
+                flows.told(request);
+            }
+            return;
+        }
         let Request {
             from,
             class,
@@ -870,6 +887,9 @@ impl Driver {
 
     fn traffic(&mut self, report: Traffic, bring: &mpsc::Sender<Brought>) {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        if let Some(flows) = &self.flows {
+            flows.reported(&report);
+        }
         let topology = self.node.topology();
         match report {
             Traffic::Placed {
@@ -1230,6 +1250,8 @@ pub struct Rooms {
     pub restart: Restart,
     /// The mover; a witness has none.
     pub mover: Option<Mover>,
+    /// Clients' connections; a witness has none.
+    pub flows: Option<FlowCarrier>,
     /// The guard's keeper; a witness has none.
     pub keeper: Option<KeeperThread>,
     /// Who is let in.

@@ -4,6 +4,7 @@ mod agreement;
 mod decision;
 mod departure;
 mod drain;
+mod flows;
 mod generations;
 mod inherited;
 mod keeper;

@@ -18,6 +18,8 @@ pub const RAFT: Class = Class(1);
 pub const REPORT: Class = Class(2);
 /// What an operator asked of a node that does not lead.
 pub const ASK: Class = Class(3);
+/// Connections of a group's clients, told by its holder.
+pub const FLOWS: Class = Class(4);
 
 /// A node that was heard so lately is running: another process that says it is the same
 /// node is a clone, not a restart.

@@ -5,6 +5,7 @@
 //!   lease     lease machine, its socket, guard      real-time 30
 //!   main      decision machine, engine, QUIC        real-time 20
 //!   mover     addresses and announcements           real-time 10
+//!   flows     clients' connections                  ordinary, favoured (nice -10)
 //!   log       what must be synced                   ordinary
 //!   guard     the guard's cold side                 ordinary
 //!   ordinary  checks, control socket                ordinary, favoured (nice -10)
@@ -45,6 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
+use crate::flows::FlowCarrier;
 use crate::generations::{LogPlace, members_of};
 use crate::inherited::Inherited;
 use crate::keeper::KeeperThread;
@@ -389,6 +391,17 @@ impl Starting<'_> {
         } else {
             (None, Default::default())
         };
+        let flows = if self.hosts() {
+            let topology = self.prepared.topology();
+            Some(FlowCarrier::start(
+                topology,
+                me,
+                &endpoint,
+                ordinary.handle(),
+            )?)
+        } else {
+            None
+        };
         let (keeper, guard_news, _no_guard) = match keeper {
             Some(keeper) => {
                 let (keeper, news) = KeeperThread::start(keeper)?;
@@ -419,6 +432,7 @@ impl Starting<'_> {
         let rooms = Rooms {
             restart,
             mover,
+            flows,
             keeper,
             gate,
             ledger: self.ledger.clone(),

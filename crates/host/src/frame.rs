@@ -120,13 +120,18 @@ fn icmpv6_checksum(source: Ipv6Addr, target: Ipv6Addr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len())
         .unwrap_or(u32::MAX)
         .to_be_bytes();
-    let parts = [
-        &source.octets()[..],
+    checksum(&[
+        &source.octets(),
         &target.octets(),
         &length,
         &[0, 0, 0, ICMPV6],
         message,
-    ];
+    ])
+}
+
+/// The Internet checksum of `parts` one after the other (RFC 1071); each but the last is of
+/// even length.
+pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum: u32 = 0;
     for part in parts {
         for pair in part.chunks(2) {

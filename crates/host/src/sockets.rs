@@ -6,6 +6,7 @@
 //! listens stays: the programs keep their sockets for the day the address returns.
 
 mod flight;
+mod flows;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::netlink::{Connection, Family, Message, NetlinkError, Request};
 
 pub use self::flight::{Flight, Stage, flights};
+pub use self::flows::{Flow, flows};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;

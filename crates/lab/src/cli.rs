@@ -76,6 +76,9 @@ pub(crate) struct ScenarioOptions {
     /// Length of the scenarios that watch something for a time, in seconds.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
+    /// Runs of the scenarios that tell a distribution.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) runs: usize,
     /// From one question of a check to the next, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pub(crate) check_interval: u64,

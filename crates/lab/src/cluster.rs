@@ -279,6 +279,11 @@ impl Cluster {
         &self.lab
     }
 
+    /// The machine of the clients.
+    pub(crate) fn client_host(&self) -> &Host {
+        &self.client
+    }
+
     /// A client that begins to ask for the group's page.
     pub(crate) fn client(&self) -> Result<Client> {
         self.client_of(QUICK)
@@ -437,7 +442,7 @@ impl Cluster {
     }
 
     /// When the daemon of a node says it opened, on the calendar clock.
-    fn openings(&self, name: &str) -> Vec<Duration> {
+    pub(crate) fn openings(&self, name: &str) -> Vec<Duration> {
         let path = self.lab.directory().join(name).join("evenkeel.log");
         let text = fs::read_to_string(path).unwrap_or_default();
         let opened = text.lines().filter_map(|line| {

@@ -3,7 +3,10 @@
 
 mod courier;
 mod ender;
+mod flows;
 mod worker;
+
+pub use self::flows::{FlowReport, FlowWatch, Snapshots};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

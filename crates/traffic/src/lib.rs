@@ -18,15 +18,18 @@
 //!
 //! One thread per mover, and a second one that ends sockets, because a busy server has
 //! more of them than a takeover can wait for.
+//!
+//! Beside it [`FlowWatch`], for clients of a holder that could say no farewell ([`flows`]).
 
 pub mod campaign;
 pub mod doctor;
 pub mod drain;
 mod error;
+pub mod flows;
 mod io;
 pub mod machine;
 pub mod resolve;
 
 pub use error::TrafficError;
-pub use io::{BELT, Held, Mover, Settings};
+pub use io::{BELT, FlowReport, FlowWatch, Held, Mover, Settings, Snapshots};
 pub use machine::{Attempt, GroupStatus, Repair, Report, Want};

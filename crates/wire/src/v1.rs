@@ -1,6 +1,7 @@
 //! Version 1 of everything that is stored or sent.
 
 pub mod entry;
+pub mod flows;
 pub mod hello;
 pub mod lease;
 pub mod report;

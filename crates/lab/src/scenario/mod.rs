@@ -1,5 +1,6 @@
 //! Scenarios: stories with a condition that must hold at their end.
 
+mod clients;
 mod drain;
 mod freeze;
 mod identity;
@@ -51,11 +52,13 @@ pub(crate) enum Scenario {
     /// A step of the calendar clock of this machine: nothing happens. Root only, and
     /// only if asked for by name.
     ClockStep,
+    /// Connections of idle and active clients to a holder whose power is cut: all are told.
+    Clients,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 13] = [
+const USUAL: [Scenario; 14] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -68,6 +71,7 @@ const USUAL: [Scenario; 13] = [
     Scenario::LostLog,
     Scenario::DiskFull,
     Scenario::DiskFrozen,
+    Scenario::Clients,
     Scenario::Rest,
 ];
 
@@ -107,6 +111,7 @@ impl Scenario {
             Self::DiskFull => load::disk_full(cluster),
             Self::DiskFrozen => load::disk_frozen(cluster),
             Self::ClockStep => load::clock_step(cluster),
+            Self::Clients => clients::play(cluster, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
