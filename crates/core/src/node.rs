@@ -377,14 +377,17 @@ impl Node {
 
     /// Whether this node was told to stop and nothing is assigned to it any more.
     pub fn may_stop(&self) -> bool {
-        self.stopping
-            && self.leader != Some(self.me)
-            && !self.ledger.groups.values().any(|record| {
-                record
-                    .current
-                    .as_ref()
-                    .is_some_and(|current| current.assign.holder == self.me)
-            })
+        self.stopping && self.leader != Some(self.me) && !self.holds_any(self.me)
+    }
+
+    /// Whether a group of the configuration is assigned to a node. One that the configuration
+    /// has no more stays in the agreed state, and is nobody's.
+    fn holds_any(&self, node: NodeId) -> bool {
+        let mut known = self.topology.groups.keys();
+        known.any(|group| {
+            let current = self.ledger.current(*group);
+            current.is_some_and(|current| current.assign.holder == node)
+        })
     }
 
     /// Takes an event in. Acts are then to be polled.
@@ -804,14 +807,7 @@ impl Node {
     /// Leadership belongs on a node that holds nothing: then the death of a holder
     /// needs no election before its groups move.
     fn prefer_other_leader(&mut self, now: Moment) {
-        let holds = |node: NodeId| {
-            self.ledger.groups.values().any(|record| {
-                record
-                    .current
-                    .as_ref()
-                    .is_some_and(|current| current.assign.holder == node)
-            })
-        };
+        let holds = |node: NodeId| self.holds_any(node);
         let settled = now.since(self.leading_since) >= LEADERSHIP_PATIENCE
             && now.since(self.transfer_asked) >= LEADERSHIP_PATIENCE * 4
             && self.proposing.is_empty();

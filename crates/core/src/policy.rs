@@ -325,18 +325,37 @@ fn recovered(
 /// Whether the file, the same on every node that is heard, gives the group other
 /// addresses than its assignment does (DESIGN 3.1 rule 10).
 fn reconfigured(situation: &Situation<'_>, group: &Group, current: &Assigned) -> bool {
-    let digests_agree = situation
-        .view
-        .fresh(situation.now, situation.me)
-        .is_some_and(|own| {
-            situation.topology.nodes.keys().all(|node| {
-                situation
-                    .view
-                    .fresh(situation.now, *node)
-                    .is_some_and(|heard| heard.report.config_digest == own.report.config_digest)
-            })
-        });
-    digests_agree && addresses_for(situation, group) != current.assign.addresses
+    digests_agree(situation) && addresses_for(situation, group) != current.assign.addresses
+}
+
+fn digests_agree(situation: &Situation<'_>) -> bool {
+    let own = situation.view.fresh(situation.now, situation.me);
+    own.is_some_and(|own| {
+        situation.topology.nodes.keys().all(|node| {
+            let heard = situation.view.fresh(situation.now, *node);
+            heard.is_some_and(|heard| heard.report.config_digest == own.report.config_digest)
+        })
+    })
+}
+
+/// Whether an address of `other`, a group that the file does not have any more, is free for
+/// `group`. It is once all nodes have that file: a node closes what its file has not before it
+/// reports with the new digest. Once that was agreed on the address stays the next group's,
+/// whoever is heard later.
+fn is_free(
+    situation: &Situation<'_>,
+    other: GroupId,
+    group: &Group,
+    address: &ServiceAddress,
+) -> bool {
+    let ledger = situation.ledger;
+    let agreed = || {
+        let (own, last) = (ledger.current(group.id)?, ledger.current(other)?);
+        let has = |held: &ServiceAddress| held.ip == address.ip;
+        Some(own.epoch > last.epoch && own.assign.addresses.iter().any(has))
+    };
+    !situation.topology.groups.contains_key(&other)
+        && (digests_agree(situation) || agreed() == Some(true))
 }
 
 /// The addresses of a group by the file, without those that another group still
@@ -349,6 +368,7 @@ fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress
             .groups
             .iter()
             .filter(|(id, _)| **id != group.id)
+            .filter(|(id, _)| !is_free(situation, **id, group, address))
             .any(|(_, record)| {
                 record
                     .moves

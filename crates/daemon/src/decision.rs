@@ -41,6 +41,7 @@ use crate::agreement::{SharedLedger, assignment_of};
 use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::keeper::KeeperThread;
 use crate::lease::{LeaseThread, News, Order, event_of};
+use crate::line::WorkerEnd;
 use crate::mirror::Memory;
 use crate::peers::{ASK, Gate, RAFT, REPORT};
 use crate::status::{self, Beside};
@@ -49,7 +50,7 @@ use crate::voting::{NoOath, Voting};
 /// Real-time priority: below the lease thread.
 pub const PRIORITY: u8 = 20;
 /// How long a closing holder may take to tell its clients before its guard closes.
-const FAREWELL_MAX: Duration = Duration::from_millis(10);
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_millis(10);
 /// How long a node that was told to stop tries to hand its groups over.
 const HANDOVER_MAX: Duration = Duration::from_secs(5);
 /// How long the last addresses may take to leave when the daemon ends.
@@ -144,6 +145,8 @@ pub struct Driver {
     pub(crate) told_deciders: Option<(u64, BTreeSet<NodeId>)>,
     /// Whether this node votes.
     pub(crate) voting: Voting,
+    /// The way to the parent.
+    pub(crate) line: Arc<WorkerEnd>,
     up_since: Moment,
     books: Books,
 }
@@ -245,6 +248,7 @@ impl Driver {
             place,
             state,
             memory,
+            line,
         } = rooms;
         let voters = node.topology().voters().map(|voter| voter.id).collect();
         let voting = Voting::new(&state, me, voters);
@@ -271,6 +275,7 @@ impl Driver {
             pending: Pending::default(),
             told_deciders: None,
             voting,
+            line: Arc::new(line),
             up_since: clock::now(),
             books: Books::default(),
         }
@@ -281,6 +286,9 @@ impl Driver {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
         let mut ticked = clock::now();
         self.mind_generations(&bring);
+        if let Ok(memory) = self.memory.again() {
+            self.close_removed(&mut sources, &memory).await;
+        }
         // Before it votes, the lease thread must have its floors.
         self.restore();
         self.consider_voting(&bring);
@@ -586,6 +594,7 @@ impl Driver {
         for floor in floors {
             if let Some(assignment) = assignment_of(&floor) {
                 self.lease.order(Order::FloorRaised(assignment));
+                self.give_back_unknown(&assignment);
             }
         }
         if self.engine.is_none() {
@@ -639,6 +648,7 @@ impl Driver {
                 .insert(group, (assignment, clock::now() + FAREWELL_MAX));
         } else {
             self.lease.order(Order::FloorRaised(assignment));
+            self.give_back_unknown(&assignment);
         }
         self.step(Event::Appended { epoch, assign }, bring);
     }
@@ -771,6 +781,7 @@ impl Driver {
                 Ok(Asked::Switch { group, to }) => {
                     self.switch(&group, to.as_deref(), Waiting::There(reply), bring);
                 }
+                Ok(Asked::Reload { node: None, step }) => self.reload_for_peer(step, reply),
                 Ok(_) | Err(_) => {
                     let answer = Answer::Refused("the leader does not understand this".to_owned());
                     reply.send(as_json(&answer));
@@ -989,6 +1000,7 @@ impl Driver {
             Asked::Switch { group, to } => self.switch_or_forward(group, to, answer, bring),
             Asked::Readmit { node } => self.readmit(&node, answer),
             Asked::Recover { stopped } => self.recover(&stopped, answer, bring),
+            Asked::Reload { node, step } => self.reload(node, step, answer),
         }
     }
 
@@ -1016,6 +1028,7 @@ impl Driver {
             notes: &|peer| self.books.notes.get(&peer).cloned(),
             config_digest: self.config_digest,
             advice: self.advice(),
+            reload: self.line.board().and_then(|board| board.last().cloned()),
             generations: &self.generations,
             votes: &|now, id| self.is_voting(now, id),
         };
@@ -1244,6 +1257,8 @@ pub struct Rooms {
     pub state: PathBuf,
     /// What outlives the worker.
     pub memory: Memory,
+    /// The way to the parent.
+    pub line: WorkerEnd,
 }
 
 fn is_planned(cause: &Cause) -> bool {
@@ -1253,7 +1268,7 @@ fn is_planned(cause: &Cause) -> bool {
     )
 }
 
-fn as_json(answer: &Answer) -> Bytes {
+pub(crate) fn as_json(answer: &Answer) -> Bytes {
     serde_json::to_vec(answer).unwrap_or_default().into()
 }
 

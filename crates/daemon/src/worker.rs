@@ -316,7 +316,10 @@ impl Starting<'_> {
             Some(seat) => {
                 // Its addresses are what the worker before this one said. The file may have
                 // others, which must not get into a group that is open.
-                Some(Keeper::join(&self.guard_settings(), &self.claim()?, seat)?)
+                let mut keeper = Keeper::join(&self.guard_settings(), &self.claim()?, seat)?;
+                // But what nobody guards yet must be closed before anything places it.
+                keeper.guard_closed(&self.addresses())?;
+                Some(keeper)
             }
             None => None,
         };
@@ -430,6 +433,7 @@ impl Starting<'_> {
             place: self.place(),
             state: self.options.state.clone(),
             memory: Memory::open(&self.inherited.memory)?,
+            line: self.inherited.line,
         };
         let driver = Driver::new(
             node,
@@ -529,6 +533,14 @@ impl Starting<'_> {
             Some(claim) => Ok(claim.clone()),
             None => Claim::open().context("failed to open a netfilter socket"),
         }
+    }
+
+    /// All addresses of the file.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let groups = self.prepared.topology().groups.values();
+        groups
+            .flat_map(|group| group.addresses.iter().map(|address| address.ip))
+            .collect()
     }
 
     /// Has every address of the file guarded before anything else happens: what an earlier
@@ -671,10 +683,11 @@ fn engine_starter(
     })
 }
 
-type OwnGroups = Vec<(GroupId, Vec<evenkeel_core::topology::ServiceAddress>)>;
+/// Groups and their addresses.
+pub type OwnGroups = Vec<(GroupId, Vec<evenkeel_core::topology::ServiceAddress>)>;
 
 /// The groups that this node may hold.
-fn own_groups(prepared: &Prepared) -> OwnGroups {
+pub fn own_groups(prepared: &Prepared) -> OwnGroups {
     let groups = prepared.topology().groups.values();
     groups
         .filter(|group| group.nodes.contains(&prepared.node.id))
@@ -694,7 +707,7 @@ fn mover(
 }
 
 /// Points at the address in the file that the message speaks of.
-fn at_address(prepared: &Prepared, groups: &OwnGroups, message: &str) -> anyhow::Error {
+pub fn at_address(prepared: &Prepared, groups: &OwnGroups, message: &str) -> anyhow::Error {
     let config = &prepared.config;
     let named = groups
         .iter()

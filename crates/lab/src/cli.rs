@@ -79,6 +79,9 @@ pub(crate) struct ScenarioOptions {
     /// From one question of a check to the next, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pub(crate) check_interval: u64,
+    /// How often the scenario `reload` changes everything.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) runs: usize,
     /// Copy the daemons' logs into this directory if something went wrong.
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_logs: Option<PathBuf>,

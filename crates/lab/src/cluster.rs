@@ -261,6 +261,16 @@ impl Cluster {
             .with_context(|| format!("{name} has no power"))
     }
 
+    /// Writes another configuration file, the same for all nodes.
+    pub(crate) fn write_config(&self, text: &str) -> Result<()> {
+        fs::write(&self.evenkeel.config, text).context("writing the configuration")
+    }
+
+    /// The configuration file as it is.
+    pub(crate) fn config(&self) -> Result<String> {
+        fs::read_to_string(&self.evenkeel.config).context("reading the configuration")
+    }
+
     /// The daemon's program and files.
     pub(crate) fn evenkeel(&self) -> &Evenkeel {
         &self.evenkeel

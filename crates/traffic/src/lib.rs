@@ -27,5 +27,5 @@ pub mod machine;
 pub mod resolve;
 
 pub use error::TrafficError;
-pub use io::{BELT, Mover, Settings};
+pub use io::{BELT, Mover, Settings, fits};
 pub use machine::{Attempt, GroupStatus, Repair, Report, Want};

@@ -4,6 +4,7 @@ mod freeze;
 mod identity;
 mod load;
 mod majority;
+mod reload;
 mod rest;
 mod rule;
 
@@ -48,11 +49,13 @@ pub(crate) enum Scenario {
     /// A step of the calendar clock of this machine: nothing happens. Root only, and
     /// only if asked for by name.
     ClockStep,
+    /// The configuration changed, the program replaced: not one request fails.
+    Reload,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 12] = [
+const USUAL: [Scenario; 13] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -64,6 +67,7 @@ const USUAL: [Scenario; 12] = [
     Scenario::LostLog,
     Scenario::DiskFull,
     Scenario::DiskFrozen,
+    Scenario::Reload,
     Scenario::Rest,
 ];
 
@@ -102,6 +106,7 @@ impl Scenario {
             Self::DiskFull => load::disk_full(cluster),
             Self::DiskFrozen => load::disk_frozen(cluster),
             Self::ClockStep => load::clock_step(cluster),
+            Self::Reload => reload::play(cluster, plan, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
@@ -125,7 +130,10 @@ fn play_one(
     if let Some(why) = scenario.hindrance() {
         return Ok(Ending::Impossible(why));
     }
-    let plan = scenario.plan(program, options);
+    let mut plan = scenario.plan(program, options);
+    if scenario == Scenario::Reload {
+        plan.program = reload::own_program(lab, program)?;
+    }
     let mut cluster = Cluster::start(lab, switch, &plan)?;
     let ending = cluster
         .wait_whole()
