@@ -9,11 +9,14 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::api::v1::{Answer, Reload, ReloadState, ReloadStep, Request};
+use crate::api::v1::{Answer, Node, Reload, ReloadState, ReloadStep, Request};
 use crate::client::ClientError;
 
 /// How long a change may take: longer than all patience of the parent that carries it out.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// How long nodes that do not answer are asked again: a worker that has just taken over hears
+/// the others within a fraction of a second.
+const HEARD: Duration = Duration::from_secs(3);
 /// How often it is asked for: a worker that is replaced does not answer for a tenth of a
 /// second.
 const PACE: Duration = Duration::from_millis(50);
@@ -25,6 +28,7 @@ pub type Asking<'a> = &'a mut dyn FnMut(&Request) -> Result<Answer, ClientError>
 pub struct Client<'a> {
     ask: Asking<'a>,
     patience: Duration,
+    heard: Duration,
     pace: Duration,
 }
 
@@ -47,6 +51,7 @@ impl<'a> Client<'a> {
         Self {
             ask,
             patience: PATIENCE,
+            heard: HEARD,
             pace: PACE,
         }
     }
@@ -75,28 +80,15 @@ impl<'a> Client<'a> {
     /// # Errors
     /// Every node with what it said.
     pub fn everywhere(&mut self, force: bool) -> Result<String, String> {
-        let status = match (self.ask)(&Request::Status) {
-            Ok(Answer::Status(status)) => status,
-            Ok(_) => return Err("the daemon answered something else".to_owned()),
-            Err(error) => return Err(format!("cannot ask the daemon: {error}")),
+        let until = Instant::now() + self.heard;
+        let all = loop {
+            let all = self.judge_all()?;
+            let absent = |one: &One| matches!(one.judged, Err(Judged::Absent(_)));
+            if !all.iter().any(absent) || Instant::now() >= until {
+                break all;
+            }
+            std::thread::sleep(self.pace);
         };
-        // The one that is asked comes last: while it is replaced, nobody else can be asked.
-        let mut names: Vec<&String> = status.nodes.iter().map(|node| &node.name).collect();
-        names.sort_by_key(|name| **name == status.node);
-        let all: Vec<One> = names
-            .into_iter()
-            .map(|name| One {
-                name: name.clone(),
-                judged: match status
-                    .nodes
-                    .iter()
-                    .any(|one| one.name == *name && one.alive)
-                {
-                    true => self.judge(name),
-                    false => Err(Judged::Absent("is not heard".to_owned())),
-                },
-            })
-            .collect();
         let digest = all_alike(&all, force)?;
         let mut text = String::new();
         let mut failed = false;
@@ -126,6 +118,26 @@ impl<'a> Client<'a> {
             ));
         }
         Ok(text.trim_end().to_owned())
+    }
+
+    /// What every node says of its own file, the one that is asked last: while it is replaced,
+    /// nobody else can be asked.
+    fn judge_all(&mut self) -> Result<Vec<One>, String> {
+        let status = match (self.ask)(&Request::Status) {
+            Ok(Answer::Status(status)) => status,
+            Ok(_) => return Err("the daemon answered something else".to_owned()),
+            Err(error) => return Err(format!("cannot ask the daemon: {error}")),
+        };
+        let mut nodes: Vec<&Node> = status.nodes.iter().collect();
+        nodes.sort_by_key(|node| node.name == status.node);
+        let one = |node: &Node| One {
+            name: node.name.clone(),
+            judged: match node.alive {
+                true => self.judge(&node.name),
+                false => Err(Judged::Absent("is not heard".to_owned())),
+            },
+        };
+        Ok(nodes.into_iter().map(one).collect())
     }
 
     fn judge(&mut self, name: &str) -> Result<String, Judged> {
@@ -223,7 +235,7 @@ fn all_alike(all: &[One], force: bool) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::v1::{Node, ReloadWhat, Status};
+    use crate::api::v1::{ReloadWhat, Status};
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
@@ -298,6 +310,7 @@ mod tests {
         let mut client = Client {
             ask: &mut ask,
             patience: Duration::from_secs(20),
+            heard: Duration::from_millis(5),
             pace: Duration::ZERO,
         };
         let said = client.everywhere(force);
@@ -358,6 +371,7 @@ mod tests {
         let mut client = Client {
             ask: &mut ask,
             patience: Duration::from_millis(20),
+            heard: Duration::ZERO,
             pace: Duration::from_millis(1),
         };
         let said = client.reload().expect_err("no outcome");
