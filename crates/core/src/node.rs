@@ -562,7 +562,8 @@ impl Node {
             let Some(current) = &record.current else {
                 continue;
             };
-            let (epoch, assign) = (current.epoch, current.assign.clone());
+            let (epoch, mut assign) = (current.epoch, current.assign.clone());
+            assign.addresses = ledger.addresses_of(current);
             debug_assert_eq!(*group, assign.group);
             self.appended(now, epoch, &assign);
         }

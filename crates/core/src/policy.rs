@@ -338,24 +338,11 @@ fn digests_agree(situation: &Situation<'_>) -> bool {
     })
 }
 
-/// Whether an address of `other`, a group that the file does not have any more, is free for
-/// `group`. It is once all nodes have that file: a node closes what its file has not before it
-/// reports with the new digest. Once that was agreed on the address stays the next group's,
-/// whoever is heard later.
-fn is_free(
-    situation: &Situation<'_>,
-    other: GroupId,
-    group: &Group,
-    address: &ServiceAddress,
-) -> bool {
-    let ledger = situation.ledger;
-    let agreed = || {
-        let (own, last) = (ledger.current(group.id)?, ledger.current(other)?);
-        let has = |held: &ServiceAddress| held.ip == address.ip;
-        Some(own.epoch > last.epoch && own.assign.addresses.iter().any(has))
-    };
-    !situation.topology.groups.contains_key(&other)
-        && (digests_agree(situation) || agreed() == Some(true))
+/// Whether the addresses of a group that the file does not have any more are free for others.
+/// They are once all nodes have that file: a node closes what its file has not before it
+/// reports with the new digest.
+fn is_gone(situation: &Situation<'_>, group: GroupId) -> bool {
+    !situation.topology.groups.contains_key(&group) && digests_agree(situation)
 }
 
 /// The addresses of a group by the file, without those that another group still
@@ -368,7 +355,7 @@ fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress
             .groups
             .iter()
             .filter(|(id, _)| **id != group.id)
-            .filter(|(id, _)| !is_free(situation, **id, group, address))
+            .filter(|(id, _)| !is_gone(situation, **id))
             .any(|(_, record)| {
                 record
                     .moves
@@ -564,7 +551,7 @@ fn assignment(
     let checks = from.map_or_else(Vec::new, |from| failing_checks(situation, group, from));
     let addresses = match (&cause, current) {
         (Cause::Reconfigured, _) | (_, None) => addresses_for(situation, group),
-        (_, Some(current)) => current.assign.addresses.clone(),
+        (_, Some(current)) => situation.ledger.addresses_of(current),
     };
     let mut considered: Vec<Considered> = ranked
         .iter()

@@ -606,7 +606,7 @@ impl Driver {
         }
         for (group, record) in &ledger.groups {
             if let Some(current) = &record.current {
-                self.guard(*group, current.epoch, &current.assign.addresses);
+                self.guard(*group, current.epoch, &ledger.addresses_of(current));
                 if self.generations.may_open() {
                     self.lease.order(Order::Committed(*group, current.epoch));
                 }

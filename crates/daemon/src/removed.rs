@@ -36,7 +36,7 @@ impl Driver {
             let ledger = &self.ledger;
             let addresses = ledger.with(|ledger| {
                 let current = ledger.current(*group)?;
-                Some(current.assign.addresses.clone())
+                Some(ledger.addresses_of(current))
             });
             // Without its log the addresses are not known: muted, and gone within the belt.
             if let (Some(mover), Some(addresses)) = (&self.mover, addresses)

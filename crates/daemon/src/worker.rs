@@ -386,7 +386,7 @@ impl Starting<'_> {
             .build()?;
         let (traffic_out, traffic) = mpsc::channel(REPORTS_MAX);
         let (mover, placed) = if self.hosts() {
-            let groups = own_groups(&self.prepared);
+            let groups = self.agreed_addresses(own_groups(&self.prepared));
             let mover = mover(&self.prepared, &groups, traffic_out.clone())?;
             (Some(mover), groups.into_iter().collect())
         } else {
@@ -533,6 +533,27 @@ impl Starting<'_> {
             Some(claim) => Ok(claim.clone()),
             None => Claim::open().context("failed to open a netfilter socket"),
         }
+    }
+
+    /// The same with the addresses that are agreed on, where some are: a changed file may give
+    /// one to a group that does not have it yet, and two groups must not move one address.
+    fn agreed_addresses(&self, mut groups: OwnGroups) -> OwnGroups {
+        self.ledger.with(|ledger| {
+            for (group, addresses) in &mut groups {
+                match ledger.current(*group) {
+                    Some(current) => *addresses = ledger.addresses_of(current),
+                    None => addresses.retain(|one| {
+                        let current = ledger
+                            .groups
+                            .values()
+                            .filter_map(|one| one.current.as_ref());
+                        let mut held = current.flat_map(|one| &one.assign.addresses);
+                        !held.any(|held| held.ip == one.ip)
+                    }),
+                }
+            }
+        });
+        groups
     }
 
     /// All addresses of the file.

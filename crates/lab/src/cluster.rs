@@ -339,8 +339,8 @@ impl Cluster {
             let Some(status) = self.status(&name)? else {
                 return Ok(Err(format!("{name} says nothing")));
             };
-            let Some(told) = status.groups.first() else {
-                return Ok(Err(format!("{name} knows no group")));
+            let Some(told) = status.groups.iter().find(|one| one.name == GROUP) else {
+                return Ok(Err(format!("{name} does not know the group")));
             };
             if !status.quorum || status.leader.is_none() {
                 return Ok(Err(format!("{name} sees no majority")));
