@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn a_child_that_was_started_before_is_taken_up() {
         runtime().block_on(async {
-            let child = Command::new("sleep").arg("600").spawn().expect("started");
-            let mut child = Process::adopt(Pid::from_child(&child)).expect("adopted");
+            let started = Process::start(Command::new("sleep").arg("600")).expect("started");
+            let mut child = Process::adopt(started.pid()).expect("adopted");
             let early = tokio::time::timeout(std::time::Duration::from_millis(20), child.wait());
             assert!(early.await.is_err(), "it lives");
             child.signal(Signal::KILL);

@@ -13,7 +13,7 @@
 //! mirror, the model and the benchmark have all been shown to bear, and an orderly end would
 //! be a second way to the same place with a time in it when nobody renews.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -434,7 +434,7 @@ impl Supervisor<'_> {
     }
 }
 
-fn judge(what: ReloadWhat, options: &crate::options::Options, program: &PathBuf) -> Judged {
+fn judge(what: ReloadWhat, options: &crate::options::Options, program: &Path) -> Judged {
     match what {
         ReloadWhat::Check | ReloadWhat::Reload => reload::read(options)
             .map(|next| Next::Config(Box::new(next)))

@@ -219,11 +219,39 @@ fn wait_addresses(cluster: &Cluster, at: &str, group: &str, addresses: &[String]
     })
 }
 
+/// Programs that cannot go on are refused.
+fn no_programs(cluster: &Cluster, plan: &Plan, holder: &str, good: &Path) -> Result<()> {
+    let asks = format!("[ \"$1\" = forms ] && exec {} forms", good.display());
+    for (script, reason) in [
+        ("exit 1".to_owned(), "an older version needs a restart"),
+        (format!("{asks}; exit 1"), "does not come up"),
+    ] {
+        let beside = plan.program.with_extension("new");
+        fs::write(&beside, format!("#!/bin/sh\n{script}\n")).context("writing a script")?;
+        fs::set_permissions(&beside, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fs::rename(&beside, &plan.program).context("replacing the program")?;
+        // The client is the good one.
+        let client = crate::daemon::Evenkeel {
+            program: good.to_owned(),
+            ..cluster.evenkeel().clone()
+        };
+        let output = client.ask(cluster.host(holder)?, &["upgrade"])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(1) && said.contains(reason),
+            "{}: {said}",
+            output.status
+        );
+    }
+    Ok(())
+}
+
 /// The same program, in another file: parents stay the same processes.
-fn upgrade(cluster: &Cluster, plan: &Plan, _: &str, _: &str) -> Result<()> {
-    let beside = plan.program.with_extension("new");
-    fs::copy(&plan.program, &beside).context("copying the program")?;
-    fs::rename(&beside, &plan.program).context("replacing the program")?;
+fn upgrade(cluster: &Cluster, plan: &Plan, holder: &str, _: &str) -> Result<()> {
+    let good = plan.program.with_extension("good");
+    fs::copy(&plan.program, &good).context("copying the program")?;
+    no_programs(cluster, plan, holder, &good)?;
+    fs::rename(&good, &plan.program).context("replacing the program")?;
     for name in cluster.names() {
         let host = cluster.host(&name)?;
         let parent = || anyhow::Ok(daemon::processes(host)?.first().copied());
