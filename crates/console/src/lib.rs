@@ -5,5 +5,6 @@
 
 pub mod api;
 pub mod client;
+pub mod reload;
 pub mod server;
 pub mod view;

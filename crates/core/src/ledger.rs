@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::command::{Assign, Command, Drain, Opened, Recovered};
 use crate::names::{Epoch, GroupId, Incarnation, NodeId};
+use crate::topology::ServiceAddress;
 
 /// How many moves of a group are remembered for `why`.
 pub const MOVES_MAX: usize = 32;
@@ -252,6 +253,26 @@ impl Ledger {
             current.is_some_and(|current| current.assign.holder == node)
         };
         groups.filter_map(move |(group, record)| held(record).then_some(*group))
+    }
+
+    /// The addresses of an assignment without those that another group has got since: a group
+    /// that was gone from the file for a while comes back with what it had, and must not take
+    /// it from whoever has it now.
+    pub fn addresses_of(&self, assigned: &Assigned) -> Vec<ServiceAddress> {
+        let Assigned { epoch, assign } = assigned;
+        let others = self.groups.iter().filter(|(id, _)| **id != assign.group);
+        let newer: Vec<&Assign> = others
+            .flat_map(|(_, record)| record.current.iter())
+            .filter(|other| other.epoch > *epoch)
+            .map(|other| &other.assign)
+            .collect();
+        let taken = |own: &&ServiceAddress| {
+            newer
+                .iter()
+                .any(|other| other.addresses.iter().any(|held| held.ip == own.ip))
+        };
+        let own = assign.addresses.iter();
+        own.filter(|own| !taken(own)).cloned().collect()
     }
 
     /// The entry that readmitted this life of a node: it may vote although its log does not show

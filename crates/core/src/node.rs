@@ -392,9 +392,17 @@ impl Node {
 
     /// Whether this node was told to stop and nothing is assigned to it any more.
     pub fn may_stop(&self) -> bool {
-        self.stopping
-            && self.leader != Some(self.me)
-            && self.ledger.held_by(self.me).next().is_none()
+        self.stopping && self.leader != Some(self.me) && !self.holds_any(self.me)
+    }
+
+    /// Whether a group of the configuration is assigned to a node. One that the configuration
+    /// has no more stays in the agreed state, and is nobody's.
+    fn holds_any(&self, node: NodeId) -> bool {
+        let mut known = self.topology.groups.keys();
+        known.any(|group| {
+            let current = self.ledger.current(*group);
+            current.is_some_and(|current| current.assign.holder == node)
+        })
     }
 
     /// Takes an event in. Acts are then to be polled.
@@ -578,7 +586,8 @@ impl Node {
             let Some(current) = &record.current else {
                 continue;
             };
-            let (epoch, assign) = (current.epoch, current.assign.clone());
+            let (epoch, mut assign) = (current.epoch, current.assign.clone());
+            assign.addresses = ledger.addresses_of(current);
             debug_assert_eq!(*group, assign.group);
             self.appended(now, epoch, &assign);
         }
@@ -835,7 +844,7 @@ impl Node {
     /// Leadership belongs on a node that holds nothing: then the death of a holder
     /// needs no election before its groups move. And not on one that is about to go.
     fn prefer_other_leader(&mut self, now: Moment) {
-        let holds = |node: NodeId| self.ledger.held_by(node).next().is_some();
+        let holds = |node: NodeId| self.holds_any(node);
         let drained = |node: NodeId| self.ledger.drained(node).is_some();
         let leaving = self.stopping || drained(self.me);
         let settled = now.since(self.leading_since) >= LEADERSHIP_PATIENCE

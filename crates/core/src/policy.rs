@@ -362,18 +362,24 @@ fn recovered(
 /// Whether the file, the same on every node that is heard, gives the group other
 /// addresses than its assignment does (DESIGN 3.1 rule 10).
 fn reconfigured(situation: &Situation<'_>, group: &Group, current: &Assigned) -> bool {
-    let digests_agree = situation
-        .view
-        .fresh(situation.now, situation.me)
-        .is_some_and(|own| {
-            situation.topology.nodes.keys().all(|node| {
-                situation
-                    .view
-                    .fresh(situation.now, *node)
-                    .is_some_and(|heard| heard.report.config_digest == own.report.config_digest)
-            })
-        });
-    digests_agree && addresses_for(situation, group) != current.assign.addresses
+    digests_agree(situation) && addresses_for(situation, group) != current.assign.addresses
+}
+
+fn digests_agree(situation: &Situation<'_>) -> bool {
+    let own = situation.view.fresh(situation.now, situation.me);
+    own.is_some_and(|own| {
+        situation.topology.nodes.keys().all(|node| {
+            let heard = situation.view.fresh(situation.now, *node);
+            heard.is_some_and(|heard| heard.report.config_digest == own.report.config_digest)
+        })
+    })
+}
+
+/// Whether the addresses of a group that the file does not have any more are free for others.
+/// They are once all nodes have that file: a node closes what its file has not before it
+/// reports with the new digest.
+fn is_gone(situation: &Situation<'_>, group: GroupId) -> bool {
+    !situation.topology.groups.contains_key(&group) && digests_agree(situation)
 }
 
 /// The addresses of a group by the file, without those that another group still
@@ -386,6 +392,7 @@ fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress
             .groups
             .iter()
             .filter(|(id, _)| **id != group.id)
+            .filter(|(id, _)| !is_gone(situation, **id))
             .any(|(_, record)| {
                 record
                     .moves
@@ -593,7 +600,7 @@ fn assignment(
     let checks = from.map_or_else(Vec::new, |from| failing_checks(situation, group, from));
     let addresses = match (&cause, current) {
         (Cause::Reconfigured, _) | (_, None) => addresses_for(situation, group),
-        (_, Some(current)) => current.assign.addresses.clone(),
+        (_, Some(current)) => situation.ledger.addresses_of(current),
     };
     let mut considered: Vec<Considered> = ranked
         .iter()

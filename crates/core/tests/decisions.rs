@@ -138,6 +138,8 @@ struct World {
     replies: Vec<Result<String, String>>,
     /// Since when the leader asks the holder to let its clients go.
     asked: Option<Moment>,
+    /// Of the servers; the witness has 1.
+    config_digest: u64,
 }
 
 impl World {
@@ -175,6 +177,7 @@ impl World {
             ping_silent: false,
             replies: Vec::new(),
             asked: None,
+            config_digest: 1,
         };
         world.step(Event::Leader {
             leader: Some(id("tie")),
@@ -298,7 +301,7 @@ impl World {
             seq: self.seq,
             stopping: voice.stopping,
             guard_full: true,
-            config_digest: 1,
+            config_digest: self.config_digest,
             votes: true,
             stored: 0,
             generation: 0,
@@ -858,4 +861,81 @@ fn a_planned_move_whose_target_fails_is_called_off() {
     let reply = world.replies.pop().expect("a reply");
     let reason = reply.expect_err("refused");
     assert!(reason.contains("apache fails"), "{reason}");
+}
+
+fn former() -> GroupId {
+    GroupId::of(&GroupName::new("former").expect("a name"))
+}
+
+/// DESIGN 3.1 rule 10, for a group that is gone from the file: its address is free once all
+/// nodes have that file, and stays where it went whoever is heard later.
+#[test]
+fn an_address_of_a_group_that_is_gone_waits_until_all_nodes_have_the_file() {
+    let mut other = World::new("any");
+    other.pass(100);
+    let mut assign = other.take().expect("a first start");
+    assign.group = former();
+    let mut world = World::new("any");
+    world.config_digest = 2;
+    world.epoch.index += 1;
+    let epoch = world.epoch;
+    let command = Command::Assign(assign);
+    world.step(Event::Committed { epoch, command });
+    world.pass(100);
+    let first = world.take().expect("a first start");
+    assert_eq!(first.addresses, [], "the servers have another file");
+    world.pass(400);
+    assert_eq!(world.take(), None);
+    world.config_digest = 1;
+    world.pass(400);
+    let assign = world.take().expect("all agree");
+    assert_eq!(assign.addresses, topology("any").groups[&www()].addresses);
+    assert!(matches!(assign.evidence.cause, Cause::Reconfigured));
+    // A node falls silent, and with it the agreement.
+    world.voice("fra1").speaks = false;
+    world.pass(2000);
+    assert_eq!(world.take(), None);
+}
+
+/// A group that comes back into the file does not take what another one has got meanwhile.
+#[test]
+fn a_former_group_that_comes_back_finds_its_address_taken() {
+    let mut other = World::new("any");
+    other.pass(100);
+    let taken = other.take().expect("a first start");
+    let mut world = World::serving("any");
+    world.epoch.index += 1;
+    let epoch = world.epoch;
+    let command = Command::Assign(Assign {
+        group: former(),
+        ..taken
+    });
+    world.step(Event::Committed { epoch, command });
+    world.config_digest = 2;
+    world.pass(40);
+    // Its holder is lost: what it gets is what is still its own, nothing.
+    world.voice("ams1").silence = Some((100, 100));
+    world.voice("fra1").silence = Some((100, 100));
+    world.hear(100, 100);
+    world.pass(40);
+    let assign = world.proposals.pop().expect("a takeover");
+    assert_eq!((assign.group, assign.addresses), (www(), Vec::new()));
+}
+
+/// A node that is told to stop is not kept by a group that the file does not have any more.
+#[test]
+fn a_group_that_is_gone_keeps_nobody_from_stopping() {
+    let mut world = World::new("any");
+    world.pass(100);
+    let mut assign = world.proposals.pop().expect("the first start");
+    (assign.group, assign.holder) = (former(), id("tie"));
+    world.epoch.index += 1;
+    let epoch = world.epoch;
+    let command = Command::Assign(assign);
+    world.step(Event::Committed { epoch, command });
+    world.step(Event::Leader {
+        leader: Some(id("fra1")),
+    });
+    world.step(Event::Stop);
+    assert!(world.node.may_stop());
 }

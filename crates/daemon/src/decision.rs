@@ -40,6 +40,7 @@ use crate::flows::FlowCarrier;
 use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::keeper::{KeeperNews, KeeperThread};
 use crate::lease::{LeaseThread, News, Order, event_of};
+use crate::line::WorkerEnd;
 use crate::mirror::Memory;
 use crate::peers::{ASK, FLOWS, Gate, RAFT, REPORT};
 use crate::status::{self, Beside};
@@ -48,7 +49,7 @@ use crate::voting::{NoOath, Voting};
 /// Real-time priority: below the lease thread.
 pub const PRIORITY: u8 = 20;
 /// How long a closing holder may take to tell its clients before its guard closes.
-const FAREWELL_MAX: Duration = Duration::from_millis(10);
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_millis(10);
 /// How long a node that was told to stop tries to hand its groups over.
 const HANDOVER_MAX: Duration = Duration::from_secs(5);
 /// How long the last addresses may take to leave when the daemon ends.
@@ -149,6 +150,8 @@ pub struct Driver {
     pub(crate) held: BTreeSet<GroupId>,
     /// When clients of a group were let go last.
     pub(crate) let_go_at: Option<Moment>,
+    /// The way to the parent.
+    pub(crate) line: Arc<WorkerEnd>,
     up_since: Moment,
     books: Books,
 }
@@ -251,6 +254,7 @@ impl Driver {
             place,
             state,
             memory,
+            line,
         } = rooms;
         let voters = node.topology().voters().map(|voter| voter.id).collect();
         let voting = Voting::new(&state, me, voters);
@@ -280,6 +284,7 @@ impl Driver {
             voting,
             held: BTreeSet::new(),
             let_go_at: None,
+            line: Arc::new(line),
             up_since: clock::now(),
             books: Books::default(),
         }
@@ -290,6 +295,9 @@ impl Driver {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
         let mut ticked = clock::now();
         self.mind_generations(&bring);
+        if let Ok(memory) = self.memory.again() {
+            self.close_removed(&mut sources, &memory).await;
+        }
         // Before it votes, the lease thread must have its floors.
         self.restore();
         self.consider_voting(&bring);
@@ -600,6 +608,7 @@ impl Driver {
         for floor in floors {
             if let Some(assignment) = assignment_of(&floor) {
                 self.lease.order(Order::FloorRaised(assignment));
+                self.give_back_unknown(&assignment);
             }
         }
         if self.engine.is_none() {
@@ -611,7 +620,7 @@ impl Driver {
         }
         for (group, record) in &ledger.groups {
             if let Some(current) = &record.current {
-                self.guard(*group, current.epoch, &current.assign.addresses);
+                self.guard(*group, current.epoch, &ledger.addresses_of(current));
                 if self.generations.may_open() {
                     self.lease.order(Order::Committed(*group, current.epoch));
                 }
@@ -653,6 +662,7 @@ impl Driver {
                 .insert(group, (assignment, clock::now() + FAREWELL_MAX));
         } else {
             self.lease.order(Order::FloorRaised(assignment));
+            self.give_back_unknown(&assignment);
         }
         self.step(Event::Appended { epoch, assign }, bring);
     }
@@ -796,6 +806,7 @@ impl Driver {
             });
         } else if class == ASK {
             match serde_json::from_slice::<Asked>(&body) {
+                Ok(Asked::Reload { node: None, step }) => self.reload_for_peer(step, reply),
                 Ok(asked) => self.as_leader(asked, Waiting::There(reply), bring),
                 Err(_) => {
                     let answer = Answer::Refused("the leader does not understand this".to_owned());
@@ -1046,6 +1057,7 @@ impl Driver {
             asked @ (Asked::Switch { .. } | Asked::Drain { .. } | Asked::Undrain { .. }) => {
                 self.at_leader(asked, answer, bring);
             }
+            Asked::Reload { node, step } => self.reload(node, step, answer),
         }
     }
 
@@ -1073,6 +1085,7 @@ impl Driver {
             notes: &|peer| self.books.notes.get(&peer).cloned(),
             config_digest: self.config_digest,
             advice: self.advice(),
+            reload: self.line.board().and_then(|board| board.last().cloned()),
             generations: &self.generations,
             votes: &|now, id| self.is_voting(now, id),
         };
@@ -1274,9 +1287,11 @@ pub struct Rooms {
     pub state: PathBuf,
     /// What outlives the worker.
     pub memory: Memory,
+    /// The way to the parent.
+    pub line: WorkerEnd,
 }
 
-fn as_json(answer: &Answer) -> Bytes {
+pub(crate) fn as_json(answer: &Answer) -> Bytes {
     serde_json::to_vec(answer).unwrap_or_default().into()
 }
 

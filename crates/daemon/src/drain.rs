@@ -79,7 +79,11 @@ impl Driver {
             Asked::Undrain { node } => {
                 self.maintain(&node, |node| Ask::Undrain { node }, waiting, bring);
             }
-            Asked::Status | Asked::Why { .. } | Asked::Readmit { .. } | Asked::Recover { .. } => {
+            Asked::Status
+            | Asked::Why { .. }
+            | Asked::Readmit { .. }
+            | Asked::Recover { .. }
+            | Asked::Reload { .. } => {
                 let id = self.waits(waiting);
                 self.reply(id, Err("the leader does not understand this".to_owned()));
             }

@@ -21,21 +21,46 @@ use evenkeel_host::sys::udp::UdpPair;
 use rustix::fs::MemfdFlags;
 use rustix::process::Pid;
 
+use crate::line::{ParentEnd, WorkerEnd};
+
 /// Carries it from parent to worker, as numbers with blanks between: counter, nonce,
-/// memory, file, lock, both sockets, claim, parent, start (nanoseconds of the boot clock).
+/// memory, file, lock, both sockets, claim, pipe, board, parent, start (nanoseconds of the
+/// boot clock).
 pub const WORKER: &str = "EVENKEEL_WORKER";
 /// In the place of the claim where there is none.
 const NONE: RawFd = -1;
+
+/// The text of a configuration, as workers get it.
+pub struct Text(File);
+
+impl Text {
+    /// One that processes started from here on can read.
+    pub fn new(text: &str) -> std::io::Result<Self> {
+        let mut file = File::from(rustix::fs::memfd_create(
+            "evenkeel-file",
+            MemfdFlags::CLOEXEC,
+        )?);
+        file.write_all(text.as_bytes())?;
+        bequeath(&file)?;
+        Ok(Self(file))
+    }
+
+    /// What it says. Opened anew, since a descriptor's position is shared with all who have it.
+    fn read(descriptor: RawFd) -> anyhow::Result<String> {
+        std::fs::read_to_string(path_of(descriptor))
+            .context("failed to read the configuration as the parent has it")
+    }
+}
 
 /// The sockets that a parent keeps for its workers, of whatever life.
 pub struct Kept {
     sockets: UdpPair,
     /// A witness needs none; without it, the worker says why it has no nftables.
     claim: Option<Claim>,
-    /// The text of the configuration.
-    file: File,
     /// The state directory's lock: free only when all who have it have ended.
     lock: OwnedFd,
+    /// What parent and workers say to each other.
+    pub line: ParentEnd,
 }
 
 impl Kept {
@@ -43,37 +68,35 @@ impl Kept {
     pub fn new(
         sockets: UdpPair,
         claim: Option<Claim>,
-        text: &str,
         lock: OwnedFd,
+        line: ParentEnd,
     ) -> std::io::Result<Self> {
-        let mut file = File::from(rustix::fs::memfd_create(
-            "evenkeel-file",
-            MemfdFlags::CLOEXEC,
-        )?);
-        file.write_all(text.as_bytes())?;
         let kept = Self {
             sockets,
             claim,
-            file,
             lock,
+            line,
         };
-        bequeath(&kept.file)?;
         bequeath(&kept.lock)?;
         bequeath(&kept.sockets.control)?;
         bequeath(&kept.sockets.lease)?;
+        for descriptor in kept.line.ends().descriptors() {
+            bequeath(descriptor)?;
+        }
         if let Some(claim) = &kept.claim {
             bequeath(claim)?;
         }
         Ok(kept)
     }
 
-    /// What a worker of this life, with this memory, is told.
-    pub fn told(&self, life: Incarnation, memory: &OwnedFd) -> String {
+    /// What a worker of this life, with this memory and this configuration, is told.
+    pub fn told(&self, life: Incarnation, memory: &OwnedFd, text: &Text) -> String {
         let Incarnation { counter, nonce } = life;
+        let (pipe, board) = self.line.ends().numbers();
         format!(
-            "{counter} {nonce} {} {} {} {} {} {} {} {}",
+            "{counter} {nonce} {} {} {} {} {} {} {pipe} {board} {} {}",
             memory.as_raw_fd(),
-            self.file.as_raw_fd(),
+            text.0.as_raw_fd(),
             self.lock.as_raw_fd(),
             self.sockets.control.as_raw_fd(),
             self.sockets.lease.as_raw_fd(),
@@ -83,6 +106,55 @@ impl Kept {
             std::process::id(),
             clock::now().as_nanos()
         )
+    }
+
+    /// What the program that takes this one's place is told: the same, and the reading end
+    /// of the pipe, left open for it.
+    pub fn told_successor(
+        &self,
+        life: Incarnation,
+        memory: &OwnedFd,
+        text: &Text,
+    ) -> std::io::Result<String> {
+        let read = self.line.read_end();
+        bequeath(read)?;
+        let told = self.told(life, memory, text);
+        Ok(format!("{told} {}", read.as_raw_fd()))
+    }
+}
+
+/// What a parent got that goes on in the place of another program.
+pub struct Succession {
+    /// The life that goes on.
+    pub incarnation: Incarnation,
+    /// Its memory.
+    pub memory: OwnedFd,
+    /// The text of the configuration.
+    pub text: String,
+    /// The state directory's lock.
+    pub lock: OwnedFd,
+    /// The sockets.
+    pub kept: Kept,
+}
+
+impl Succession {
+    /// Takes what the program before this one said. Within a runtime.
+    pub fn take(told: &str) -> anyhow::Result<Self> {
+        let inherited = Inherited::take(told)?;
+        let read = told.rsplit(' ').next().and_then(|word| word.parse().ok());
+        let read = inherit::descriptor(read.context("no reading end is named")?)
+            .context("failed to take the reading end of the pipe")?;
+        let memory = inherited.own_memory;
+        bequeath(&memory)?;
+        let lock = inherited.lock.try_clone()?;
+        let line = ParentEnd::of(read, inherited.line)?;
+        Ok(Self {
+            incarnation: inherited.incarnation,
+            memory,
+            text: inherited.file,
+            lock: inherited.lock,
+            kept: Kept::new(inherited.sockets, inherited.claim, lock, line)?,
+        })
     }
 }
 
@@ -115,10 +187,12 @@ pub struct Inherited {
     pub parent: Pid,
     /// When.
     pub started: Moment,
+    /// The way to the parent.
+    pub line: WorkerEnd,
     /// Keeps the memory open under its number.
-    _memory: OwnedFd,
+    own_memory: OwnedFd,
     /// Keeps the state directory locked as long as this process lives.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Inherited {
@@ -130,9 +204,7 @@ impl Inherited {
             nonce: words.number()?,
         };
         let memory = words.descriptor()?;
-        // Opened anew, since a descriptor's position is shared with all who have it.
-        let file = std::fs::read_to_string(path_of(words.descriptor()?.as_raw_fd()))
-            .context("failed to read the configuration as the parent has it")?;
+        let file = Text::read(words.descriptor()?.as_raw_fd())?;
         let lock = words.descriptor()?;
         let sockets = UdpPair {
             control: words.descriptor()?.into(),
@@ -151,10 +223,11 @@ impl Inherited {
             file,
             sockets,
             claim,
+            line: WorkerEnd::of(words.descriptor()?, words.descriptor()?)?,
             parent: Pid::from_raw(words.number()?).with_context(|| words.odd())?,
             started: Moment::from_nanos(words.number()?),
-            _memory: memory,
-            _lock: lock,
+            own_memory: memory,
+            lock,
         })
     }
 }
@@ -186,13 +259,20 @@ mod tests {
 
     use evenkeel_host::sys::udp;
 
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    }
+
     fn kept() -> (Kept, OwnedFd) {
         let address = "127.0.0.1:0".parse().expect("an address");
         let sockets = udp::pair(address).expect("two sockets");
         let memory = std::fs::File::open("/dev/null").expect("it is there");
         let memory = OwnedFd::from(memory);
         let lock = memory.try_clone().expect("a second one");
-        let kept = Kept::new(sockets, None, "cluster = 1", lock).expect("kept");
+        let kept = Kept::new(sockets, None, lock, ParentEnd::new().expect("a line")).expect("kept");
         (kept, memory)
     }
 
@@ -202,12 +282,15 @@ mod tests {
             counter: 7,
             nonce: u64::MAX,
         };
+        let runtime = runtime();
+        let _inside = runtime.enter();
         let (kept, memory) = kept();
-        let taken = Inherited::take(&kept.told(life, &memory)).expect("taken");
+        let text = Text::new("cluster = 1").expect("a text");
+        let taken = Inherited::take(&kept.told(life, &memory, &text)).expect("taken");
         assert_eq!(taken.incarnation, life);
         assert!(taken.claim.is_none());
         assert_eq!(taken.file, "cluster = 1");
-        let again = Inherited::take(&kept.told(life, &memory)).expect("taken again");
+        let again = Inherited::take(&kept.told(life, &memory, &text)).expect("taken again");
         assert_eq!(again.file, taken.file);
         let bound = |socket: &UdpSocket| socket.local_addr().expect("bound");
         assert_eq!(bound(&taken.sockets.control), bound(&kept.sockets.control));
@@ -217,8 +300,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_successor_is_told_can_be_taken_and_handed_down_again() {
+        let life = Incarnation {
+            counter: 8,
+            nonce: 1,
+        };
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let (kept, memory) = kept();
+        let text = Text::new("cluster = 2").expect("a text");
+        let told = kept.told_successor(life, &memory, &text).expect("told");
+        let next = Succession::take(&told).expect("taken");
+        assert_eq!(
+            (next.incarnation, next.text.as_str()),
+            (life, "cluster = 2")
+        );
+        let told = next.kept.told(life, &next.memory, &text);
+        let worker = Inherited::take(&told).expect("taken by a worker");
+        let bound = |socket: &UdpSocket| socket.local_addr().expect("bound");
+        assert_eq!(bound(&worker.sockets.lease), bound(&kept.sockets.lease));
+    }
+
+    #[test]
     fn what_no_parent_says_is_refused() {
-        for told in ["", "1", "1 2 x", "1 2 999999 3 4 5 6 7 8 9"] {
+        for told in ["", "1", "1 2 x", "1 2 999999 3 4 5 6 7 8 9 10 11"] {
             assert!(Inherited::take(told).is_err(), "{told:?}");
         }
     }

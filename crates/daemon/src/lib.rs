@@ -9,12 +9,17 @@ mod generations;
 mod inherited;
 mod keeper;
 mod lease;
+mod line;
 mod logging;
 mod mirror;
 pub mod options;
 mod parent;
 mod peers;
 mod prepare;
+mod process;
+mod reload;
+mod reloading;
+mod removed;
 mod state;
 mod status;
 mod voting;
@@ -34,8 +39,17 @@ const PROCESS_NAME: &str = "evenkeel";
 pub fn run(options: &Options) -> ExitCode {
     // A worker is started by another path than its program's name.
     sched::name_thread(PROCESS_NAME);
-    match std::env::var(inherited::WORKER) {
-        Ok(inherited) => worker::run(options, &inherited),
+    if let Ok(inherited) = std::env::var(inherited::WORKER) {
+        return worker::run(options, &inherited);
+    }
+    match std::env::var(parent::PARENT) {
+        Ok(told) => parent::go_on(options, &told),
         Err(_) => parent::run(options),
     }
+}
+
+/// What this program understands of what another version leaves to it, as JSON: asked before
+/// it takes that one's place.
+pub fn forms() -> String {
+    serde_json::to_string(&reload::Forms::own()).unwrap_or_default()
 }

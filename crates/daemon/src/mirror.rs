@@ -25,7 +25,7 @@ use evenkeel_host::sys::shm::{SharedPage, ShmError};
 use evenkeel_transport::LeaseKeys;
 use evenkeel_transport::seal::Mirrored;
 use rustix::process::Pid;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Keys kept: three for each of 63 peers.
 const KEYS_MAX: usize = 192;
@@ -57,11 +57,12 @@ pub const LENGTH: usize = KEYS_AT + KEYS_MAX * 2 * KEY_PLACE;
 /// Says that the memory is a mirror of this layout: its last byte counts the layouts. A
 /// worker that finds another one does not trust it. 2: promises with their numbers; 3: the
 /// baton in the head; 4: readmissions and the reserve there, and a silence without an end.
-const MAGIC: u64 = 0x6576_656e_6b65_6504;
+pub const MAGIC: u64 = 0x6576_656e_6b65_6504;
 
 /// The mirror's memory.
 pub struct Memory {
     page: SharedPage,
+    path: PathBuf,
     slots: Vec<GroupId>,
     keys: Vec<u64>,
 }
@@ -106,9 +107,15 @@ impl Memory {
         let page = SharedPage::of(&file(path)?, path, LENGTH)?;
         Ok(Self {
             page,
+            path: path.to_owned(),
             slots: Vec::with_capacity(GROUPS_MAX),
             keys: Vec::with_capacity(KEYS_MAX),
         })
+    }
+
+    /// The same once more, for reading what another thread writes.
+    pub fn again(&self) -> Result<Self, ShmError> {
+        Self::open(&self.path)
     }
 
     fn word(&self, at: usize) -> u64 {
@@ -129,9 +136,14 @@ impl Memory {
         self.word(READY_WORD * WORD) != 0
     }
 
-    /// Notes that the worker is up.
+    /// Notes that this worker is up.
     pub fn set_ready(&self) {
-        self.put(READY_WORD * WORD, 1);
+        self.put(READY_WORD * WORD, u64::from(std::process::id()));
+    }
+
+    /// Whether the worker of that number has come up, and none since.
+    pub fn is_ready(&self, worker: Pid) -> bool {
+        self.word(READY_WORD * WORD) == u64::from(worker.as_raw_nonzero().get().cast_unsigned())
     }
 
     /// Whether no worker of this incarnation has written it yet.

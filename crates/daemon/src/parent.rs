@@ -8,14 +8,18 @@
 //!     └─ reserve  ready to go on; waits for the worker's death, as it waits for ours
 //! ```
 //!
+//! A changed file, or a new program, comes in the same way: a reserve with it is started, and
+//! once that waits, the worker is ended (`change.rs`). The parent itself executes a new
+//! program in its own place (`succession.rs`).
+//!
 //! The reserve takes over by itself, within a millisecond (`mirror::baton`). The parent
 //! hears of the death later, when the kernel has cleared the worker away; then it calls
 //! the reserve its worker and starts another reserve.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{ExitCode, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
 use evenkeel_core::Incarnation;
@@ -25,15 +29,24 @@ use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_host::sys::udp;
 use ring::rand::SecureRandom;
 use rustix::fs::MemfdFlags;
-use tokio::process::{Child, Command};
+use rustix::process::{Pid, Signal as Kill};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::inherited::{Kept, WORKER, path_of};
+use crate::inherited::{Kept, Text, WORKER, path_of};
+use crate::line::{Ask, Board, ParentEnd};
 use crate::mirror::{Memory, baton};
 use crate::options::Options;
 use crate::prepare::Prepared;
+use crate::process::Process;
 use crate::state::StateDir;
+
+mod change;
+mod succession;
+
+pub use succession::{PARENT, go_on};
+
+use change::{Change, Judged, Stage};
 
 /// Real-time priority of the parent: it only has to wake up and start a process.
 const PRIORITY: u8 = 5;
@@ -75,28 +88,30 @@ fn prepare_and_supervise(options: &Options) -> anyhow::Result<ExitCode> {
         );
     }
     let prepared = Prepared::load(options)?;
-    let whose = prepared.whose();
-    let mut state = StateDir::open(&options.state, &whose)?;
+    let mut state = StateDir::open(&options.state, &prepared.whose())?;
     for warning in &prepared.warnings {
         tracing::warn!("{warning}");
     }
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
     // Before the life begins: a port in use is refused with nothing changed.
-    let kept = Kept::new(
-        sockets(&prepared)?,
-        claim(&prepared),
-        prepared.config.text(),
-        state.lock().try_clone()?.into(),
-    )?;
+    let lock = state.lock().try_clone()?.into();
+    let line = ParentEnd::new()?;
+    let kept = Kept::new(sockets(&prepared)?, claim(&prepared), lock, line)?;
     // Refused without the right: then a restart may take longer under load.
     let _ = sched::realtime(PRIORITY, Share::InTurns);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     runtime.block_on(async {
-        Supervisor::new(options, &prepared, &kept, &mut state)?
+        let life = LifeOfDaemon::begin(&prepared, &mut state)?;
+        Supervisor::new(options, prepared, kept, state, life)?
             .run()
             .await
     })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn sockets(prepared: &Prepared) -> anyhow::Result<udp::UdpPair> {
@@ -149,13 +164,21 @@ impl LifeOfDaemon {
         Memory::open(&self.path()).is_ok_and(|memory| memory.was_ready())
     }
 
-    fn start_worker(&self, options: &Options, kept: &Kept) -> anyhow::Result<Child> {
-        let mut command = Command::new("/proc/self/exe");
+    /// Starts a worker of `program`, with the configuration `text`.
+    fn start_worker(
+        &self,
+        program: &Path,
+        options: &Options,
+        kept: &Kept,
+        text: &Text,
+    ) -> anyhow::Result<Process> {
+        let mut command = Command::new(program);
         command
             .args(options.arguments())
-            .env(WORKER, kept.told(self.incarnation, &self.memory));
-        command.arg0("evenkeel");
-        Ok(command.spawn()?)
+            .env_remove(PARENT)
+            .env(WORKER, kept.told(self.incarnation, &self.memory, text));
+        std::os::unix::process::CommandExt::arg0(&mut command, "evenkeel");
+        Ok(Process::start(&mut command)?)
     }
 }
 
@@ -210,40 +233,80 @@ enum Woken {
     Worker(ExitStatus),
     Reserve(ExitStatus),
     Told(Told),
+    Asked(Ask),
+    Judged(Judged),
     ReserveDue,
+    /// A change under way is to be looked at.
+    Look,
 }
+
+/// The program that runs, also when another file has taken its place.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The parent's work.
 struct Supervisor<'a> {
     options: &'a Options,
-    prepared: &'a Prepared,
-    kept: &'a Kept,
-    state: &'a mut StateDir,
+    /// What runs.
+    running: Prepared,
+    text: Text,
+    kept: Kept,
+    state: StateDir,
     signals: Signals,
     life: LifeOfDaemon,
-    worker: Child,
+    worker: Process,
     worker_since: Instant,
-    reserve: Option<Child>,
+    reserve: Option<Process>,
     reserve_due: Instant,
     /// Before the next start of a worker, or of a reserve, after ends in a row.
     pause: Duration,
     reserve_pause: Duration,
+    /// A reload or an upgrade under way.
+    change: Option<Change>,
+    /// What is still being read though nobody waits for it: a file system that hangs.
+    late: Option<tokio::sync::oneshot::Receiver<Judged>>,
+    board: Board,
+    /// Where the program was when it was started.
+    program: PathBuf,
+    /// Told to stop while a worker was being ended.
+    stop_after: bool,
 }
 
 impl<'a> Supervisor<'a> {
     fn new(
         options: &'a Options,
-        prepared: &'a Prepared,
-        kept: &'a Kept,
-        state: &'a mut StateDir,
+        running: Prepared,
+        kept: Kept,
+        state: StateDir,
+        life: LifeOfDaemon,
     ) -> anyhow::Result<Self> {
+        let text = Text::new(running.config.text())?;
+        let own = Path::new(OWN_PROGRAM);
+        // Listening first: a signal must not end a parent that has begun a life.
         let signals = Signals::listen()?;
-        let life = LifeOfDaemon::begin(prepared, state)?;
-        let worker = life.start_worker(options, kept)?;
+        let worker = life.start_worker(own, options, &kept, &text)?;
+        Self::with(
+            options,
+            (running, text),
+            kept,
+            state,
+            life,
+            (signals, worker),
+        )
+    }
+
+    fn with(
+        options: &'a Options,
+        (running, text): (Prepared, Text),
+        kept: Kept,
+        state: StateDir,
+        life: LifeOfDaemon,
+        (signals, worker): (Signals, Process),
+    ) -> anyhow::Result<Self> {
         let now = Instant::now();
         Ok(Self {
             options,
-            prepared,
+            running,
+            text,
             kept,
             state,
             signals,
@@ -254,55 +317,117 @@ impl<'a> Supervisor<'a> {
             reserve_due: now + RESERVE_AFTER,
             pause: Duration::ZERO,
             reserve_pause: Duration::ZERO,
+            change: None,
+            late: None,
+            board: Board::default(),
+            program: std::env::current_exe()?,
+            stop_after: false,
         })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
         loop {
-            match self.woken().await? {
-                Woken::Worker(status) => match judge(status, self.life.was_ready()) {
-                    Ended::Stopped => return self.end(ExitCode::SUCCESS).await,
-                    // It has said why.
-                    Ended::Refused => return self.end(ExitCode::FAILURE).await,
-                    Ended::NeedsNewLife => {
-                        tracing::warn!(
-                            "the memory of the last worker cannot be trusted: a new life begins"
-                        );
-                        self.dismiss_reserve().await?;
-                        self.life = LifeOfDaemon::begin(self.prepared, self.state)?;
-                        self.replace_worker().await?;
-                    }
-                    Ended::Crashed(how) => {
-                        tracing::error!(how, "the worker ended unexpectedly: another goes on");
-                        self.replace_worker().await?;
-                    }
-                },
-                Woken::Reserve(status) if status.code() == Some(i32::from(NEEDS_NEW_LIFE)) => {
-                    // It found the worker dead before we did, and its memory spoiled.
-                    self.lose_reserve(status);
-                    let _ = self.worker.start_kill();
+            let code = match self.woken().await? {
+                Woken::Worker(status) => self.worker_ended(status).await?,
+                Woken::Reserve(status) => {
+                    self.reserve_ended(status);
+                    None
                 }
-                Woken::Reserve(status) => self.lose_reserve(status),
-                Woken::ReserveDue => self.start_reserve(),
-                Woken::Told(Told::Reload) => tracing::warn!(
-                    "a changed configuration needs a restart in this version: nothing is reloaded"
-                ),
+                Woken::ReserveDue => {
+                    self.start_reserve();
+                    None
+                }
+                Woken::Asked(ask) => {
+                    self.begin_change(ask);
+                    None
+                }
+                Woken::Judged(judged) => {
+                    self.judged(judged).await?;
+                    None
+                }
+                Woken::Look => {
+                    self.look_at_change();
+                    None
+                }
+                Woken::Told(Told::Reload) => {
+                    self.begin_change(change::by_signal());
+                    None
+                }
                 Woken::Told(Told::Stop) => {
-                    self.promote_if_it_leads();
-                    // First, or it would go on where the worker stops.
-                    self.dismiss_reserve().await?;
-                    return stop(&mut self.worker).await;
+                    self.stop_after = true;
+                    None
                 }
+            };
+            if let Some(code) = code {
+                return self.end(code).await;
+            }
+            if self.stop_after && !self.is_ending_worker() {
+                self.promote_if_it_leads();
+                // First, or it would go on where the worker stops.
+                self.dismiss_reserve().await?;
+                return stop(&mut self.worker).await;
             }
         }
     }
 
+    async fn worker_ended(&mut self, status: ExitStatus) -> anyhow::Result<Option<ExitCode>> {
+        let ended = judge(status, self.life.was_ready());
+        match (&ended, self.change.as_ref().map(|change| &change.stage)) {
+            (Ended::Crashed(_), Some(Stage::Preparing | Stage::Ending)) => {
+                self.reserve_goes_on().await?;
+                return Ok(None);
+            }
+            (_, Some(Stage::Proving)) => {
+                self.go_back(&status).await?;
+                return Ok(None);
+            }
+            _ => {}
+        }
+        match ended {
+            Ended::Stopped => return Ok(Some(ExitCode::SUCCESS)),
+            // It has said why.
+            Ended::Refused => return Ok(Some(ExitCode::FAILURE)),
+            Ended::NeedsNewLife => {
+                tracing::warn!(
+                    "the memory of the last worker cannot be trusted: a new life begins"
+                );
+                self.give_up_change("the daemon had to begin a new life meanwhile");
+                self.dismiss_reserve().await?;
+                self.life = LifeOfDaemon::begin(&self.running, &mut self.state)?;
+                self.replace_worker().await?;
+            }
+            Ended::Crashed(how) => {
+                tracing::error!(how, "the worker ended unexpectedly: another goes on");
+                self.replace_worker().await?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn reserve_ended(&mut self, status: ExitStatus) {
+        if status.code() == Some(i32::from(NEEDS_NEW_LIFE)) {
+            // It found the worker dead before we did, and its memory spoiled.
+            self.lose_reserve(status);
+            self.worker.signal(Kill::KILL);
+        } else {
+            self.lose_reserve(status);
+        }
+        self.change_lost_reserve(&status);
+    }
+
     /// Waits for what happens next.
     async fn woken(&mut self) -> std::io::Result<Woken> {
-        let missing = self.reserve.is_none();
+        let missing = self.reserve.is_none() && !self.is_ending_worker();
+        let look = self.change.as_ref().and_then(Change::next_look);
         let reserve = async {
             match &mut self.reserve {
                 Some(reserve) => reserve.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let judged = async {
+            match &mut self.change {
+                Some(change) => change.judged().await,
                 None => std::future::pending().await,
             }
         };
@@ -310,19 +435,24 @@ impl<'a> Supervisor<'a> {
             biased;
             status = self.worker.wait() => Ok(Woken::Worker(status?)),
             status = reserve => Ok(Woken::Reserve(status?)),
-            told = self.signals.next() => Ok(Woken::Told(told)),
+            told = self.signals.next(), if !self.stop_after => Ok(Woken::Told(told)),
+            judged = judged => Ok(Woken::Judged(judged)),
+            ask = self.kept.line.next() => Ok(Woken::Asked(ask?)),
+            () = sleep_until(look) => Ok(Woken::Look),
             () = tokio::time::sleep_until(self.reserve_due), if missing => Ok(Woken::ReserveDue),
         }
     }
 
+    /// The worker whose lease thread is at work, as the memory says.
+    fn leading(&self) -> Option<Pid> {
+        Memory::open(&self.life.path()).ok()?.worker()
+    }
+
     /// The worker may be dead without our knowing it yet: then the reserve has its leases.
     fn promote_if_it_leads(&mut self) {
-        let leads = Memory::open(&self.life.path())
-            .ok()
-            .and_then(|memory| memory.worker());
-        let number = leads.map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
-        if number.is_some()
-            && self.reserve.as_ref().and_then(Child::id) == number
+        let leads = self.leading();
+        if leads.is_some()
+            && self.reserve.as_ref().map(Process::pid) == leads
             && let Some(reserve) = self.reserve.take()
         {
             self.worker = reserve;
@@ -343,7 +473,9 @@ impl<'a> Supervisor<'a> {
             }
             None => {
                 tokio::time::sleep(self.pause).await;
-                self.life.start_worker(self.options, self.kept)?
+                let own = Path::new(OWN_PROGRAM);
+                self.life
+                    .start_worker(own, self.options, &self.kept, &self.text)?
             }
         };
         self.worker_since = Instant::now();
@@ -357,7 +489,11 @@ impl<'a> Supervisor<'a> {
             self.reserve_due = Instant::now() + RESERVE_AFTER;
             return;
         }
-        match self.life.start_worker(self.options, self.kept) {
+        let own = Path::new(OWN_PROGRAM);
+        match self
+            .life
+            .start_worker(own, self.options, &self.kept, &self.text)
+        {
             Ok(reserve) => self.reserve = Some(reserve),
             Err(error) => {
                 tracing::error!(%error, "failed to start a worker in reserve; trying again");
@@ -378,19 +514,30 @@ impl<'a> Supervisor<'a> {
         );
     }
 
-    async fn dismiss_reserve(&mut self) -> std::io::Result<()> {
-        let Some(mut reserve) = self.reserve.take() else {
-            return Ok(());
+    /// Ends the reserve; whether it has ended in time. One that a disk keeps from dying is no
+    /// reason to keep the worker waiting.
+    async fn dismiss_reserve(&mut self) -> std::io::Result<bool> {
+        let Some(reserve) = &mut self.reserve else {
+            return Ok(true);
         };
-        reserve.start_kill()?;
-        // One that a disk keeps from dying is no reason to keep the worker waiting.
-        let _ = tokio::time::timeout(DISMISS_MAX, reserve.wait()).await;
-        Ok(())
+        reserve.signal(Kill::KILL);
+        let ended = tokio::time::timeout(DISMISS_MAX, reserve.wait()).await;
+        if ended.is_ok() {
+            self.reserve = None;
+        }
+        Ok(ended.is_ok())
     }
 
     async fn end(mut self, code: ExitCode) -> anyhow::Result<ExitCode> {
         self.dismiss_reserve().await?;
         Ok(code)
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -404,14 +551,8 @@ fn pause_after(last: Duration) -> Duration {
     }
 }
 
-async fn stop(worker: &mut Child) -> anyhow::Result<ExitCode> {
-    if let Some(pid) = worker
-        .id()
-        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
-    {
-        // Gone already is what we want.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
+async fn stop(worker: &mut Process) -> anyhow::Result<ExitCode> {
+    worker.signal(Kill::TERM);
     if tokio::time::timeout(STOP_PATIENCE, worker.wait())
         .await
         .is_err()
@@ -420,7 +561,8 @@ async fn stop(worker: &mut Child) -> anyhow::Result<ExitCode> {
             "the worker did not hand over within {} s: ending it",
             STOP_PATIENCE.as_secs()
         );
-        worker.kill().await?;
+        worker.signal(Kill::KILL);
+        let _ = tokio::time::timeout(DISMISS_MAX, worker.wait()).await;
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -177,6 +178,16 @@ impl StateDir {
             rustix::io::Errno::WOULDBLOCK => StateError::InUse(path.to_owned()),
             other => fault("lock", &lock_path, other.into()),
         })?;
+        Self::with_lock(path, whose, lock)
+    }
+
+    /// Goes on with a directory that this process has locked already: the program before this
+    /// one has opened it.
+    pub fn go_on(path: &Path, whose: &Whose<'_>, lock: OwnedFd) -> Result<Self, StateError> {
+        Self::with_lock(path, whose, lock.into())
+    }
+
+    fn with_lock(path: &Path, whose: &Whose<'_>, lock: File) -> Result<Self, StateError> {
         let known = read_identity(path)?;
         if let Some(known) = &known {
             known.belongs_to(path, whose)?;

@@ -31,6 +31,8 @@ pub struct Beside<'a> {
     pub config_digest: u64,
     /// What else people should know.
     pub advice: Vec<String>,
+    /// The last reload or upgrade of this node.
+    pub reload: Option<api::Reload>,
 }
 
 /// The calendar as RFC 3339, with milliseconds.
@@ -71,6 +73,7 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
     let mut advice = advice(now, node, beside, quorum, leader);
     advice.extend(drain_advice(wall_ms(), node, &nodes));
     advice.extend(beside.advice.iter().cloned());
+    advice.extend(beside.reload.as_ref().and_then(refused_reload));
     api::Status {
         cluster: topology.cluster.clone(),
         node: topology.node_name(beside.me),
@@ -81,7 +84,23 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
         advice,
         alone: alone(now, node, beside).map(Box::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        digest: format!("{:016x}", beside.config_digest),
+        reload: beside.reload.clone().map(Box::new),
     }
+}
+
+/// A reload that was refused is told until another one is done: SIGHUP has no other answer.
+fn refused_reload(reload: &api::Reload) -> Option<String> {
+    let what = match reload.what {
+        api::ReloadWhat::Check | api::ReloadWhat::Reload => "reload",
+        api::ReloadWhat::Upgrade => "upgrade",
+    };
+    (reload.state == api::ReloadState::Refused).then(|| {
+        format!(
+            "the last {what} ({}) was refused, and what ran before goes on: {}",
+            reload.at, reload.text
+        )
+    })
 }
 
 /// After a recovery, until the cluster is whole again.
@@ -221,7 +240,7 @@ fn advice(
             .is_some_and(|heard| heard.report.config_digest != beside.config_digest)
     });
     if differing {
-        advice.push("the nodes have different configuration files: make them equal".to_owned());
+        advice.push("the nodes have different configurations: make the files equal, then `evenkeel reload --everywhere`".to_owned());
     }
     advice
 }

@@ -318,7 +318,10 @@ impl Starting<'_> {
             Some(seat) => {
                 // Its addresses are what the worker before this one said. The file may have
                 // others, which must not get into a group that is open.
-                Some(Keeper::join(&self.guard_settings(), &self.claim()?, seat)?)
+                let mut keeper = Keeper::join(&self.guard_settings(), &self.claim()?, seat)?;
+                // But what nobody guards yet must be closed before anything places it.
+                keeper.guard_closed(&self.addresses())?;
+                Some(keeper)
             }
             None => None,
         };
@@ -385,7 +388,7 @@ impl Starting<'_> {
             .build()?;
         let (traffic_out, traffic) = mpsc::channel(REPORTS_MAX);
         let (mover, placed) = if self.hosts() {
-            let groups = own_groups(&self.prepared);
+            let groups = self.agreed_addresses(own_groups(&self.prepared));
             let mover = mover(&self.prepared, &groups, traffic_out.clone())?;
             (Some(mover), groups.into_iter().collect())
         } else {
@@ -444,6 +447,7 @@ impl Starting<'_> {
             place: self.place(),
             state: self.options.state.clone(),
             memory: Memory::open(&self.inherited.memory)?,
+            line: self.inherited.line,
         };
         let driver = Driver::new(
             node,
@@ -543,6 +547,35 @@ impl Starting<'_> {
             Some(claim) => Ok(claim.clone()),
             None => Claim::open().context("failed to open a netfilter socket"),
         }
+    }
+
+    /// The same with the addresses that are agreed on, where some are: a changed file may give
+    /// one to a group that does not have it yet, and two groups must not move one address.
+    fn agreed_addresses(&self, mut groups: OwnGroups) -> OwnGroups {
+        self.ledger.with(|ledger| {
+            for (group, addresses) in &mut groups {
+                match ledger.current(*group) {
+                    Some(current) => *addresses = ledger.addresses_of(current),
+                    None => addresses.retain(|one| {
+                        let current = ledger
+                            .groups
+                            .values()
+                            .filter_map(|one| one.current.as_ref());
+                        let mut held = current.flat_map(|one| &one.assign.addresses);
+                        !held.any(|held| held.ip == one.ip)
+                    }),
+                }
+            }
+        });
+        groups
+    }
+
+    /// All addresses of the file.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let groups = self.prepared.topology().groups.values();
+        groups
+            .flat_map(|group| group.addresses.iter().map(|address| address.ip))
+            .collect()
     }
 
     /// Has every address of the file guarded before anything else happens: what an earlier
@@ -685,10 +718,11 @@ fn engine_starter(
     })
 }
 
-type OwnGroups = Vec<(GroupId, Vec<evenkeel_core::topology::ServiceAddress>)>;
+/// Groups and their addresses.
+pub type OwnGroups = Vec<(GroupId, Vec<evenkeel_core::topology::ServiceAddress>)>;
 
 /// The groups that this node may hold.
-fn own_groups(prepared: &Prepared) -> OwnGroups {
+pub fn own_groups(prepared: &Prepared) -> OwnGroups {
     let groups = prepared.topology().groups.values();
     groups
         .filter(|group| group.nodes.contains(&prepared.node.id))
@@ -708,7 +742,7 @@ fn mover(
 }
 
 /// Points at the address in the file that the message speaks of.
-fn at_address(prepared: &Prepared, groups: &OwnGroups, message: &str) -> anyhow::Error {
+pub fn at_address(prepared: &Prepared, groups: &OwnGroups, message: &str) -> anyhow::Error {
     let config = &prepared.config;
     let named = groups
         .iter()

@@ -21,7 +21,7 @@ pub enum Command {
     Pki(Pki),
     /// Run the daemon in the foreground.
     ///
-    /// SIGTERM hands over and stops. Exit code 1: refused, with the reason.
+    /// SIGTERM hands over and stops. SIGHUP takes up the changed file. Exit code 1: refused, with the reason.
     Run(Run),
     /// The configuration file.
     #[command(subcommand)]
@@ -81,6 +81,25 @@ pub enum Command {
     },
     /// Serve again without a majority, when the other voters are stopped for certain.
     Recover(Recover),
+    /// Take up the changed file: all of it or nothing, without a lost request.
+    Reload {
+        /// On all nodes, if the file of each is good and all are the same.
+        #[arg(long)]
+        everywhere: bool,
+        /// With --everywhere: also if nodes do not answer, which then keep what they have.
+        #[arg(long, requires = "everywhere")]
+        force: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Take up the program that was installed, without a lost request.
+    Upgrade {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// What this program understands of another one's leavings.
+    #[command(hide = true)]
+    Forms,
     /// Watch a three-node cluster on this machine lose its active server.
     Demo {
         /// No colours, even on a terminal.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use evenkeel_console::api::v1::{Answer, Request};
-use evenkeel_console::{client, view};
+use evenkeel_console::{client, reload, view};
 use evenkeel_core::NodeName;
 use evenkeel_daemon::Options;
 use evenkeel_transport::pki;
@@ -48,6 +48,24 @@ pub fn run(cli: Cli) -> ExitCode {
                 stopped: recover.i_have_stopped,
             },
         ),
+        Command::Reload {
+            everywhere,
+            force,
+            client,
+        } => change(
+            &client,
+            |client: &mut reload::Client<'_>| match everywhere {
+                true => client.everywhere(force),
+                false => client.reload(),
+            },
+        ),
+        Command::Upgrade { client } => {
+            change(&client, |client: &mut reload::Client<'_>| client.upgrade())
+        }
+        Command::Forms => {
+            println!("{}", evenkeel_daemon::forms());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Demo { plain } => demo(plain),
         Command::Lab { arguments } => return evenkeel_lab::main_lab(&arguments),
     };
@@ -126,7 +144,27 @@ fn ask(client: &Client, request: &Request) -> anyhow::Result<ExitCode> {
             eprintln!("evenkeel: refused: {reason}");
             Ok(ExitCode::FAILURE)
         }
-        Answer::Status(_) | Answer::Why(_) => anyhow::bail!("the daemon answered something else"),
+        Answer::Status(_) | Answer::Why(_) | Answer::Reload(_) => {
+            anyhow::bail!("the daemon answered something else")
+        }
+    }
+}
+
+/// A reload or an upgrade, and its exit code.
+fn change(
+    client: &Client,
+    order: impl FnOnce(&mut reload::Client<'_>) -> Result<String, String>,
+) -> anyhow::Result<ExitCode> {
+    let mut ask = |request: &Request| client::ask(&client.socket, request);
+    match order(&mut reload::Client::new(&mut ask)) {
+        Ok(text) => {
+            println!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(reason) => {
+            eprintln!("evenkeel: refused: {reason}");
+            Ok(ExitCode::FAILURE)
+        }
     }
 }
 
@@ -161,7 +199,9 @@ fn why(group: Option<String>, json: bool, client: &Client) -> anyhow::Result<Exi
             eprintln!("evenkeel: refused: {reason}");
             return Ok(ExitCode::FAILURE);
         }
-        Answer::Status(_) | Answer::Done(_) => anyhow::bail!("the daemon answered something else"),
+        Answer::Status(_) | Answer::Done(_) | Answer::Reload(_) => {
+            anyhow::bail!("the daemon answered something else")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

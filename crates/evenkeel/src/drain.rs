@@ -103,7 +103,9 @@ pub fn drain(drain: &Drain) -> anyhow::Result<ExitCode> {
             eprintln!("evenkeel: refused: {reason}");
             return Ok(ExitCode::FAILURE);
         }
-        Answer::Status(_) | Answer::Why(_) => anyhow::bail!("the daemon answered something else"),
+        Answer::Status(_) | Answer::Why(_) | Answer::Reload(_) => {
+            anyhow::bail!("the daemon answered something else")
+        }
     }
     if drain.no_wait {
         return Ok(ExitCode::SUCCESS);

@@ -269,6 +269,26 @@ impl Keeper {
         self.apply(changes)
     }
 
+    /// Guards those of `addresses` that are not guarded yet, closed: a changed configuration
+    /// has them, and no assignment does so far. The others stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keeper::set_addresses`].
+    pub fn guard_closed(&mut self, addresses: &[IpAddr]) -> Result<(), GuardError> {
+        let addresses = addresses.iter().map(IpAddr::to_canonical);
+        let new: BTreeMap<IpAddr, GroupId> = addresses
+            .filter(|address| !self.guarded.contains_key(address))
+            .map(|address| (address, CLOSED))
+            .collect();
+        if let Some(address) = new.keys().next()
+            && self.guarded.len() + new.len() > ADDRESSES_MAX
+        {
+            return Err(GuardError::TooManyAddresses { address: *address });
+        }
+        self.apply(new)
+    }
+
     /// The slot of `group`; refused if the table could not tell it from another, or from
     /// the addresses of none.
     fn slot_for(&self, group: GroupId) -> Result<Slot, GuardError> {

@@ -76,7 +76,7 @@ pub(crate) struct ScenarioOptions {
     /// Length of the scenarios that watch something for a time, in seconds.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
-    /// Runs of the scenarios that tell a distribution.
+    /// Runs of the scenarios that tell a distribution or repeat a round of changes.
     #[arg(long, default_value_t = 5)]
     pub(crate) runs: usize,
     /// From one question of a check to the next, in milliseconds.

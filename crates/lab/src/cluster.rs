@@ -264,6 +264,16 @@ impl Cluster {
             .with_context(|| format!("{name} has no power"))
     }
 
+    /// Writes another configuration file, the same for all nodes.
+    pub(crate) fn write_config(&self, text: &str) -> Result<()> {
+        fs::write(&self.evenkeel.config, text).context("writing the configuration")
+    }
+
+    /// The configuration file as it is.
+    pub(crate) fn config(&self) -> Result<String> {
+        fs::read_to_string(&self.evenkeel.config).context("reading the configuration")
+    }
+
     /// The daemon's program and files.
     pub(crate) fn evenkeel(&self) -> &Evenkeel {
         &self.evenkeel
@@ -342,8 +352,8 @@ impl Cluster {
             let Some(status) = self.status(&name)? else {
                 return Ok(Err(format!("{name} says nothing")));
             };
-            let Some(told) = status.groups.first() else {
-                return Ok(Err(format!("{name} knows no group")));
+            let Some(told) = status.groups.iter().find(|one| one.name == GROUP) else {
+                return Ok(Err(format!("{name} does not know the group")));
             };
             if !status.quorum || status.leader.is_none() {
                 return Ok(Err(format!("{name} sees no majority")));

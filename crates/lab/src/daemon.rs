@@ -29,12 +29,18 @@ pub(crate) struct Status {
     pub(crate) groups: Vec<GroupStatus>,
     /// The nodes.
     pub(crate) nodes: Vec<NodeStatus>,
+    /// Digest of the configuration that runs.
+    pub(crate) digest: String,
 }
 
 /// One group in it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct GroupStatus {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its addresses, with their prefixes.
+    pub(crate) addresses: Vec<String>,
     /// To whom it is assigned.
     pub(crate) holder: Option<String>,
     /// The number of the assignment.

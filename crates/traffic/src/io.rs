@@ -265,13 +265,7 @@ impl Mover {
     /// Refused as [`Mover::start`] refuses, and then nothing changes. Waits for the
     /// kernel, some milliseconds; call it in the mover's network namespace.
     pub fn assign(&self, group: GroupId, addresses: &[ServiceAddress]) -> Result<(), TrafficError> {
-        let mut route = Connection::open(Family::Route)?;
-        let links = address::links(&mut route)?;
-        let present = address::addresses(&mut route)?;
-        let sites = resolve(addresses, &links, &present)?;
-        if !sites.is_empty() {
-            require_right(sites.len())?;
-        }
+        let sites = sites_of(addresses)?;
         self.consists_of(group, &sites);
         self.shared.words().assigned.insert(group, sites);
         self.shared.wake();
@@ -293,6 +287,27 @@ impl Drop for Mover {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether a mover here could place `addresses`; changes nothing. Waits for the kernel, some
+/// milliseconds.
+///
+/// # Errors
+///
+/// As [`Mover::start`] refuses.
+pub fn fits(addresses: &[ServiceAddress]) -> Result<(), TrafficError> {
+    sites_of(addresses).map(drop)
+}
+
+fn sites_of(addresses: &[ServiceAddress]) -> Result<Vec<Site>, TrafficError> {
+    let mut route = Connection::open(Family::Route)?;
+    let links = address::links(&mut route)?;
+    let present = address::addresses(&mut route)?;
+    let sites = resolve(addresses, &links, &present)?;
+    if !sites.is_empty() {
+        require_right(sites.len())?;
+    }
+    Ok(sites)
 }
 
 fn require_right(addresses: usize) -> Result<(), TrafficError> {

@@ -54,6 +54,36 @@ pub enum Request {
         /// The nodes that the operator has stopped.
         stopped: Vec<String>,
     },
+    /// Take up a changed file, or a new program.
+    Reload {
+        /// On this node; on the one that is asked if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+        /// Which step of it.
+        step: ReloadStep,
+    },
+}
+
+/// A step of a reload. The process that answers may be replaced by it, so it is begun with
+/// one question and its outcome fetched with others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReloadStep {
+    /// Judge the file, and change nothing.
+    Check,
+    /// Begin to take it up.
+    Apply {
+        /// Only if this is its digest, as a check has told it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+    },
+    /// Begin to take up the program that is on disk now.
+    Upgrade,
+    /// How far is that?
+    Outcome {
+        /// The number that the first answer named.
+        id: u64,
+    },
 }
 
 impl Request {
@@ -65,7 +95,8 @@ impl Request {
             | Self::Drain { .. }
             | Self::Undrain { .. }
             | Self::Readmit { .. }
-            | Self::Recover { .. } => true,
+            | Self::Recover { .. }
+            | Self::Reload { .. } => true,
         }
     }
 }
@@ -86,6 +117,53 @@ pub enum Answer {
     Done(String),
     /// It was not done; why, and what to do.
     Refused(String),
+    /// How a reload or an upgrade stands.
+    Reload(Reload),
+}
+
+/// How a reload or an upgrade stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Its number.
+    pub id: u64,
+    /// What was asked for.
+    pub what: ReloadWhat,
+    /// How far it is.
+    pub state: ReloadState,
+    /// When it was asked for, RFC 3339.
+    pub at: String,
+    /// Digest of the file, once it was read and is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What exactly; why not, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReloadWhat {
+    /// To judge the file.
+    Check,
+    /// To take it up.
+    Reload,
+    /// To take up the program on disk.
+    Upgrade,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReloadState {
+    /// Under way.
+    Running,
+    /// The file was judged: it could be taken up.
+    Good,
+    /// Done.
+    Applied,
+    /// Nothing was changed.
+    Refused,
 }
 
 /// The status of the cluster as one node knows it. Every fact has an age; a stale one
@@ -113,6 +191,12 @@ pub struct Status {
     /// Version of the program that answers.
     #[serde(default)]
     pub version: String,
+    /// Digest of the configuration that runs.
+    #[serde(default)]
+    pub digest: String,
+    /// The last reload or upgrade of this node since its daemon was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<Box<Reload>>,
 }
 
 /// One node decides alone, and nobody could take over from it.

@@ -170,4 +170,11 @@ impl Tenure {
             .count();
         above >= settings.majority()
     }
+
+    /// Whether the proven deadline has stood still for two rounds of renewals. The newer epoch
+    /// may be this holder's own, on its way to its log (an address more): closing in that
+    /// moment would be an outage for nothing, and the deadline itself still ends in time.
+    pub(super) fn has_waited(&self, now: Moment, settings: &Settings) -> bool {
+        settings.worth(now).since(self.lease) >= settings.heartbeat * 2
+    }
 }

@@ -707,7 +707,7 @@ impl Machine {
             Verdict::Promised => tenure.promised(voter, answer.seq, settings),
             Verdict::Refused(refusal) => {
                 let new = tenure.refused(voter, refusal, answer.floor);
-                let overtaken = tenure.overtaken(settings);
+                let overtaken = tenure.overtaken(settings) && tenure.has_waited(now, settings);
                 if new {
                     self.told_refusal(voter, answer, refusal);
                 }
@@ -742,8 +742,8 @@ impl Machine {
         });
     }
 
-    /// A majority refuses an epoch for a newer one. If that is this node's own next
-    /// epoch, the older one has only been replaced.
+    /// A majority refuses an epoch for a newer one, and has for a second round. If that is this
+    /// node's own next epoch, the older one has only been replaced.
     fn overtaken(&mut self, id: GroupId, epoch: Epoch) {
         let Some(group) = self.groups.get(&id) else {
             return;

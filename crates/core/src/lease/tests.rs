@@ -183,6 +183,8 @@ enum What {
     Conditions,
     LeaseOver,
     Release,
+    /// For one round of renewals: the newer epoch may be its own.
+    OvertakenOnce,
     Overtaken,
     Truncated,
 }
@@ -210,9 +212,14 @@ fn happen(machine: &mut Machine, what: What) -> bool {
         }
         What::LeaseOver => machine.tick(ms(THEN) + L),
         What::Release => machine.release(now, GROUP),
-        What::Overtaken => {
+        What::OvertakenOnce => {
             machine.receive(now, A, refuse(1, 9));
             machine.receive(now, B, refuse(1, 9));
+        }
+        What::Overtaken => {
+            let later = ms(THEN + 40);
+            machine.receive(later, A, refuse(1, 9));
+            machine.receive(later, B, refuse(1, 9));
         }
         What::Truncated => machine.truncated(now, GROUP, epoch(1), None),
     }
@@ -222,7 +229,7 @@ fn happen(machine: &mut Machine, what: What) -> bool {
 #[test]
 fn the_whole_table_of_the_holder() {
     use Phase::{Held, Idle, Lapsed, Opening, Spent};
-    use What::{Conditions, LeaseOver, Mine, Others, Overtaken, Release, Truncated};
+    use What::{Conditions, LeaseOver, Mine, Others, Overtaken, OvertakenOnce, Release, Truncated};
     let table = [
         (Idle, Mine, Opening, false),
         (Idle, Others, Idle, false),
@@ -243,6 +250,7 @@ fn the_whole_table_of_the_holder() {
         (Held, Conditions, Held, false),
         (Held, LeaseOver, Lapsed, true),
         (Held, Release, Spent, true),
+        (Held, OvertakenOnce, Held, false),
         (Held, Overtaken, Spent, true),
         (Held, Truncated, Held, false),
         (Lapsed, Mine, Lapsed, false),

@@ -36,6 +36,26 @@ fn an_address_that_joins_an_open_group_waits_for_its_epoch() {
     }
 }
 
+/// A changed configuration: what nobody guards is closed, and what is open stays so.
+#[test]
+fn addresses_without_an_assignment_are_guarded_closed() {
+    for backends in ALL_BACKENDS {
+        let world = World::new();
+        let (mut guard, mut keeper) = world.guard(backends);
+        keeper
+            .set_addresses(GROUP, EPOCH, &[ip(V4)])
+            .expect("one is left");
+        keeper.forget(&[ip(V6)]).expect("nobody guards it");
+        guard.set_deadline(GROUP, EPOCH.index, now() + PATIENCE, now);
+        until("the guarded one answers", || world.answers(V4));
+        keeper.guard_closed(&[ip(V4), ip(V6)]).expect("guarded");
+        assert!(!world.answers(V6), "{backends:?}");
+        assert!(world.answers(V4), "{backends:?}: it was open");
+        guard.set_deadline(GROUP, EPOCH.index, now() + PATIENCE, now);
+        assert!(!world.answers(V6), "{backends:?}: it is of no group");
+    }
+}
+
 #[test]
 fn an_address_that_joins_a_closed_group_opens_with_it() {
     for backends in ALL_BACKENDS {

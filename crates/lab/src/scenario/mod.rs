@@ -6,6 +6,7 @@ mod freeze;
 mod identity;
 mod load;
 mod majority;
+mod reload;
 mod rest;
 mod rule;
 
@@ -54,11 +55,13 @@ pub(crate) enum Scenario {
     ClockStep,
     /// Connections of idle and active clients to a holder whose power is cut: all are told.
     Clients,
+    /// The configuration changed, the program replaced: not one request fails.
+    Reload,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 14] = [
+const USUAL: [Scenario; 15] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -72,6 +75,7 @@ const USUAL: [Scenario; 14] = [
     Scenario::DiskFull,
     Scenario::DiskFrozen,
     Scenario::Clients,
+    Scenario::Reload,
     Scenario::Rest,
 ];
 
@@ -112,6 +116,7 @@ impl Scenario {
             Self::DiskFrozen => load::disk_frozen(cluster),
             Self::ClockStep => load::clock_step(cluster),
             Self::Clients => clients::play(cluster, options.runs),
+            Self::Reload => reload::play(cluster, plan, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
@@ -135,7 +140,10 @@ fn play_one(
     if let Some(why) = scenario.hindrance() {
         return Ok(Ending::Impossible(why));
     }
-    let plan = scenario.plan(program, options);
+    let mut plan = scenario.plan(program, options);
+    if scenario == Scenario::Reload {
+        plan.program = reload::own_program(lab, program)?;
+    }
     let mut cluster = Cluster::start(lab, switch, &plan)?;
     let ending = cluster
         .wait_whole()

@@ -2,6 +2,7 @@
 //! root (or a user namespace with its own network), `ip` and nothing else.
 
 mod clients;
+mod drain;
 mod net;
 mod repair;
 mod reset;

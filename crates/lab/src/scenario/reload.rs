@@ -1,0 +1,270 @@
+//! Issue, "Seen to hold" 1: a changed configuration, on one node and on all, by command and
+//! by signal; a faulty one; an address that moves to another group and back; another
+//! program. Under 500 new requests a second not one fails, and nobody else ever answers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, kill_process};
+
+use super::Ending;
+use crate::client::{Outcome, Record};
+use crate::cluster::{Cluster, GROUP, Plan, SERVICE, SERVICE6};
+use crate::daemon;
+use crate::inside::Lab;
+use crate::wait;
+
+/// Requests before the first change and after the last one.
+const STEADY: Duration = Duration::from_millis(500);
+/// Time for a change to be there, as a node's status tells it.
+const THERE: Duration = Duration::from_secs(30);
+/// Another group, for an address to move to.
+const OTHER: &str = "other";
+
+/// A program that can be replaced.
+pub(super) fn own_program(lab: &Lab, program: &Path) -> Result<PathBuf> {
+    let own = lab.directory().join("evenkeel-to-upgrade");
+    fs::copy(program, &own).context("copying the program")?;
+    Ok(own)
+}
+
+pub(super) fn play(cluster: &mut Cluster, plan: &Plan, runs: usize) -> Result<Ending> {
+    let holder = cluster.wait_whole()?;
+    let first = cluster.config()?;
+    cluster.observer.mark();
+    let client = cluster.client()?;
+    std::thread::sleep(STEADY);
+    let mut from = 0;
+    let mut asked = 0;
+    for run in 0..runs {
+        let steps: [(&str, Step); 6] = [
+            ("a reload of one node and of all", checks),
+            ("a faulty file", faulty),
+            ("SIGHUP", signal),
+            ("an address to another group", regroup),
+            ("and back", group_gone),
+            ("an upgrade of all", upgrade),
+        ];
+        for (what, step) in steps {
+            step(cluster, plan, &holder, &first)
+                .and_then(|()| settled(cluster, &holder))
+                .with_context(|| format!("run {run}: {what}"))?;
+            // Those under way end within a second; the next step's count has them.
+            let records = client.since(&mut from);
+            asked += records.len();
+            none_failed(&records).with_context(|| format!("run {run}: {what}"))?;
+        }
+    }
+    std::thread::sleep(STEADY);
+    let rest = client.stop()?;
+    none_failed(&rest)?;
+    ensure!(
+        rest.len() >= asked && asked > 0,
+        "too few requests: {asked}"
+    );
+    cluster.verdict().check()?;
+    Ok(Ending::Held(format!(
+        "{} requests during {runs} rounds of changes, 0 failed",
+        rest.len()
+    )))
+}
+
+type Step = fn(&Cluster, &Plan, &str, &str) -> Result<()>;
+
+fn none_failed(records: &[Record]) -> Result<()> {
+    let failed: Vec<&Record> = records
+        .iter()
+        .filter(|one| !one.is_good() && one.outcome != Outcome::Unasked)
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "{} of {} requests failed, the first {:?}",
+        failed.len(),
+        records.len(),
+        failed.first()
+    );
+    Ok(())
+}
+
+/// The same node holds, and all nodes run one configuration.
+fn settled(cluster: &Cluster, holder: &str) -> Result<()> {
+    ensure!(cluster.wait_whole()? == holder, "the group has moved");
+    wait::until("all nodes run one configuration", THERE, || {
+        let mut digests = Vec::new();
+        for name in cluster.names() {
+            digests.extend(cluster.status(&name)?.map(|status| status.digest));
+        }
+        let whole = digests.len() == cluster.names().len();
+        digests.dedup();
+        Ok((whole && digests.len() == 1).then_some(()))
+    })
+}
+
+fn digest(cluster: &Cluster, name: &str) -> Result<String> {
+    let status = cluster.status(name)?.context("no status")?;
+    Ok(status.digest)
+}
+
+/// Another interval and a check more: on the holder, then on all.
+fn checks(cluster: &Cluster, _: &Plan, holder: &str, first: &str) -> Result<()> {
+    let before = digest(cluster, holder)?;
+    let text = first.replace("interval = \"50ms\"", "interval = \"60ms\"");
+    cluster.write_config(&format!(
+        "{text}\n[group.www.check.port]\ntcp = \"{{node}}:80\"\ninterval = \"100ms\"\n"
+    ))?;
+    let host = cluster.host(holder)?;
+    cluster.evenkeel().order(host, &["reload"])?;
+    let after = digest(cluster, holder)?;
+    ensure!(before != after, "the holder runs what it ran before");
+    let said = cluster
+        .evenkeel()
+        .order(host, &["reload", "--everywhere"])?;
+    ensure!(
+        said.matches(&after).count() == cluster.names().len(),
+        "not every node is told with its digest: {said}"
+    );
+    Ok(())
+}
+
+/// Refused on one node and on all, with the place, and nothing changes.
+fn faulty(cluster: &Cluster, _: &Plan, holder: &str, first: &str) -> Result<()> {
+    let good = cluster.config()?;
+    let before = digest(cluster, holder)?;
+    let parts = [
+        (first.replace("[group.www]", "[group.www"), "evenkeel.toml:"),
+        (
+            first.replace("192.0.2.12:7946", "192.0.2.12:7946\"\nwitness = \"no"),
+            "evenkeel.toml:",
+        ),
+        (
+            first.replace("[node.tie]", "[node.other]"),
+            "voters are fixed",
+        ),
+    ];
+    for (text, reason) in parts {
+        cluster.write_config(&text)?;
+        for arguments in [&["reload"][..], &["reload", "--everywhere"]] {
+            let output = cluster.evenkeel().ask(cluster.host(holder)?, arguments)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(
+                output.status.code() == Some(1) && said.contains(reason),
+                "{arguments:?}: {}: {said}",
+                output.status
+            );
+        }
+        ensure!(digest(cluster, holder)? == before, "something has changed");
+    }
+    cluster.write_config(&good)
+}
+
+/// A signal to each node's parent takes the first file up again.
+fn signal(cluster: &Cluster, _: &Plan, holder: &str, first: &str) -> Result<()> {
+    let before = digest(cluster, holder)?;
+    cluster.write_config(first)?;
+    for name in cluster.names() {
+        let parent = daemon::processes(cluster.host(&name)?)?;
+        let parent = parent.first().context("no daemon")?;
+        kill_process(*parent, Signal::HUP).context("sending SIGHUP")?;
+        wait::until(&format!("{name} has taken it up"), THERE, || {
+            let status = cluster.status(&name)?;
+            Ok(status.filter(|one| one.digest != before).map(drop))
+        })?;
+    }
+    Ok(())
+}
+
+/// The IPv6 address gets a group of its own.
+fn regroup(cluster: &Cluster, _: &Plan, holder: &str, first: &str) -> Result<()> {
+    let both = format!("addresses = [\"{SERVICE}/24\", \"{SERVICE6}/64\"]");
+    ensure!(first.contains(&both), "the file is not as expected");
+    let text = first.replace(&both, &format!("addresses = [\"{SERVICE}/24\"]"));
+    let servers = cluster.server_names().join("\", \"");
+    cluster.write_config(&format!(
+        "{text}\n[group.{OTHER}]\nnodes = [\"{servers}\"]\naddresses = [\"{SERVICE6}/64\"]\n"
+    ))?;
+    everywhere(cluster, holder)?;
+    wait_addresses(cluster, holder, GROUP, &[format!("{SERVICE}/24")])?;
+    wait_addresses(cluster, holder, OTHER, &[format!("{SERVICE6}/64")])
+}
+
+/// And back: the group of its own is gone.
+fn group_gone(cluster: &Cluster, _: &Plan, holder: &str, first: &str) -> Result<()> {
+    cluster.write_config(first)?;
+    everywhere(cluster, holder)?;
+    let both = [format!("{SERVICE}/24"), format!("{SERVICE6}/64")];
+    wait_addresses(cluster, holder, GROUP, &both)
+}
+
+fn everywhere(cluster: &Cluster, at: &str) -> Result<()> {
+    let host = cluster.host(at)?;
+    cluster
+        .evenkeel()
+        .order(host, &["reload", "--everywhere"])
+        .map(drop)
+}
+
+fn wait_addresses(cluster: &Cluster, at: &str, group: &str, addresses: &[String]) -> Result<()> {
+    let what = format!("{group} serves {}", addresses.join(", "));
+    wait::until(&what, THERE, || {
+        let Some(status) = cluster.status(at)? else {
+            return Ok(None);
+        };
+        let there = status
+            .groups
+            .iter()
+            .any(|one| one.name == group && one.state == "serving" && one.addresses == addresses);
+        Ok(there.then_some(()))
+    })
+}
+
+/// Programs that cannot go on are refused.
+fn no_programs(cluster: &Cluster, plan: &Plan, holder: &str, good: &Path) -> Result<()> {
+    let asks = format!("[ \"$1\" = forms ] && exec {} forms", good.display());
+    for (script, reason) in [
+        ("exit 1".to_owned(), "an older version needs a restart"),
+        (format!("{asks}; exit 1"), "does not come up"),
+    ] {
+        let beside = plan.program.with_extension("new");
+        fs::write(&beside, format!("#!/bin/sh\n{script}\n")).context("writing a script")?;
+        fs::set_permissions(&beside, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fs::rename(&beside, &plan.program).context("replacing the program")?;
+        // The client is the good one.
+        let client = crate::daemon::Evenkeel {
+            program: good.to_owned(),
+            ..cluster.evenkeel().clone()
+        };
+        let output = client.ask(cluster.host(holder)?, &["upgrade"])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(1) && said.contains(reason),
+            "{}: {said}",
+            output.status
+        );
+    }
+    Ok(())
+}
+
+/// The same program, in another file: parents stay the same processes.
+fn upgrade(cluster: &Cluster, plan: &Plan, holder: &str, _: &str) -> Result<()> {
+    let good = plan.program.with_extension("good");
+    fs::copy(&plan.program, &good).context("copying the program")?;
+    no_programs(cluster, plan, holder, &good)?;
+    fs::rename(&good, &plan.program).context("replacing the program")?;
+    for name in cluster.names() {
+        let host = cluster.host(&name)?;
+        let parent = || anyhow::Ok(daemon::processes(host)?.first().copied());
+        let before = parent()?;
+        cluster.evenkeel().order(host, &["upgrade"])?;
+        ensure!(parent()? == before, "{name} has another parent");
+        let number = before.context("no daemon")?.as_raw_nonzero();
+        let runs = fs::read_link(format!("/proc/{number}/exe")).context("its program")?;
+        ensure!(
+            !runs.to_string_lossy().ends_with("(deleted)"),
+            "{name} still runs {}",
+            runs.display()
+        );
+    }
+    Ok(())
+}
