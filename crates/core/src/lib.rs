@@ -25,4 +25,4 @@ pub mod suffrage;
 pub mod topology;
 
 pub use moment::Moment;
-pub use names::{CheckName, Epoch, GroupId, GroupName, Incarnation, NodeId, NodeName};
+pub use names::{CheckName, Epoch, GroupId, GroupName, Incarnation, NodeId, NodeName, ServiceName};

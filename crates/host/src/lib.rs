@@ -16,3 +16,4 @@ pub mod sockets;
     reason = "the kernel's interfaces that no safe crate covers"
 )]
 pub mod sys;
+pub mod systemd;
