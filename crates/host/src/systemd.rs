@@ -307,7 +307,10 @@ async fn connect(address: &str) -> Result<Connection, String> {
         // Without it systemd tells nobody of its jobs and units.
         call(&connection, "subscribe to", "units", "Subscribe", &())
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| match error {
+                SystemdError::Lost(reason) => reason,
+                error => error.to_string(),
+            })?;
         Ok(connection)
     };
     tokio::time::timeout(ANSWER_MAX, connecting)
