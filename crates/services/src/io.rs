@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use evenkeel_config::{Hosted, Runs};
 use evenkeel_core::{GroupId, GroupName, NodeName};
+use evenkeel_host::sys::sched;
 use evenkeel_host::systemd::{SYSTEM_BUS, Systemd};
 use tokio::sync::{mpsc, watch};
 
@@ -118,6 +119,9 @@ impl Services {
         let thread = std::thread::Builder::new()
             .name("services".to_owned())
             .spawn(move || {
+                // Refused without the right: then services start as late as other programs
+                // run. What is started is ordinary all the same.
+                let _ = sched::favoured();
                 runtime.block_on(async move {
                     let shared = shared(settings, shared_status);
                     let tasks: Vec<_> = groups
