@@ -18,9 +18,9 @@
 //!
 //! A service that is being stopped is left to it, and started after that if it is wanted
 //! by then. One hook runs at a time, in order; a hook that fails is told ([`Report::HookFailed`])
-//! and holds nothing up beyond its deadline. A service that failed is not started again
-//! before the next word, but for an `always` one, which is tried again from
-//! [`RETRY_MIN`] to [`RETRY_MAX`] apart.
+//! and holds nothing up beyond its deadline. A service that failed is tried again from
+//! [`RETRY_MIN`] to [`RETRY_MAX`] apart for as long as it is wanted, and so is a stop that
+//! failed: perhaps no other node is fit, and nobody comes to look.
 
 mod words;
 
@@ -35,7 +35,7 @@ pub use self::words::{
     Want,
 };
 
-/// The first pause before an `always` service that failed is tried again.
+/// The first pause before a service that failed is tried again.
 pub const RETRY_MIN: Duration = Duration::from_secs(1);
 /// The longest pause between such tries: somebody may have repaired it.
 pub const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -79,6 +79,8 @@ struct One {
     /// This word has found it down, or brought it down.
     was_down: bool,
     foreign: bool,
+    /// A stop failed, and it may still run.
+    owed: bool,
     up_since: Moment,
     retry: Duration,
     retry_at: Moment,
@@ -96,6 +98,7 @@ impl One {
             ours: false,
             was_down: false,
             foreign: false,
+            owed: false,
             up_since: Moment::ZERO,
             retry: RETRY_MIN,
             retry_at: Moment::ZERO,
@@ -169,11 +172,15 @@ impl Machine {
     /// When to step with [`Event::Time`] if nothing happens before; [`Moment::MAX`] for
     /// never.
     pub fn deadline(&self) -> Moment {
-        let waiting = self
-            .all
-            .iter()
-            .filter(|one| one.always() && one.failed.is_some() && one.doing == Doing::Rests);
-        waiting.map(|one| one.retry_at).min().unwrap_or(Moment::MAX)
+        let waits = |at: &usize| {
+            let one = &self.all[*at];
+            let start = one.failed.is_some() && self.may_start(*at);
+            let stop = one.owed && one.seen == Seen::Up && !self.should_run(*at);
+            one.doing == Doing::Rests && (start || stop)
+        };
+        let waiting = (0..self.all.len()).filter(waits);
+        let waiting = waiting.map(|at| self.all[at].retry_at);
+        waiting.min().unwrap_or(Moment::MAX)
     }
 
     /// What it looks like.
@@ -354,6 +361,7 @@ impl Machine {
             Ok(()) => {
                 one.seen = Seen::Up;
                 one.ours = true;
+                one.owed = false;
                 one.up_since = now;
                 one.trouble = None;
                 if one.failed.take().is_some() {
@@ -384,6 +392,7 @@ impl Machine {
         one.ours = false;
         one.was_down = true;
         one.retry_at = now;
+        let told = std::mem::take(&mut one.owed);
         let service = one.service.name.clone();
         match outcome {
             StopOutcome::Clean => {}
@@ -394,11 +403,16 @@ impl Machine {
             }),
             StopOutcome::Failed { reason } => {
                 one.trouble = Some(reason.clone());
-                self.report(Report::StopFailed {
-                    group: self.group,
-                    service,
-                    reason,
-                });
+                one.owed = true;
+                one.retry_at = now + one.retry;
+                one.retry = (one.retry * 2).min(RETRY_MAX);
+                if !told {
+                    self.report(Report::StopFailed {
+                        group: self.group,
+                        service,
+                        reason,
+                    });
+                }
             }
         }
     }
@@ -443,19 +457,22 @@ impl Machine {
         }
     }
 
+    /// Whether it may be started if it is down: in a closing group nothing new is.
+    fn may_start(&self, at: usize) -> bool {
+        let closing = matches!(self.want, Some(Want::Closing { .. }));
+        self.should_run(at) && (!closing || self.all[at].always())
+    }
+
     fn plan(&mut self, now: Moment) {
         let Some(want) = self.want else { return };
         for at in 0..self.all.len() {
             self.note_down(at);
         }
         for at in 0..self.all.len() {
-            if self.should_run(at) {
-                // In a closing group nothing new is started.
-                if !matches!(want, Want::Closing { .. }) || self.all[at].always() {
-                    self.plan_start(now, at);
-                }
-            } else {
-                self.plan_stop(at);
+            if self.may_start(at) {
+                self.plan_start(now, at);
+            } else if !self.should_run(at) {
+                self.plan_stop(now, at);
             }
         }
         self.plan_goal(now, want);
@@ -469,10 +486,7 @@ impl Machine {
 
     fn plan_start(&mut self, now: Moment, at: usize) {
         let one = &self.all[at];
-        let due = match one.failed {
-            None => true,
-            Some(_) => one.always() && one.retry_at <= now,
-        };
+        let due = one.failed.is_none() || one.retry_at <= now;
         // What is unknown is started too: a start of what runs changes nothing.
         let down = one.seen != Seen::Up;
         let waits = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
@@ -489,7 +503,7 @@ impl Machine {
         one.was_down |= down && one.doing == Doing::Rests;
     }
 
-    fn plan_stop(&mut self, at: usize) {
+    fn plan_stop(&mut self, now: Moment, at: usize) {
         if self.all[at].doing == Doing::Starts {
             self.all[at].doing = Doing::GivesUp;
             self.effects.push(Effect::GiveUp(at));
@@ -497,7 +511,15 @@ impl Machine {
         if self.all[at].doing != Doing::Rests {
             return;
         }
-        if self.all[at].was_down {
+        let one = &self.all[at];
+        if one.owed && one.seen == Seen::Up {
+            if one.retry_at <= now {
+                self.all[at].doing = Doing::Stops;
+                self.effects.push(Effect::Stop(at));
+            }
+            return;
+        }
+        if one.was_down {
             self.note_foreign(at);
             return;
         }

@@ -227,8 +227,18 @@ fn a_start_that_fails_is_told_once_and_a_new_epoch_is_a_new_chance() {
     let mut bench = Bench::standing_by(vec![service("a", &[]), service("b", &[0])]);
     bench.opening(5);
     assert_eq!(bench.not_started(0), ["Failed a no", "notify FAULT"]);
-    assert_eq!(bench.after(Duration::from_secs(99)), NONE);
+    assert_eq!(bench.after(Duration::ZERO), NONE);
     assert_eq!(bench.machine.status().unready, ["service a: no"]);
+    assert_eq!(
+        bench.machine.deadline(),
+        bench.now + RETRY_MIN - Duration::from_millis(10)
+    );
+    assert_eq!(
+        bench.after(RETRY_MIN),
+        ["start a"],
+        "perhaps no other node is fit"
+    );
+    assert_eq!(bench.not_started(0), NONE, "told once");
     // Part of it may run.
     assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
     assert_eq!(bench.stopped(0), ["after_close 5"]);
@@ -329,6 +339,18 @@ fn a_stop_that_fails_is_told_and_holds_nothing_up() {
     let failed = bench.step(Event::Stopped(0, StopOutcome::Failed { reason }));
     assert_eq!(failed, ["StopFailed a", "after_close 5"]);
     assert_eq!(bench.machine.status().unready, ["service a: it hangs"]);
+    bench.done(Hook::AfterClose);
+    // It turns out to run still: that is nobody else's doing, and it is stopped again.
+    assert_eq!(bench.sees(0, Seen::Up), NONE);
+    assert!(bench.machine.deadline() < Moment::MAX);
+    assert_eq!(bench.after(RETRY_MIN), ["stop a"]);
+    let reason = "it hangs".to_owned();
+    let failed = bench.step(Event::Stopped(0, StopOutcome::Failed { reason }));
+    assert_eq!(failed, NONE, "told once");
+    bench.sees(0, Seen::Up);
+    assert_eq!(bench.after(RETRY_MAX), ["stop a"]);
+    bench.stopped(0);
+    assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
 }
 
 #[test]
