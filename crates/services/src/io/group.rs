@@ -29,6 +29,9 @@ const OUTPUT_MAX: usize = 4_096;
 /// How often files that are run are looked at again while nothing happens.
 const EXAMINE_EVERY: Duration = Duration::from_secs(30);
 
+/// How long a look at some files may take before the file system is said to hang.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
 struct Task {
     shared: Shared,
     settings: GroupSettings,
@@ -39,7 +42,7 @@ struct Task {
     notify: watch::Sender<Option<(&'static str, u64)>>,
     waiting: VecDeque<Report>,
     missed: u64,
-    faults: Vec<String>,
+    faults: watch::Receiver<Vec<String>>,
 }
 
 /// Runs a group until the room ends.
@@ -52,6 +55,8 @@ pub(super) async fn run(
     let (events, mut heard) = mpsc::channel(EVENTS_MAX);
     let orders = start_services(&shared, &settings, &events);
     let (notify, states) = watch::channel(None);
+    let (faults, seen) = watch::channel(Vec::new());
+    tokio::spawn(examine(settings.hosted.clone(), faults));
     let mut task = Task {
         machine: Machine::new(settings.group, known(&settings.hosted)),
         context: Context::default(),
@@ -59,13 +64,13 @@ pub(super) async fn run(
         notify,
         waiting: VecDeque::new(),
         missed: 0,
-        faults: Vec::new(),
+        faults: seen,
         shared,
         settings,
         events,
     };
     tokio::spawn(task.notifier(states));
-    let mut examine = tokio::time::interval(EXAMINE_EVERY);
+    let mut faults = task.faults.clone();
     let mut reading = true;
     loop {
         task.publish();
@@ -78,10 +83,8 @@ pub(super) async fn run(
             },
             event = heard.recv() => event,
             () = tokio::time::sleep(pause) => Some(Event::Time),
-            _ = examine.tick() => {
-                task.examine().await;
-                None
-            }
+            // They are published above.
+            Ok(()) = faults.changed() => None,
             room = reports.reserve(), if told => {
                 match room {
                     Ok(room) => task.tell(room),
@@ -95,6 +98,30 @@ pub(super) async fn run(
             for effect in task.machine.step(clock::now(), event) {
                 task.carry_out(effect);
             }
+        }
+    }
+}
+
+/// Looks now and then whether the files that are run can be trusted, where waiting is
+/// allowed. A file system that hangs is told, and not looked at a second time meanwhile.
+async fn examine(hosted: Hosted, faults: watch::Sender<Vec<String>>) {
+    loop {
+        let files = hosted.clone();
+        let mut look = tokio::task::spawn_blocking(move || doctor::examine_files(&files));
+        let found = match tokio::time::timeout(LOOK_MAX, &mut look).await {
+            Ok(found) => found,
+            Err(_) => {
+                let late = "the files of its commands could not be looked at in time";
+                faults.send_replace(vec![late.to_owned()]);
+                look.await
+            }
+        };
+        // Only a runtime that is going down gives a task up.
+        let Ok(found) = found else { return };
+        faults.send_replace(found);
+        tokio::select! {
+            () = faults.closed() => return,
+            () = tokio::time::sleep(EXAMINE_EVERY) => {}
         }
     }
 }
@@ -279,22 +306,9 @@ impl Task {
         }
     }
 
-    /// Looks whether the files that are run can be trusted, where waiting is allowed.
-    async fn examine(&mut self) {
-        let hosted = self.settings.hosted.clone();
-        let looking = tokio::task::spawn_blocking(move || doctor::examine_files(&hosted));
-        // A file system that hangs must not hold up the group; the next look sees.
-        let look = tokio::time::timeout(Duration::from_millis(500), looking);
-        self.faults = match look.await {
-            Ok(Ok(faults)) => faults,
-            _ => vec!["the files of its commands could not be looked at in time".to_owned()],
-        };
-    }
-
     fn publish(&self) {
         let mut status = self.machine.status();
-        let faults = self.faults.iter().cloned();
-        status.unready.extend(faults);
+        status.unready.extend(self.faults.borrow().iter().cloned());
         self.shared
             .status
             .lock()
