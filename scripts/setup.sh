@@ -20,6 +20,9 @@ tcpdump tcpdump
 newuidmap uidmap
 unshare util-linux
 setpriv util-linux
+systemctl systemd
+dbus-daemon dbus-daemon
+pkill procps
 nsenter util-linux
 cc gcc
 '

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use evenkeel_core::names::{CheckName, GroupId, NodeId, NodeName};
-use evenkeel_core::topology::{ServiceAddress, Topology};
+use evenkeel_core::names::{CheckName, GroupId, NodeId, NodeName, ServiceName};
+use evenkeel_core::topology::{Group, ServiceAddress, Topology};
 use toml::de::DeTable;
 
 use crate::check::CheckSpec;
 use crate::fault::{Faults, Report, late};
 use crate::group::{self, FoundGroup};
+use crate::hook::Hooks;
 use crate::interface::{Interface, NoInterface, interface_for};
 use crate::name;
 use crate::node::{self, FoundNodes};
 use crate::revoked::{self, Fingerprint};
 use crate::section::{Keys, Section};
+use crate::service::ServiceSpec;
 use crate::source::{Place, Source, Span};
 use crate::{effective, syntax, timing};
 
@@ -24,6 +26,15 @@ const KEYS: Keys = Keys {
     later: &[],
 };
 
+/// What runs with a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosted {
+    /// Its services, in the order of the file.
+    pub services: Vec<ServiceSpec>,
+    /// Its hooks.
+    pub hooks: Hooks,
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -31,6 +42,8 @@ pub struct Config {
     pub topology: Topology,
     /// The checks of each group, in the order of the file; every group has an entry.
     pub checks: BTreeMap<GroupId, Vec<CheckSpec>>,
+    /// What runs with each group; every group has an entry.
+    pub hosted: BTreeMap<GroupId, Hosted>,
     /// Certificates that no longer count, in ascending order.
     pub revoked: Vec<Fingerprint>,
     /// Equal on two nodes exactly if their files mean the same.
@@ -48,6 +61,7 @@ struct SourceMap {
     groups: BTreeMap<GroupId, Span>,
     addresses: BTreeMap<(GroupId, IpAddr), Span>,
     checks: BTreeMap<(GroupId, CheckName), Span>,
+    services: BTreeMap<(GroupId, ServiceName), Span>,
 }
 
 impl SourceMap {
@@ -58,6 +72,7 @@ impl SourceMap {
             groups: BTreeMap::new(),
             addresses: BTreeMap::new(),
             checks: BTreeMap::new(),
+            services: BTreeMap::new(),
         };
         for node in &nodes.all {
             map.nodes.insert(NodeId::of(&node.name), node.span.clone());
@@ -71,6 +86,9 @@ impl SourceMap {
             for (spec, span) in &found.checks {
                 map.checks
                     .insert((id, spec.policy.name.clone()), span.clone());
+            }
+            for (spec, span) in &found.services {
+                map.services.insert((id, spec.name.clone()), span.clone());
             }
         }
         map
@@ -94,7 +112,7 @@ impl Config {
 
     /// The meaning of the file in canonical form, defaults written out.
     pub fn effective(&self) -> String {
-        effective_text(&self.topology, &self.revoked, &self.checks)
+        effective_text(&self.topology, &self.revoked, &self.checks, &self.hosted)
     }
 
     /// The node of this name, or the fault to show: the command line names one that is
@@ -140,6 +158,12 @@ impl Config {
     pub fn place_of_check(&self, group: GroupId, check: &CheckName) -> Option<Place> {
         self.places
             .place(self.places.checks.get(&(group, check.clone())))
+    }
+
+    /// Where `[group.G.service.NAME]` stands.
+    pub fn place_of_service(&self, group: GroupId, service: &ServiceName) -> Option<Place> {
+        self.places
+            .place(self.places.services.get(&(group, service.clone())))
     }
 
     /// The interface of this machine on which an address of a group belongs.
@@ -229,11 +253,22 @@ pub(crate) fn read(source: Arc<Source>) -> Result<Config, Faults> {
         (found.group.id, specs)
     });
     let checks: BTreeMap<GroupId, Vec<CheckSpec>> = checks.collect();
-    let digest = effective::digest(&effective_text(&topology, &revoked, &checks));
+    let hosted = groups.iter().map(|found| {
+        let services = found
+            .services
+            .iter()
+            .map(|(spec, _)| spec.clone())
+            .collect();
+        let hooks = found.hooks.clone();
+        (found.group.id, Hosted { services, hooks })
+    });
+    let hosted: BTreeMap<GroupId, Hosted> = hosted.collect();
+    let digest = effective::digest(&effective_text(&topology, &revoked, &checks, &hosted));
     let places = SourceMap::new(source, &nodes, &groups);
     Ok(Config {
         topology,
         checks,
+        hosted,
         revoked,
         digest,
         warnings,
@@ -274,8 +309,8 @@ fn effective_text(
     topology: &Topology,
     revoked: &[Fingerprint],
     checks: &BTreeMap<GroupId, Vec<CheckSpec>>,
+    hosted: &BTreeMap<GroupId, Hosted>,
 ) -> String {
-    effective::text(topology, revoked, |group| {
-        checks.get(&group.id).map_or(&[], Vec::as_slice)
-    })
+    let checks = |group: &Group| checks.get(&group.id).map_or(&[][..], Vec::as_slice);
+    effective::text(topology, revoked, checks, |group| hosted.get(&group.id))
 }

@@ -10,19 +10,24 @@ use std::fmt::Write;
 use evenkeel_core::topology::{Failback, Group, Node, Topology, WithoutMajority};
 
 use crate::check::{CheckSpec, Question};
+use crate::command::Command;
+use crate::config::Hosted;
 use crate::duration::show;
+use crate::hook::Hooks;
 use crate::http::{Http, Method, Trust};
 use crate::revoked::{self, Fingerprint};
+use crate::service::{Runs, ServiceSpec, When};
 use crate::tcp::Tcp;
 
 /// Raised when the same meaning gets another text.
 const FORM: &str = "evenkeel configuration, form 1\n";
 
-/// The canonical text; `checks` gives the checks of a group.
+/// The canonical text; `checks` gives the checks of a group, `hosted` what runs with it.
 pub(crate) fn text<'c>(
     topology: &Topology,
     revoked: &[Fingerprint],
     checks: impl Fn(&Group) -> &'c [CheckSpec],
+    hosted: impl Fn(&Group) -> Option<&'c Hosted>,
 ) -> String {
     let mut text = String::new();
     line(&mut text, "cluster", quoted(&topology.cluster));
@@ -53,6 +58,9 @@ pub(crate) fn text<'c>(
         specs.sort_by(|left, right| left.policy.name.cmp(&right.policy.name));
         for spec in specs {
             write_check(&mut text, group, spec);
+        }
+        if let Some(hosted) = hosted(group) {
+            write_hosted(&mut text, group, hosted);
         }
     }
     text
@@ -164,6 +172,73 @@ fn write_tcp(text: &mut String, tcp: &Tcp) {
     for (key, value) in [("send", &tcp.send), ("expect", &tcp.expect)] {
         if let Some(value) = value {
             line(text, key, quoted(value));
+        }
+    }
+}
+
+fn write_hosted(text: &mut String, group: &Group, hosted: &Hosted) {
+    let mut services: Vec<&ServiceSpec> = hosted.services.iter().collect();
+    services.sort_by(|left, right| left.name.cmp(&right.name));
+    for service in services {
+        header(
+            text,
+            &[
+                "group",
+                group.name.as_str(),
+                "service",
+                service.name.as_str(),
+            ],
+        );
+        write_service(text, service);
+    }
+    let hooks = &hosted.hooks;
+    if *hooks == Hooks::default() {
+        return;
+    }
+    header(text, &["group", group.name.as_str(), "hook"]);
+    for (key, command) in hooks.all() {
+        line(text, key, command_text(command));
+    }
+    line(text, "hook_timeout", quoted(&show(hooks.timeout)));
+}
+
+fn write_service(text: &mut String, service: &ServiceSpec) {
+    let mut command = |key, command: &Command| line(text, key, command_text(command));
+    match &service.what {
+        Runs::Unit(unit) => line(text, "unit", quoted(unit)),
+        Runs::Foreground { start, status } => {
+            command("start", start);
+            status.iter().for_each(|status| command("status", status));
+        }
+        Runs::Scripts {
+            start,
+            stop,
+            status,
+        } => {
+            command("start", start);
+            command("stop", stop);
+            status.iter().for_each(|status| command("status", status));
+        }
+    }
+    let when = match service.when {
+        When::Active => "active",
+        When::Always => "always",
+    };
+    line(text, "when", quoted(when));
+    line(text, "restart", service.restart);
+    line(text, "start_timeout", quoted(&show(service.start_timeout)));
+    line(text, "stop_timeout", quoted(&show(service.stop_timeout)));
+    // The order of the file, written out.
+    let mut after: Vec<&str> = service.after.iter().map(|name| name.as_str()).collect();
+    after.sort_unstable();
+    line(text, "after", list(after.into_iter().map(str::to_owned)));
+}
+
+fn command_text(command: &Command) -> String {
+    match command {
+        Command::Shell(line) => quoted(line),
+        Command::Program { path, arguments } => {
+            list(std::iter::once(path).chain(arguments).cloned())
         }
     }
 }

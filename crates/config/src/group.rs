@@ -13,9 +13,11 @@ use crate::address;
 use crate::check::{self, CheckSpec};
 use crate::duration;
 use crate::fault::{Report, shown};
+use crate::hook::{self, Hooks};
 use crate::name;
 use crate::node::FoundNodes;
 use crate::section::{Keys, Section, Text};
+use crate::service::{self, SERVICES_MAX, ServiceSpec, Units};
 use crate::source::Span;
 
 /// Every group has a lease of its own.
@@ -52,14 +54,10 @@ const KEYS: Keys = Keys {
         "drain",
         "without_majority",
         "check",
+        "service",
+        "hook",
     ],
-    later: &[
-        (
-            "service",
-            "remove it; start the service with the machine, and watch it by a check",
-        ),
-        ("hook", "remove it"),
-    ],
+    later: &[],
 };
 
 const ADDRESSES_EXAMPLE: &str = "addresses = [\"192.0.2.100/24\"]";
@@ -72,6 +70,8 @@ pub(crate) struct FoundGroup {
     /// Its addresses with their places; the same as in `group`, in the same order.
     pub(crate) addresses: Vec<(ServiceAddress, Span)>,
     pub(crate) checks: Vec<(CheckSpec, Span)>,
+    pub(crate) services: Vec<(ServiceSpec, Span)>,
+    pub(crate) hooks: Hooks,
 }
 
 /// Reads all groups and what must hold between them and the nodes.
@@ -96,6 +96,8 @@ pub(crate) fn read(top: &Section<'_>, nodes: &FoundNodes, report: &mut Report) -
     let mut budget = Budget {
         checks: CHECKS_MAX,
         addresses: ADDRESSES_MAX,
+        services: SERVICES_MAX,
+        units: Units::new(),
     };
     for (name, section) in sections.iter().take(GROUPS_MAX) {
         groups.extend(read_one(name, section, nodes, &mut budget, report));
@@ -105,10 +107,13 @@ pub(crate) fn read(top: &Section<'_>, nodes: &FoundNodes, report: &mut Report) -
     groups
 }
 
-/// How many checks and addresses the file may still have.
+/// What the file may still have.
 struct Budget {
     checks: usize,
     addresses: usize,
+    services: usize,
+    /// Units that belong to a group already.
+    units: Units,
 }
 
 fn read_one(
@@ -126,6 +131,8 @@ fn read_one(
         names,
         whole: checks,
     } = read_checks(section, budget, report);
+    let services = service::read_all(section, &mut budget.services, &mut budget.units, report);
+    let hooks = hook::read(section, report);
     let fail_when = read_rule(section, &names, report);
     let failback = read_failback(section, report);
     let drain = duration::read(section, "drain", DRAIN_BOUNDS, report)
@@ -152,6 +159,8 @@ fn read_one(
         span: key.span.clone(),
         addresses,
         checks,
+        services,
+        hooks,
     })
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Keys {
 }
 
 /// Keys that people put into the wrong table, and where they belong.
-const HOMES: [(&str, &[&str]); 5] = [
+const HOMES: [(&str, &[&str]); 7] = [
     (
         "at the top of the file, before the first [section]",
         &["cluster", "profile", "revoked"],
@@ -55,6 +55,28 @@ const HOMES: [(&str, &[&str]); 5] = [
         "in [group.NAME.check.NAME]",
         &[
             "ping", "http", "interval", "timeout", "from", "fall", "rise", "status", "body", "tls",
+        ],
+    ),
+    (
+        "in [group.NAME.service.NAME]",
+        &[
+            "when",
+            "restart",
+            "start_timeout",
+            "stop_timeout",
+            "after",
+            "stop",
+        ],
+    ),
+    (
+        "in [group.NAME.hook]",
+        &[
+            "before_open",
+            "after_open",
+            "before_close",
+            "after_close",
+            "keepalived",
+            "hook_timeout",
         ],
     ),
 ];

@@ -152,14 +152,6 @@ fn unknown_keys_are_told_what_was_meant() {
         ],
     );
     refused(
-        "[group.www.check.ping]",
-        "[group.www.service.apache]\nunit = \"x\"\n[group.www.hook]\nbefore_open=\"/x\"\n[group.www.check.ping]",
-        &[
-            "f:18:12: \"service\" is not built yet in this version | remove it; start the service with the machine, and watch it by a check",
-            "f:20:12: \"hook\" is not built yet in this version | remove it",
-        ],
-    );
-    refused(
         "ping = \"{node}\"",
         "unit = \"x.service\"",
         &[
@@ -998,6 +990,150 @@ fn what_is_used_but_doubtful() {
         "https://",
         &[
             "f:21:8: warning: the server's certificate must carry the address itself | add host = \"www.example.com\" with the name in the certificate, or tls = { verify = false }",
+        ],
+    );
+}
+
+/// `GOOD` with these lines before its first check, which are line 18 and on, is refused
+/// with exactly these faults.
+fn refused_hosting(lines: &str, expected: &[&str]) {
+    let new = format!("{lines}\n[group.www.check.ping]");
+    refused("[group.www.check.ping]", &new, expected);
+}
+
+#[test]
+fn a_service_is_a_unit_or_commands() {
+    let service = |keys: &str, expected: &[&str]| {
+        refused_hosting(&format!("[group.www.service.a]\n{keys}"), expected);
+    };
+    service(
+        "restart = 1",
+        &[
+            "f:18:1: [group.www.service.a] starts nothing | add for example unit = \"apache2.service\", or start = \"...\"",
+        ],
+    );
+    service(
+        "unit = \"apache2\"",
+        &[
+            "f:19:8: \"apache2\" does not say which kind of unit it is | did you mean \"apache2.service\"?",
+        ],
+    );
+    service(
+        "unit = \"a.service\"\nstart = \"/bin/a\"",
+        &["f:20:1: a service is a unit or commands, not unit and start | remove one of them"],
+    );
+    service(
+        "stop = \"/bin/a\"",
+        &[
+            "f:18:1: [group.www.service.a] starts nothing | add for example unit = \"apache2.service\", or start = \"...\"",
+        ],
+    );
+    service(
+        "start = [\"bin/a\", \"-d\"]",
+        &["f:19:10: \"bin/a\" is not an absolute path | write the whole path, from / on"],
+    );
+    service(
+        "start = \" \"",
+        &["f:19:9: start runs nothing | name a program, or remove it"],
+    );
+    service(
+        "start = []",
+        &["f:19:9: start runs nothing | name a program, or remove it"],
+    );
+    service(
+        "start = \"a\\u0000b\"",
+        &["f:19:9: start contains a null byte, which no program can be told | remove it"],
+    );
+    service(
+        "unit = \"a.service\"\nwhen = \"activ\"\nrestart = 101\nstart_timeout = \"1ms\"\nstop_timout = \"1s\"",
+        &[
+            "f:20:8: \"activ\" is no time for a service to run | did you mean \"active\"?",
+            "f:21:11: restart = 101 is out of bounds | write a whole number from 0 to 100",
+            "f:22:17: start_timeout = 1ms is too short | the shortest start_timeout is 100ms",
+            "f:23:1: unknown key \"stop_timout\" in [group.www.service.a] | did you mean \"stop_timeout\"?",
+        ],
+    );
+    service(
+        "unit = \"a.service\"\nbefore_open = \"/x\"",
+        &[
+            "f:20:1: unknown key \"before_open\" in [group.www.service.a] | it belongs in [group.NAME.hook]",
+        ],
+    );
+}
+
+#[test]
+fn a_unit_belongs_to_one_group() {
+    refused_hosting(
+        "[group.www.service.a]\nunit = \"a.service\"\n[group.db]\nnodes = [\"ams1\"]\n\
+         [group.db.service.b]\nunit = \"a.service\"",
+        &[
+            "f:23:8: \"a.service\" is a service a second time | a unit belongs to one group, or two would start and stop it against each other",
+        ],
+    );
+}
+
+#[test]
+fn an_order_that_cannot_be_kept_is_refused() {
+    let order = |after: [&str; 3], expected: &[&str]| {
+        let service = |name: &str, after: &str| {
+            format!("[group.www.service.{name}]\nunit = \"{name}.service\"\n{after}\n")
+        };
+        let [a, b, c] = after;
+        let text = service("a", a) + &service("b", b) + &service("c", c);
+        refused_hosting(&text, expected);
+    };
+    order(
+        ["after = [\"b\"]", "", ""],
+        &[
+            "f:20:10: no order is possible: a waits for b waits for a | take one out; \"b\" has no after and so waits for all above it (after = [] waits for none)",
+        ],
+    );
+    order(
+        ["after = [\"b\"]", "after = [\"c\"]", "after = [\"a\"]"],
+        &[
+            "f:20:10: no order is possible: a waits for b waits for c waits for a | take one out of an after",
+        ],
+    );
+    order(
+        ["", "after = [\"b\"]", ""],
+        &["f:23:10: no order is possible: b waits for b | take one out of an after"],
+    );
+    order(
+        ["", "after = [\"a\", \"a\", \"mysql\", \"cc\"]", ""],
+        &[
+            "f:23:15: \"a\" is named twice | remove one of them",
+            "f:23:20: the group has no service \"mysql\" | name services of the same group",
+            "f:23:29: the group has no service \"cc\" | did you mean \"c\"?",
+        ],
+    );
+}
+
+#[test]
+fn hooks_are_whole_paths() {
+    let hook = |key: &str, expected: &[&str]| {
+        refused_hosting(&format!("[group.www.hook]\n{key}"), expected);
+    };
+    hook(
+        "before_open = \"hook\"",
+        &["f:19:15: \"hook\" is not an absolute path | write the whole path, from / on"],
+    );
+    hook(
+        "after_close = \"/etc/hook now\"",
+        &[
+            "f:19:15: \"/etc/hook now\" has blanks in it, and no shell reads it | write a list, as in after_close = [\"/etc/evenkeel/hook\", \"now\"]",
+        ],
+    );
+    hook(
+        "before_close = 5",
+        &[
+            "f:19:16: before_close must be a string or a list of strings, not a whole number | write the path of a program, as in before_close = \"/etc/evenkeel/hook\", or a list with its arguments",
+        ],
+    );
+    hook(
+        "before_opne = \"/x\"\nhook_timeout = \"11m\"",
+        &[
+            "f:19:1: unknown key \"before_opne\" in [group.www.hook] | did you mean \"before_open\"?",
+            "f:20:16: hook_timeout = 11m is too long | the longest hook_timeout is 10m",
         ],
     );
 }

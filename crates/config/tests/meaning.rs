@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_config::{
-    Config, Http, Interface, Method, Question, Severity, Target, Trust, load, parse,
+    Command, Config, Hosted, Http, Interface, Method, Question, Runs, Severity, Target, Trust,
+    When, load, parse,
 };
 use evenkeel_core::names::{CheckName, GroupId, GroupName, NodeId, NodeName};
 use evenkeel_core::topology::{Failback, Group, WithoutMajority};
@@ -64,6 +65,24 @@ tls = { verify = false }
 tcp = "{node}:6379"
 send = "PING\r\n"
 expect = "+PONG"
+[group."www.x".service.web]
+unit = "apache2.service"
+when = "always"
+restart = 3
+[group."www.x".service."app.1"]
+start = ["/usr/bin/app", "-d", "a b"]
+status = "/usr/bin/app --ask | grep -q up"
+start_timeout = "2m"
+stop_timeout = "500ms"
+after = []
+[group."www.x".service.init]
+start = "/etc/init.d/x start"
+stop = "/etc/init.d/x stop"
+[group."www.x".hook]
+before_open = "/etc/evenkeel/before-open"
+after_close = ["/etc/evenkeel/hook", "closed"]
+keepalived = "/etc/keepalived/notify.sh"
+hook_timeout = "1500ms"
 [group.idle]
 nodes = ["a.1", "b"]
 "#;
@@ -133,6 +152,39 @@ fn the_example_means_what_its_comments_say() {
         (&None, Method::Get, 80)
     );
     assert!(http.status.contains(302) && !http.status.contains(404));
+}
+
+#[test]
+fn what_runs_with_a_group_is_understood() {
+    let config = read(EVERYTHING);
+    let hosted = &config.hosted[&group(&config, "www.x").id];
+    let [web, app, init] = &hosted.services[..] else {
+        panic!("three services")
+    };
+    assert_eq!(web.what, Runs::Unit("apache2.service".into()));
+    assert_eq!((web.when, web.restart), (When::Always, 3));
+    assert_eq!(web.start_timeout, Duration::from_secs(30));
+    assert_eq!(web.stop_timeout, Duration::from_secs(10));
+    let Runs::Foreground {
+        start: Command::Program { path, arguments },
+        status: Some(Command::Shell(_)),
+    } = &app.what
+    else {
+        panic!("{:?}", app.what)
+    };
+    assert_eq!(path, "/usr/bin/app");
+    assert_eq!(arguments, &["-d", "a b"]);
+    assert_eq!((app.when, app.restart), (When::Active, 0));
+    assert!(app.after.is_empty());
+    assert!(matches!(init.what, Runs::Scripts { status: None, .. }));
+    // Without `after` it waits for all above it.
+    assert_eq!(init.after, [web.name.clone(), app.name.clone()]);
+    let hooks: Vec<&str> = hosted.hooks.all().map(|(name, _)| name).collect();
+    assert_eq!(hooks, ["before_open", "after_close", "keepalived"]);
+    assert_eq!(hosted.hooks.timeout, Duration::from_millis(1_500));
+    let place = config.place_of_service(group(&config, "www.x").id, &app.name);
+    assert!(place.is_some());
+    assert_eq!(config.hosted[&group(&config, "idle").id], Hosted::default());
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -26,6 +26,13 @@ without_majority = "serve"
 a = { http = "https://[2001:db8::9]:8443/x?{node}&y", tls = { ca = "/x", verify = true }, status = 200 }
 b = { http = "http://{node}", method = "GET", body = "b", host = "h:80" }
 c.ping = "{node}"
+[group.g.service]
+a = { unit = "a.service", when = "always", restart = 1, after = ["b"] }
+b = { start = ["/x", "y"], stop = "z", status = 'w', start_timeout = "1s", after = [] }
+[group.g.hook]
+before_open = "/x"
+keepalived = ["/y", "z"]
+hook_timeout = "1s"
 "#;
 
 /// What a token is replaced with: every kind of thing that a file is made of.

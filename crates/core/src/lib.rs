@@ -27,4 +27,4 @@ pub mod switchover;
 pub mod topology;
 
 pub use moment::Moment;
-pub use names::{CheckName, Epoch, GroupId, GroupName, Incarnation, NodeId, NodeName};
+pub use names::{CheckName, Epoch, GroupId, GroupName, Incarnation, NodeId, NodeName, ServiceName};

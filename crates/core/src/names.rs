@@ -95,6 +95,10 @@ name!(
     /// The name of a check within its group.
     CheckName
 );
+name!(
+    /// The name of a service within its group.
+    ServiceName
+);
 
 /// FNV-1a, 64 bits: equal on every machine and in every version.
 const fn stable_hash(text: &str) -> u64 {

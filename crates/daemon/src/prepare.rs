@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use evenkeel_config::Config;
+use evenkeel_config::{Config, Hosted};
 use evenkeel_core::NodeId;
 use evenkeel_core::lease;
 use evenkeel_core::topology::{Node, Topology};
@@ -45,6 +45,11 @@ enum Refused {
         "[node.{0}] has voter = false, which this version cannot do yet: take it out, every node votes"
     )]
     NoVote(String),
+    #[error(
+        "group {0} has services or hooks, which this version checks in the file and does not run \
+         yet: take them out, and let the operating system start what the group serves"
+    )]
+    NoServices(String),
 }
 
 impl Prepared {
@@ -87,6 +92,10 @@ impl Prepared {
         let authority = identity.authority_fingerprint().to_string();
         if let Some(silent) = topology.nodes.values().find(|node| !node.voter) {
             return Err(Refused::NoVote(silent.name.to_string()).into());
+        }
+        let hosts = |(_, hosted): &(_, &Hosted)| *hosted != &Hosted::default();
+        if let Some((group, _)) = config.hosted.iter().find(hosts) {
+            return Err(Refused::NoServices(topology.group_name(*group)).into());
         }
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         if let Some(days) = identity.validity().alarm(SystemTime::now()) {

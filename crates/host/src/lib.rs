@@ -10,10 +10,12 @@ pub mod listener;
 pub mod netlink;
 pub mod ping;
 pub mod process;
+pub mod run;
 pub mod sockets;
 #[expect(
     unsafe_code,
     reason = "the kernel's interfaces that no safe crate covers"
 )]
 pub mod sys;
+pub mod systemd;
 pub mod tickle;

@@ -11,5 +11,6 @@ pub mod pidfd;
 pub mod sched;
 pub mod shm;
 pub mod signals;
+pub mod spawn;
 pub mod tap;
 pub mod udp;

@@ -1,0 +1,335 @@
+//! Commands as services: a program that stays in the foreground, or scripts that end.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evenkeel_config::{Command, ServiceSpec};
+use evenkeel_host::process::{Identity, Watched};
+use evenkeel_host::run::{Child, End, Leftovers, Limits, Output, Program, run};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::service::Driver;
+use crate::machine::{Seen, StopOutcome};
+use crate::v1;
+
+/// How long a killed process group is waited for.
+const AFTER_KILL: Duration = Duration::from_secs(2);
+
+/// How long one question for the status may take.
+const STATUS_MAX: Duration = Duration::from_secs(5);
+
+/// How soon a starting service is asked whether it is up, and how seldom at the most.
+const ASK_MIN: Duration = Duration::from_millis(10);
+const ASK_MAX: Duration = Duration::from_millis(250);
+
+/// How often scripts are asked for the status. Nothing else tells that what they started
+/// has ended; checks are there for more haste.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// What is kept of what a command says: enough to tell what is wrong.
+const OUTPUT_MAX: usize = 4_096;
+
+/// The program that a command of the file is, with more arguments behind its own.
+pub(super) fn program(command: &Command, more: &[&str]) -> Program {
+    match command {
+        Command::Shell(line) => Program::shell(line),
+        Command::Program { path, arguments } => {
+            let own = arguments.iter().map(String::as_str);
+            Program::new(path, own.chain(more.iter().copied()))
+        }
+    }
+}
+
+/// Runs a command that ends; what it says comes back if it fails.
+async fn finish(program: &Program, within: Duration) -> Result<(), String> {
+    match question(program, within).await? {
+        (End::Exit(0), _) => Ok(()),
+        (end, line) if line.is_empty() => Err(format!("{} {end}", program.path().display())),
+        (end, line) => Err(format!("{} {end}: {line}", program.path().display())),
+    }
+}
+
+async fn question(program: &Program, within: Duration) -> Result<(End, String), String> {
+    let limits = Limits {
+        time: within,
+        output: OUTPUT_MAX,
+        leftovers: Leftovers::Leave,
+    };
+    let finished = run(program, &limits).await;
+    let finished = finished.map_err(|error| format!("failed to {error}"))?;
+    Ok((finished.end, finished.line()))
+}
+
+/// Asks until the answer is that it is up. The caller sets the deadline.
+async fn until_up(status: &Program) {
+    let mut pause = ASK_MIN;
+    while finish(status, STATUS_MAX).await.is_err() {
+        sleep(pause).await;
+        pause = (pause * 2).min(ASK_MAX);
+    }
+}
+
+/// A process that runs for a service.
+enum Life {
+    /// Started by us.
+    Ours(Child),
+    /// Started by an earlier life of the daemon.
+    Found(Watched),
+}
+
+impl Life {
+    async fn ended(&self) {
+        match self {
+            Self::Ours(child) => child.ended().await,
+            Self::Found(watched) => watched.wait_death().await,
+        }
+    }
+
+    /// To the process and its group.
+    fn signal(&self, signal: Signal) {
+        match self {
+            Self::Ours(child) => child.signal(signal),
+            // Alive, it keeps its number and that of its group.
+            Self::Found(watched) if !watched.is_dead() => {
+                let pid = i32::try_from(watched.pid()).ok().and_then(Pid::from_raw);
+                if let Some(pid) = pid {
+                    let _ = kill_process_group(pid, signal);
+                }
+            }
+            Self::Found(_) => {}
+        }
+    }
+
+    /// How it ended, for people.
+    async fn how(&mut self) -> End {
+        match self {
+            Self::Ours(child) => child.wait().await,
+            Self::Found(_) => End::Unknown,
+        }
+    }
+}
+
+/// A program that stays in the foreground.
+pub(super) struct Foreground {
+    start: Program,
+    status: Option<Program>,
+    start_timeout: Duration,
+    stop_timeout: Duration,
+    note: PathBuf,
+    life: Option<Life>,
+    /// Why there is none.
+    detail: String,
+    anew: bool,
+}
+
+impl Foreground {
+    pub(super) fn new(
+        start: &Command,
+        status: Option<&Command>,
+        spec: &ServiceSpec,
+        note: &Path,
+    ) -> Self {
+        let found = v1::noted(note).and_then(|identity| Watched::open_same(identity).ok());
+        Self {
+            start: program(start, &[]),
+            status: status.map(|status| program(status, &[])),
+            start_timeout: spec.start_timeout,
+            stop_timeout: spec.stop_timeout,
+            note: note.to_owned(),
+            life: found.map(Life::Found),
+            detail: "it was not started".to_owned(),
+            anew: true,
+        }
+    }
+
+    async fn start_it(&mut self, deadline: Instant) -> Result<(), String> {
+        if self.life.is_none() {
+            // Its output goes where ours does: it outlives us, and a pipe to us would not.
+            let start = Child::start(&self.start, Output::Log, None, self.start_timeout);
+            let mut child = start.await.map_err(|error| format!("failed to {error}"))?;
+            child.stay();
+            let identity = Identity::of(child.pid());
+            if let Ok(identity) = identity
+                && let Err(error) = v1::note(&self.note, identity)
+            {
+                tracing::warn!(%error, note = %self.note.display(), "a restarted daemon will \
+                    not find what it started");
+            }
+            self.life = Some(Life::Ours(child));
+        }
+        let (Some(life), Some(status)) = (&self.life, &self.status) else {
+            return Ok(());
+        };
+        tokio::select! {
+            () = life.ended() => Err(self.bury().await),
+            up = tokio::time::timeout_at(deadline, until_up(status)) => {
+                up.map_err(|_| format!("it was not up within {:?}", self.start_timeout))
+            }
+        }
+    }
+
+    /// After its end: what it left behind is killed, so that a new one finds the place
+    /// free, and how it ended is told.
+    async fn bury(&mut self) -> String {
+        let Some(mut life) = self.life.take() else {
+            return self.detail.clone();
+        };
+        life.signal(Signal::KILL);
+        self.detail = format!("it {}", life.how().await);
+        v1::forget(&self.note);
+        self.detail.clone()
+    }
+}
+
+impl Driver for Foreground {
+    async fn start(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + self.start_timeout;
+        self.start_it(deadline).await
+    }
+
+    async fn stop(&mut self) -> StopOutcome {
+        let Some(life) = &self.life else {
+            return StopOutcome::Clean;
+        };
+        life.signal(Signal::TERM);
+        if timeout(self.stop_timeout, life.ended()).await.is_ok() {
+            self.bury().await;
+            return StopOutcome::Clean;
+        }
+        life.signal(Signal::KILL);
+        let why = format!("it did not end within {:?} of SIGTERM", self.stop_timeout);
+        if timeout(AFTER_KILL, life.ended()).await.is_ok() {
+            self.bury().await;
+            let how = format!("{why}; SIGKILL to its process group ended it");
+            return StopOutcome::Forced { how };
+        }
+        StopOutcome::Failed {
+            reason: format!("{why}, nor by SIGKILL yet"),
+        }
+    }
+
+    async fn look(&mut self) -> (Seen, String) {
+        let Some(life) = &self.life else {
+            if !self.anew {
+                return std::future::pending().await;
+            }
+            self.anew = false;
+            return (Seen::Down, self.detail.clone());
+        };
+        if self.anew {
+            self.anew = false;
+            return (Seen::Up, "it runs".to_owned());
+        }
+        life.ended().await;
+        (Seen::Down, self.bury().await)
+    }
+
+    fn look_anew(&mut self) {
+        self.anew = true;
+    }
+}
+
+/// Commands that end, as those of an init script.
+pub(super) struct Scripts {
+    start: Program,
+    stop: Program,
+    status: Option<Program>,
+    start_timeout: Duration,
+    stop_timeout: Duration,
+    /// When to ask next.
+    due: Instant,
+}
+
+impl Scripts {
+    pub(super) fn new(
+        start: &Command,
+        stop: &Command,
+        status: Option<&Command>,
+        spec: &ServiceSpec,
+    ) -> Self {
+        Self {
+            start: program(start, &[]),
+            stop: program(stop, &[]),
+            status: status.map(|status| program(status, &[])),
+            start_timeout: spec.start_timeout,
+            stop_timeout: spec.stop_timeout,
+            due: Instant::now(),
+        }
+    }
+
+    /// Its output goes where ours does: what it leaves running inherits that, and outlives
+    /// us.
+    async fn run_start(&self, deadline: Instant) -> Result<(), String> {
+        let within = self.start_timeout;
+        let start = Child::start(&self.start, Output::Log, None, within);
+        let mut child = start.await.map_err(|error| format!("failed to {error}"))?;
+        let late = |_| format!("it was not up within {within:?}");
+        // Dropped at the deadline, it is killed with its group.
+        let end = tokio::time::timeout_at(deadline, child.wait()).await;
+        let end = end.map_err(late)?;
+        if !end.is_success() {
+            let path = self.start.path().display();
+            return Err(format!("{path} {end}; what it wrote is in our log"));
+        }
+        match &self.status {
+            Some(status) => tokio::time::timeout_at(deadline, until_up(status))
+                .await
+                .map_err(late),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Scripts {
+    /// Whether its status says that it does not run.
+    async fn is_down(&self) -> bool {
+        match &self.status {
+            Some(status) => matches!(
+                question(status, STATUS_MAX).await,
+                Ok((End::Exit(1..=3), _))
+            ),
+            None => false,
+        }
+    }
+}
+
+impl Driver for Scripts {
+    async fn start(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + self.start_timeout;
+        self.run_start(deadline).await
+    }
+
+    async fn stop(&mut self) -> StopOutcome {
+        if self.is_down().await {
+            return StopOutcome::Clean;
+        }
+        match finish(&self.stop, self.stop_timeout).await {
+            Ok(()) => StopOutcome::Clean,
+            Err(_) if self.is_down().await => StopOutcome::Clean,
+            Err(reason) => StopOutcome::Failed { reason },
+        }
+    }
+
+    async fn look(&mut self) -> (Seen, String) {
+        let Some(status) = &self.status else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(self.due).await;
+        let answer = question(status, STATUS_MAX).await;
+        self.due = Instant::now() + STATUS_EVERY;
+        match answer {
+            Ok((End::Exit(0), _)) => (Seen::Up, "its status says so".to_owned()),
+            // LSB: dead with or without a note of it, or not running.
+            Ok((End::Exit(code @ 1..=3), line)) => {
+                (Seen::Down, format!("its status ended with {code}: {line}"))
+            }
+            Ok((end, line)) => (Seen::Unknown, format!("its status {end}: {line}")),
+            Err(reason) => (Seen::Unknown, reason),
+        }
+    }
+
+    fn look_anew(&mut self) {
+        self.due = Instant::now();
+    }
+}

@@ -1,0 +1,318 @@
+//! The task of one group.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use evenkeel_config::{Command, Hosted};
+use evenkeel_core::{Epoch, Moment, ServiceName};
+use evenkeel_host::clock;
+use evenkeel_host::run::{Leftovers, Limits, run as run_program};
+use tokio::sync::{mpsc, watch};
+
+use super::command::program;
+use super::service::{self, Order};
+use super::{GroupSettings, Shared, Word};
+use crate::doctor;
+use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, Want};
+
+/// Events on their way to the machine. Each service and each hook has one step under way
+/// at most; whoever finds it full waits, and loses nothing.
+const EVENTS_MAX: usize = 256;
+
+/// Reports that wait for a reader.
+const REPORTS_MAX: usize = 1_024;
+
+/// How much of a hook's output is kept: enough to say what is wrong.
+const OUTPUT_MAX: usize = 4_096;
+
+/// How often files that are run are looked at again while nothing happens.
+const EXAMINE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a look at some files may take before the file system is said to hang.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
+struct Task {
+    shared: Shared,
+    settings: GroupSettings,
+    machine: Machine,
+    context: Context,
+    orders: Vec<mpsc::Sender<Order>>,
+    events: mpsc::Sender<Event>,
+    notify: watch::Sender<Option<(&'static str, u64)>>,
+    waiting: VecDeque<Report>,
+    missed: u64,
+    faults: watch::Receiver<Vec<String>>,
+}
+
+/// Runs a group until the room ends.
+pub(super) async fn run(
+    shared: Shared,
+    settings: GroupSettings,
+    mut words: watch::Receiver<Word>,
+    reports: mpsc::Sender<Report>,
+) {
+    let (events, mut heard) = mpsc::channel(EVENTS_MAX);
+    let orders = start_services(&shared, &settings, &events);
+    let (notify, states) = watch::channel(None);
+    let (faults, seen) = watch::channel(Vec::new());
+    tokio::spawn(examine(settings.hosted.clone(), faults));
+    let mut task = Task {
+        machine: Machine::new(settings.group, known(&settings.hosted)),
+        context: Context::default(),
+        orders,
+        notify,
+        waiting: VecDeque::new(),
+        missed: 0,
+        faults: seen,
+        shared,
+        settings,
+        events,
+    };
+    tokio::spawn(task.notifier(states));
+    let mut faults = task.faults.clone();
+    let mut reading = true;
+    loop {
+        task.publish();
+        let pause = task.pause();
+        let told = !task.waiting.is_empty() && reading;
+        let event = tokio::select! {
+            changed = words.changed() => match changed {
+                Ok(()) => task.heard(words.borrow_and_update().clone()),
+                Err(_) => return,
+            },
+            event = heard.recv() => event,
+            () = tokio::time::sleep(pause) => Some(Event::Time),
+            // They are published above.
+            Ok(()) = faults.changed() => None,
+            room = reports.reserve(), if told => {
+                match room {
+                    Ok(room) => task.tell(room),
+                    // Nobody will ever read them.
+                    Err(_) => reading = false,
+                }
+                None
+            }
+        };
+        if let Some(event) = event {
+            for effect in task.machine.step(clock::now(), event) {
+                task.carry_out(effect);
+            }
+        }
+    }
+}
+
+/// Looks now and then whether the files that are run can be trusted, where waiting is
+/// allowed. A file system that hangs is told, and not looked at a second time meanwhile.
+async fn examine(hosted: Hosted, faults: watch::Sender<Vec<String>>) {
+    loop {
+        let files = hosted.clone();
+        let mut look = tokio::task::spawn_blocking(move || doctor::examine_files(&files));
+        let found = match tokio::time::timeout(LOOK_MAX, &mut look).await {
+            Ok(found) => found,
+            Err(_) => {
+                let late = "the files of its commands could not be looked at in time";
+                faults.send_replace(vec![late.to_owned()]);
+                look.await
+            }
+        };
+        // Only a runtime that is going down gives a task up.
+        let Ok(found) = found else { return };
+        faults.send_replace(found);
+        tokio::select! {
+            () = faults.closed() => return,
+            () = tokio::time::sleep(EXAMINE_EVERY) => {}
+        }
+    }
+}
+
+/// What the machine needs to know of the services.
+fn known(hosted: &Hosted) -> Vec<Service> {
+    let place = |name: &ServiceName| hosted.services.iter().position(|one| one.name == *name);
+    let one = |spec: &evenkeel_config::ServiceSpec| Service {
+        name: spec.name.clone(),
+        when: spec.when,
+        restart: spec.restart,
+        after: spec.after.iter().filter_map(place).collect(),
+    };
+    hosted.services.iter().map(one).collect()
+}
+
+fn start_services(
+    shared: &Shared,
+    settings: &GroupSettings,
+    events: &mpsc::Sender<Event>,
+) -> Vec<mpsc::Sender<Order>> {
+    let services = settings.hosted.services.iter().enumerate();
+    let started = services.map(|(at, spec)| {
+        let note = format!("{}.{}", settings.name, spec.name);
+        service::start(shared, at, spec, &shared.notes.join(note), events.clone())
+    });
+    started.collect()
+}
+
+impl Task {
+    fn heard(&mut self, word: Word) -> Option<Event> {
+        let (want, context) = word?;
+        self.context = context;
+        Some(Event::Want(want))
+    }
+
+    /// How long nothing has to be done if nothing happens.
+    fn pause(&self) -> Duration {
+        match self.machine.deadline() {
+            Moment::MAX => EXAMINE_EVERY,
+            at => at.since(clock::now()),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start(at) => self.order(at, Order::Start),
+            Effect::GiveUp(at) => self.order(at, Order::GiveUp),
+            Effect::Stop(at) => self.order(at, Order::Stop),
+            Effect::RunHook(hook, epoch) => self.run_hook(hook, epoch),
+            Effect::Notify(state) => self.notify.send_modify(|told| {
+                let count = told.map_or(0, |(_, count)| count);
+                *told = Some((state, count + 1));
+            }),
+            Effect::Report(report) => {
+                if self.waiting.len() == REPORTS_MAX {
+                    self.waiting.pop_front();
+                    self.missed += 1;
+                }
+                self.waiting.push_back(report);
+            }
+        }
+    }
+
+    fn order(&self, at: usize, order: Order) {
+        // There is room: of each service one step is under way, and one word to give it up.
+        if let Some(orders) = self.orders.get(at)
+            && let Err(error) = orders.try_send(order)
+        {
+            tracing::error!(%error, service = at, "the task of a service has ended");
+        }
+    }
+
+    fn tell(&mut self, room: mpsc::Permit<'_, Report>) {
+        if self.missed > 0 {
+            let reports = std::mem::take(&mut self.missed);
+            room.send(Report::Missed { reports });
+        } else if let Some(report) = self.waiting.pop_front() {
+            room.send(report);
+        }
+    }
+
+    fn run_hook(&self, hook: Hook, epoch: Epoch) {
+        let hooks = &self.settings.hosted.hooks;
+        let command = match hook {
+            Hook::BeforeOpen => &hooks.before_open,
+            Hook::AfterOpen => &hooks.after_open,
+            Hook::BeforeClose => &hooks.before_close,
+            Hook::AfterClose => &hooks.after_close,
+            Hook::Keepalived => &hooks.keepalived,
+        };
+        let done = command
+            .as_ref()
+            .map(|command| self.hook(command, hook, epoch));
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let outcome = match done {
+                Some(done) => done.await,
+                // What is not there is over at once.
+                None => Ok(()),
+            };
+            let _ = events.send(Event::HookDone(hook, outcome)).await;
+        });
+    }
+
+    /// Runs a hook of the administrator.
+    fn hook(
+        &self,
+        command: &Command,
+        hook: Hook,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let role = match self.machine.want() {
+            Some(Want::Opening { .. }) => "opening",
+            Some(Want::Open { .. }) => "holder",
+            Some(Want::Closing { .. }) => "closing",
+            Some(Want::Standby) | None => "standby",
+        };
+        let program = program(command, &[])
+            .env("EVENKEEL_GROUP", self.settings.name.as_str())
+            .env("EVENKEEL_ROLE", role)
+            .env("EVENKEEL_EPOCH", epoch.number().to_string())
+            .env("EVENKEEL_REASON", self.context.reason.replace('\0', " "))
+            .env("EVENKEEL_NODE", self.shared.node.as_str())
+            .env("EVENKEEL_PEER", self.context.peer.replace('\0', " "))
+            .env("EVENKEEL_HOOK", hook.name());
+        let limits = Limits {
+            time: self.settings.hosted.hooks.timeout,
+            output: OUTPUT_MAX,
+            leftovers: Leftovers::Leave,
+        };
+        async move {
+            match run_program(&program, &limits).await {
+                Ok(finished) if finished.end.is_success() => Ok(()),
+                Ok(finished) => Err(match finished.line() {
+                    line if line.is_empty() => format!("it {}", finished.end),
+                    line => format!("it {}: {line}", finished.end),
+                }),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Tells keepalived's script the newest state, one at a time. `INSTANCE` and the order
+    /// of the arguments are keepalived's (keepalived.conf(5), notify scripts).
+    fn notifier(
+        &self,
+        mut states: watch::Receiver<Option<(&'static str, u64)>>,
+    ) -> impl Future<Output = ()> + use<> {
+        let command = self.settings.hosted.hooks.keepalived.clone();
+        let name = self.settings.name.clone();
+        let priority = self.settings.priority.to_string();
+        let node = self.shared.node.clone();
+        let timeout = self.settings.hosted.hooks.timeout;
+        let events = self.events.clone();
+        async move {
+            while states.changed().await.is_ok() {
+                let state = *states.borrow_and_update();
+                let (Some(command), Some((state, _))) = (&command, state) else {
+                    continue;
+                };
+                let arguments = ["INSTANCE", name.as_str(), state, &priority];
+                let program = program(command, &arguments)
+                    .env("EVENKEEL_GROUP", name.as_str())
+                    .env("EVENKEEL_NODE", node.as_str())
+                    .env("EVENKEEL_HOOK", Hook::Keepalived.name());
+                let limits = Limits {
+                    time: timeout,
+                    output: OUTPUT_MAX,
+                    leftovers: Leftovers::Leave,
+                };
+                let reason = match run_program(&program, &limits).await {
+                    Ok(finished) if finished.end.is_success() => continue,
+                    Ok(finished) => format!("it {}", finished.end),
+                    Err(error) => error.to_string(),
+                };
+                let done = Event::HookDone(Hook::Keepalived, Err(reason));
+                if events.send(done).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let mut status = self.machine.status();
+        status.unready.extend(self.faults.borrow().iter().cloned());
+        self.shared
+            .status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.settings.group, status);
+    }
+}

@@ -1,0 +1,610 @@
+//! One group: what is wanted of its services against what is seen of them. Pure: words,
+//! observations and the ends of steps come in with the time, effects go out as data.
+//!
+//! | wanted         | seen                                  | effect                            |
+//! | -------------- | ------------------------------------- | --------------------------------- |
+//! | nothing yet    | whatever                              | none: an earlier life's run on    |
+//! | `Standby`      | an `active` one may run, newly wanted | `Stop`, last started first        |
+//! | `Standby`      | an `active` one is being started      | `GiveUp` the start, then `Stop`   |
+//! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, then report `Stopped`, once |
+//! | `Standby`      | later, an `active` one runs           | report `Foreign`, once            |
+//! | any            | an `always` one is down               | `Start`                           |
+//! | `Opening`, `Open` | one is down whose `after` all run  | `Start`                           |
+//! | `Opening`      | a start fails                         | `Start` again up to `restart` times, then report `Failed`, once |
+//! | `Opening`      | all run                               | hook `before_open`, then report `Ready`, once |
+//! | `Open`         | newly wanted, was opened in this life | hook `after_open`, once per epoch |
+//! | `Opening`, `Open` | one that ran is down               | `Start` again up to `restart` times, then report `Failed`, at once |
+//! | `Closing`      | newly wanted                          | hook `before_close`, then report `MayClose`, once |
+//!
+//! A service that is being stopped is left to it, and started after that if it is wanted
+//! by then. One hook runs at a time, in order; a hook that fails is told ([`Report::HookFailed`])
+//! and holds nothing up beyond its deadline. A service that failed is tried again from
+//! [`RETRY_MIN`] to [`RETRY_MAX`] apart for as long as it is wanted, and so is a stop that
+//! failed: perhaps no other node is fit, and nobody comes to look.
+
+mod words;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use evenkeel_config::When;
+use evenkeel_core::{Epoch, GroupId, Moment, ServiceName};
+
+pub use self::words::{
+    Context, Effect, Event, GroupStatus, Hook, Report, Seen, ServiceStatus, State, StopOutcome,
+    Want,
+};
+
+/// The first pause before a service that failed is tried again.
+pub const RETRY_MIN: Duration = Duration::from_secs(1);
+/// The longest pause between such tries: somebody may have repaired it.
+pub const RETRY_MAX: Duration = Duration::from_secs(60);
+/// After so long a life the deaths before it are forgiven.
+pub const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+
+/// What the machine needs to know of a service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// When it runs.
+    pub when: When,
+    /// Tries on the spot.
+    pub restart: u32,
+    /// Those of the group that it waits for, by their place in the list.
+    pub after: Vec<usize>,
+}
+
+/// What a service is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Doing {
+    /// Nothing; [`One::seen`] says what there is.
+    Rests,
+    Starts,
+    /// The start was given up and its end is awaited.
+    GivesUp,
+    Stops,
+}
+
+#[derive(Debug)]
+struct One {
+    service: Service,
+    seen: Seen,
+    doing: Doing,
+    /// Tries left before it counts as failed.
+    tries: u32,
+    failed: Option<String>,
+    /// It runs because we wanted it: its end is a death.
+    ours: bool,
+    /// This word has found it down, or brought it down.
+    was_down: bool,
+    foreign: bool,
+    /// A stop failed, and it may still run.
+    owed: bool,
+    up_since: Moment,
+    retry: Duration,
+    retry_at: Moment,
+    trouble: Option<String>,
+}
+
+impl One {
+    fn new(service: Service) -> Self {
+        Self {
+            tries: service.restart,
+            service,
+            seen: Seen::Unknown,
+            doing: Doing::Rests,
+            failed: None,
+            ours: false,
+            was_down: false,
+            foreign: false,
+            owed: false,
+            up_since: Moment::ZERO,
+            retry: RETRY_MIN,
+            retry_at: Moment::ZERO,
+            trouble: None,
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.seen == Seen::Up && self.doing == Doing::Rests
+    }
+
+    fn always(&self) -> bool {
+        self.service.when == When::Always
+    }
+}
+
+/// One group.
+#[derive(Debug)]
+pub struct Machine {
+    group: GroupId,
+    all: Vec<One>,
+    want: Option<Want>,
+    since: Moment,
+    /// What was wanted has been reached and told.
+    told: bool,
+    /// It was to open in this life, and what was opened has not been closed since.
+    opened: bool,
+    hooks: VecDeque<(Hook, Epoch)>,
+    running: Option<(Hook, Epoch)>,
+    /// The hook that has to end before what was wanted is reached.
+    awaited: Option<Hook>,
+    /// The last epoch whose `after_open` was run.
+    after_opened: Option<Epoch>,
+    epoch: Epoch,
+    effects: Vec<Effect>,
+}
+
+impl Machine {
+    /// Nothing wanted yet, nothing known.
+    pub fn new(group: GroupId, services: Vec<Service>) -> Self {
+        Self {
+            group,
+            all: services.into_iter().map(One::new).collect(),
+            want: None,
+            since: Moment::ZERO,
+            told: false,
+            opened: false,
+            hooks: VecDeque::new(),
+            running: None,
+            awaited: None,
+            after_opened: None,
+            epoch: Epoch::default(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes note of `event` and says what is to be done.
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Want(want) => self.wanted(now, want),
+            Event::Seen(at, seen, detail) => self.seen(now, at, seen, detail),
+            Event::Started(at, outcome) => self.started(now, at, outcome),
+            Event::Stopped(at, outcome) => self.stopped(now, at, outcome),
+            Event::HookDone(hook, outcome) => self.hook_done(now, hook, outcome),
+            Event::Time => {}
+        }
+        self.plan(now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When to step with [`Event::Time`] if nothing happens before; [`Moment::MAX`] for
+    /// never.
+    pub fn deadline(&self) -> Moment {
+        let waits = |at: &usize| {
+            let one = &self.all[*at];
+            let start = one.failed.is_some() && self.may_start(*at);
+            let stop = one.owed && one.seen == Seen::Up && !self.should_run(*at);
+            one.doing == Doing::Rests && (start || stop)
+        };
+        let waiting = (0..self.all.len()).filter(waits);
+        let waiting = waiting.map(|at| self.all[at].retry_at);
+        waiting.min().unwrap_or(Moment::MAX)
+    }
+
+    /// What it looks like.
+    pub fn status(&self) -> GroupStatus {
+        let one = |one: &One| ServiceStatus {
+            name: one.service.name.clone(),
+            when: one.service.when,
+            state: match (&one.doing, &one.failed, one.seen) {
+                (Doing::Starts | Doing::GivesUp, _, _) => State::Starting,
+                (Doing::Stops, _, _) => State::Stopping,
+                (Doing::Rests, Some(_), _) => State::Failed,
+                (Doing::Rests, None, Seen::Up) => State::Up,
+                (Doing::Rests, None, Seen::Down | Seen::Missing) => State::Down,
+                (Doing::Rests, None, Seen::Unknown) => State::Unknown,
+            },
+            detail: one.failed.clone().or_else(|| one.trouble.clone()),
+        };
+        // A failure of an earlier word is forgiven; one that is now is not.
+        let wrong = |one: &One| {
+            let what = one.failed.as_ref().or(one.trouble.as_ref())?;
+            Some(format!("service {}: {what}", one.service.name))
+        };
+        GroupStatus {
+            unready: self.all.iter().filter_map(wrong).collect(),
+            want: self.want,
+            reached: self.told,
+            hook: self.running.map(|(hook, _)| hook),
+            services: self.all.iter().map(one).collect(),
+        }
+    }
+
+    /// What is wanted.
+    pub fn want(&self) -> Option<Want> {
+        self.want
+    }
+
+    fn report(&mut self, report: Report) {
+        self.effects.push(Effect::Report(report));
+    }
+
+    fn name(&self, at: usize) -> ServiceName {
+        self.all[at].service.name.clone()
+    }
+
+    fn wanted(&mut self, now: Moment, want: Want) {
+        if self.want == Some(want) {
+            return;
+        }
+        let before = self.want.replace(want);
+        self.since = now;
+        self.told = false;
+        self.awaited = None;
+        for one in &mut self.all {
+            one.was_down = false;
+            // A word about a new epoch is a new chance.
+            if before.and_then(Want::epoch) != want.epoch() {
+                one.failed = None;
+                one.tries = one.service.restart;
+                one.retry = RETRY_MIN;
+            }
+        }
+        match want {
+            Want::Standby => self.effects.push(Effect::Notify("BACKUP")),
+            Want::Opening { epoch } => {
+                self.epoch = epoch;
+                self.opened = true;
+            }
+            Want::Open { epoch } => {
+                self.epoch = epoch;
+                self.effects.push(Effect::Notify("MASTER"));
+                // Open from the first word on: an earlier life opened it, and ran the hook.
+                if self.opened && self.after_opened != Some(epoch) {
+                    self.enqueue(Hook::AfterOpen, epoch);
+                }
+                self.after_opened = Some(epoch);
+                self.opened = true;
+            }
+            Want::Closing { epoch } => {
+                self.epoch = epoch;
+                self.enqueue(Hook::BeforeClose, epoch);
+                self.awaited = Some(Hook::BeforeClose);
+            }
+        }
+    }
+
+    /// Puts a hook behind those that wait. Of each kind the newest alone waits, so that the
+    /// queue is no longer than there are kinds.
+    fn enqueue(&mut self, hook: Hook, epoch: Epoch) {
+        self.hooks.retain(|(waiting, _)| *waiting != hook);
+        self.hooks.push_back((hook, epoch));
+    }
+
+    fn seen(&mut self, now: Moment, at: usize, seen: Seen, detail: String) {
+        let Some(one) = self.all.get_mut(at) else {
+            return;
+        };
+        let before = one.seen;
+        // A bus that is away says nothing about a unit.
+        if seen == Seen::Unknown {
+            one.trouble = Some(detail);
+            return;
+        }
+        one.seen = seen;
+        one.trouble = None;
+        if one.doing != Doing::Rests {
+            return;
+        }
+        match seen {
+            Seen::Up => {
+                one.up_since = now;
+                if one.failed.take().is_some() {
+                    let service = self.name(at);
+                    self.report(Report::Recovered {
+                        group: self.group,
+                        service,
+                    });
+                }
+            }
+            Seen::Down if before == Seen::Up => self.died(now, at, detail),
+            Seen::Missing if before == Seen::Up => self.died(now, at, detail),
+            Seen::Missing => one.trouble = Some(detail),
+            Seen::Down | Seen::Unknown => {}
+        }
+    }
+
+    fn died(&mut self, now: Moment, at: usize, detail: String) {
+        let wanted = self.should_run(at);
+        let one = &mut self.all[at];
+        one.foreign = false;
+        let ours = std::mem::take(&mut one.ours);
+        if !wanted && !ours {
+            return;
+        }
+        if now.since(one.up_since) >= FORGIVEN_AFTER {
+            one.tries = one.service.restart;
+        }
+        let service = self.name(at);
+        self.report(Report::Died {
+            group: self.group,
+            service,
+            detail: detail.clone(),
+        });
+        if wanted {
+            self.try_again(now, at, detail);
+        }
+    }
+
+    /// One try less; without any left it has failed.
+    fn try_again(&mut self, now: Moment, at: usize, reason: String) {
+        let one = &mut self.all[at];
+        if one.tries > 0 {
+            one.tries -= 1;
+            return;
+        }
+        one.retry_at = now + one.retry;
+        one.retry = (one.retry * 2).min(RETRY_MAX);
+        let first = one.failed.replace(reason.clone()).is_none();
+        if first {
+            let service = self.name(at);
+            self.report(Report::Failed {
+                group: self.group,
+                service,
+                reason,
+            });
+            if matches!(self.want, Some(Want::Opening { .. } | Want::Open { .. })) {
+                self.effects.push(Effect::Notify("FAULT"));
+            }
+        }
+    }
+
+    fn started(&mut self, now: Moment, at: usize, outcome: Result<(), String>) {
+        let Some(one) = self.all.get_mut(at) else {
+            return;
+        };
+        let given_up = one.doing == Doing::GivesUp;
+        one.doing = Doing::Rests;
+        match outcome {
+            Ok(()) => {
+                one.seen = Seen::Up;
+                one.ours = true;
+                one.owed = false;
+                one.up_since = now;
+                one.trouble = None;
+                if one.failed.take().is_some() {
+                    let service = self.name(at);
+                    self.report(Report::Recovered {
+                        group: self.group,
+                        service,
+                    });
+                }
+            }
+            Err(reason) => {
+                // Part of it may run: only a stop or a look can tell.
+                one.seen = Seen::Unknown;
+                one.ours = false;
+                if !given_up && self.should_run(at) {
+                    self.try_again(now, at, reason);
+                }
+            }
+        }
+    }
+
+    fn stopped(&mut self, now: Moment, at: usize, outcome: StopOutcome) {
+        let Some(one) = self.all.get_mut(at) else {
+            return;
+        };
+        one.doing = Doing::Rests;
+        one.seen = Seen::Down;
+        one.ours = false;
+        one.was_down = true;
+        one.retry_at = now;
+        let told = std::mem::take(&mut one.owed);
+        let service = one.service.name.clone();
+        match outcome {
+            StopOutcome::Clean => {}
+            StopOutcome::Forced { how } => self.report(Report::Forced {
+                group: self.group,
+                service,
+                how,
+            }),
+            StopOutcome::Failed { reason } => {
+                one.trouble = Some(reason.clone());
+                one.owed = true;
+                one.retry_at = now + one.retry;
+                one.retry = (one.retry * 2).min(RETRY_MAX);
+                if !told {
+                    self.report(Report::StopFailed {
+                        group: self.group,
+                        service,
+                        reason,
+                    });
+                }
+            }
+        }
+    }
+
+    fn hook_done(&mut self, now: Moment, hook: Hook, outcome: Result<(), String>) {
+        if hook == Hook::Keepalived {
+            // Nobody waits for it.
+            if let Err(reason) = outcome {
+                self.report(Report::HookFailed {
+                    group: self.group,
+                    hook,
+                    epoch: self.epoch,
+                    reason,
+                });
+            }
+            return;
+        }
+        let Some((running, epoch)) = self.running.take() else {
+            return;
+        };
+        let by_deadline = outcome.is_err();
+        if let Err(reason) = outcome {
+            self.report(Report::HookFailed {
+                group: self.group,
+                hook,
+                epoch,
+                reason,
+            });
+        }
+        if self.awaited == Some(running) && epoch == self.epoch {
+            self.awaited = None;
+            self.reached(now, by_deadline);
+        }
+    }
+
+    /// Whether a service ought to run by what is wanted.
+    fn should_run(&self, at: usize) -> bool {
+        match self.want {
+            None => false,
+            Some(Want::Standby) => self.all[at].always(),
+            Some(Want::Opening { .. } | Want::Open { .. } | Want::Closing { .. }) => true,
+        }
+    }
+
+    /// Whether it may be started if it is down: in a closing group nothing new is.
+    fn may_start(&self, at: usize) -> bool {
+        let closing = matches!(self.want, Some(Want::Closing { .. }));
+        self.should_run(at) && (!closing || self.all[at].always())
+    }
+
+    fn plan(&mut self, now: Moment) {
+        let Some(want) = self.want else { return };
+        for at in 0..self.all.len() {
+            self.note_down(at);
+        }
+        for at in 0..self.all.len() {
+            if self.may_start(at) {
+                self.plan_start(now, at);
+            } else if !self.should_run(at) {
+                self.plan_stop(now, at);
+            }
+        }
+        self.plan_goal(now, want);
+        if self.running.is_none()
+            && let Some((hook, epoch)) = self.hooks.pop_front()
+        {
+            self.running = Some((hook, epoch));
+            self.effects.push(Effect::RunHook(hook, epoch));
+        }
+    }
+
+    fn plan_start(&mut self, now: Moment, at: usize) {
+        let one = &self.all[at];
+        let due = one.failed.is_none() || one.retry_at <= now;
+        // What is unknown is started too: a start of what runs changes nothing.
+        let down = one.seen != Seen::Up;
+        let waits = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
+        if one.doing == Doing::Rests && down && due && one.service.after.iter().all(waits) {
+            self.all[at].doing = Doing::Starts;
+            self.effects.push(Effect::Start(at));
+        }
+    }
+
+    /// Only what surely does not run needs no stop.
+    fn note_down(&mut self, at: usize) {
+        let one = &mut self.all[at];
+        let down = matches!(one.seen, Seen::Down | Seen::Missing) && !one.ours;
+        one.was_down |= down && one.doing == Doing::Rests;
+    }
+
+    fn plan_stop(&mut self, now: Moment, at: usize) {
+        if self.all[at].doing == Doing::Starts {
+            self.all[at].doing = Doing::GivesUp;
+            self.effects.push(Effect::GiveUp(at));
+        }
+        if self.all[at].doing != Doing::Rests {
+            return;
+        }
+        let one = &self.all[at];
+        if one.owed && one.seen == Seen::Up {
+            if one.retry_at <= now {
+                self.all[at].doing = Doing::Stops;
+                self.effects.push(Effect::Stop(at));
+            }
+            return;
+        }
+        if one.was_down {
+            self.note_foreign(at);
+            return;
+        }
+        let mut others = self.all.iter();
+        let needed = others.any(|one| {
+            one.service.after.contains(&at)
+                && !one.always()
+                && !(one.was_down && one.doing == Doing::Rests)
+        });
+        if !needed {
+            self.all[at].doing = Doing::Stops;
+            self.all[at].foreign = false;
+            self.effects.push(Effect::Stop(at));
+        }
+    }
+
+    /// Somebody else started what was down here.
+    fn note_foreign(&mut self, at: usize) {
+        let one = &mut self.all[at];
+        match one.seen {
+            Seen::Up if !one.foreign => {
+                one.foreign = true;
+                let service = self.name(at);
+                self.report(Report::Foreign {
+                    group: self.group,
+                    service,
+                });
+            }
+            Seen::Down | Seen::Missing => one.foreign = false,
+            Seen::Up | Seen::Unknown => {}
+        }
+    }
+
+    /// Looks whether what is wanted has been reached, but for a hook.
+    fn plan_goal(&mut self, now: Moment, want: Want) {
+        if matches!(want, Want::Open { .. }) {
+            self.told = self.all.iter().all(One::is_up);
+        }
+        if self.told || self.awaited.is_some() {
+            return;
+        }
+        match want {
+            Want::Opening { epoch } if self.all.iter().all(One::is_up) => {
+                self.enqueue(Hook::BeforeOpen, epoch);
+                self.awaited = Some(Hook::BeforeOpen);
+            }
+            Want::Standby => {
+                let down = |one: &One| one.always() || (one.was_down && one.doing == Doing::Rests);
+                if !self.all.iter().all(down) {
+                    return;
+                }
+                if std::mem::take(&mut self.opened) {
+                    self.enqueue(Hook::AfterClose, self.epoch);
+                    self.awaited = Some(Hook::AfterClose);
+                } else {
+                    self.reached(now, false);
+                }
+            }
+            Want::Opening { .. } | Want::Open { .. } | Want::Closing { .. } => {}
+        }
+    }
+
+    fn reached(&mut self, now: Moment, by_deadline: bool) {
+        let (group, took) = (self.group, now.since(self.since));
+        let report = match self.want {
+            Some(Want::Opening { epoch }) => {
+                // One may have died while the hook ran; then it is not over.
+                if !self.all.iter().all(One::is_up) {
+                    return;
+                }
+                Report::Ready { group, epoch, took }
+            }
+            Some(Want::Closing { epoch }) => Report::MayClose {
+                group,
+                epoch,
+                took,
+                by_deadline,
+            },
+            Some(Want::Standby) => Report::Stopped { group, took },
+            Some(Want::Open { .. }) | None => return,
+        };
+        self.told = true;
+        self.report(report);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,413 @@
+//! The table of the machine, row by row.
+
+use super::*;
+
+const GROUP: GroupId = GroupId(7);
+
+fn epoch(index: u64) -> Epoch {
+    Epoch { term: 1, index }
+}
+
+/// A machine with services, each an `active` one behind all before it unless said
+/// otherwise, and a clock.
+struct Bench {
+    machine: Machine,
+    now: Moment,
+}
+
+fn service(name: &str, after: &[usize]) -> Service {
+    Service {
+        name: ServiceName::new(name).expect("a name"),
+        when: When::Active,
+        restart: 0,
+        after: after.to_vec(),
+    }
+}
+
+fn always(name: &str) -> Service {
+    Service {
+        when: When::Always,
+        ..service(name, &[])
+    }
+}
+
+fn restarted(name: &str, restart: u32) -> Service {
+    Service {
+        restart,
+        ..service(name, &[])
+    }
+}
+
+impl Bench {
+    fn new(services: Vec<Service>) -> Self {
+        Self {
+            machine: Machine::new(GROUP, services),
+            now: Moment::ZERO + Duration::from_secs(1),
+        }
+    }
+
+    /// Everything is down, and it stands by.
+    fn standing_by(services: Vec<Service>) -> Self {
+        let count = services.len();
+        let mut bench = Self::new(services);
+        for at in 0..count {
+            bench.sees(at, Seen::Down);
+        }
+        bench.wants(Want::Standby);
+        bench
+    }
+
+    fn step(&mut self, event: Event) -> Vec<String> {
+        self.now += Duration::from_millis(10);
+        let effects = self.machine.step(self.now, event);
+        effects.iter().map(|effect| self.shown(effect)).collect()
+    }
+
+    fn wants(&mut self, want: Want) -> Vec<String> {
+        self.step(Event::Want(want))
+    }
+
+    fn opening(&mut self, index: u64) -> Vec<String> {
+        self.wants(Want::Opening {
+            epoch: epoch(index),
+        })
+    }
+
+    fn open(&mut self, index: u64) -> Vec<String> {
+        self.wants(Want::Open {
+            epoch: epoch(index),
+        })
+    }
+
+    fn sees(&mut self, at: usize, seen: Seen) -> Vec<String> {
+        self.step(Event::Seen(at, seen, "seen".to_owned()))
+    }
+
+    fn started(&mut self, at: usize) -> Vec<String> {
+        self.step(Event::Started(at, Ok(())))
+    }
+
+    fn not_started(&mut self, at: usize) -> Vec<String> {
+        self.step(Event::Started(at, Err("no".to_owned())))
+    }
+
+    fn stopped(&mut self, at: usize) -> Vec<String> {
+        self.step(Event::Stopped(at, StopOutcome::Clean))
+    }
+
+    fn done(&mut self, hook: Hook) -> Vec<String> {
+        self.step(Event::HookDone(hook, Ok(())))
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<String> {
+        self.now += time;
+        self.step(Event::Time)
+    }
+
+    /// Effects in few words.
+    fn shown(&self, effect: &Effect) -> String {
+        let name = |at: &usize| self.machine.name(*at);
+        match effect {
+            Effect::Start(at) => format!("start {}", name(at)),
+            Effect::GiveUp(at) => format!("give up {}", name(at)),
+            Effect::Stop(at) => format!("stop {}", name(at)),
+            Effect::RunHook(hook, epoch) => format!("{hook} {epoch}"),
+            Effect::Notify(state) => format!("notify {state}"),
+            Effect::Report(report) => match report {
+                Report::Ready { epoch, .. } => format!("Ready {epoch}"),
+                Report::MayClose {
+                    epoch, by_deadline, ..
+                } => format!("MayClose {epoch} {by_deadline}"),
+                Report::Stopped { .. } => "Stopped".to_owned(),
+                Report::Failed {
+                    service, reason, ..
+                } => format!("Failed {service} {reason}"),
+                Report::Recovered { service, .. } => format!("Recovered {service}"),
+                Report::Died { service, .. } => format!("Died {service}"),
+                Report::Foreign { service, .. } => format!("Foreign {service}"),
+                Report::Forced { service, .. } => format!("Forced {service}"),
+                Report::StopFailed { service, .. } => format!("StopFailed {service}"),
+                Report::HookFailed { hook, .. } => format!("HookFailed {hook}"),
+                Report::Missed { .. } => "Missed".to_owned(),
+            },
+        }
+    }
+}
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn before_the_first_word_nothing_is_touched() {
+    let mut bench = Bench::new(vec![service("a", &[]), always("b")]);
+    assert_eq!(bench.sees(0, Seen::Up), NONE);
+    assert_eq!(bench.sees(1, Seen::Down), NONE);
+    assert_eq!(bench.after(Duration::from_secs(99)), NONE);
+}
+
+#[test]
+fn a_life_from_standby_to_standby() {
+    let mut bench = Bench::standing_by(vec![service("a", &[]), service("b", &[0])]);
+    assert_eq!(bench.opening(5), ["start a"]);
+    assert_eq!(bench.started(0), ["start b"]);
+    assert_eq!(bench.started(1), ["before_open 5"]);
+    assert_eq!(bench.done(Hook::BeforeOpen), ["Ready 5"]);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+    assert_eq!(bench.done(Hook::AfterOpen), NONE);
+    assert_eq!(bench.sees(0, Seen::Up), NONE);
+    let closing = Want::Closing { epoch: epoch(5) };
+    assert_eq!(bench.wants(closing), ["before_close 5"]);
+    assert_eq!(bench.done(Hook::BeforeClose), ["MayClose 5 false"]);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop b"]);
+    assert_eq!(bench.stopped(1), ["stop a"]);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+    assert_eq!(bench.wants(Want::Standby), NONE, "the same word again");
+}
+
+#[test]
+fn those_that_do_not_wait_for_each_other_start_at_once() {
+    let services = vec![service("a", &[]), service("b", &[]), service("c", &[0, 1])];
+    let mut bench = Bench::standing_by(services);
+    assert_eq!(bench.opening(5), ["start a", "start b"]);
+    assert_eq!(bench.started(1), NONE);
+    assert_eq!(bench.started(0), ["start c"]);
+    bench.started(2);
+    bench.done(Hook::BeforeOpen);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop c"]);
+    assert_eq!(bench.stopped(2), ["stop a", "stop b"]);
+}
+
+#[test]
+fn what_runs_on_a_standby_at_first_is_stopped_and_later_is_only_told() {
+    let mut bench = Bench::new(vec![service("a", &[])]);
+    bench.sees(0, Seen::Up);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
+    assert_eq!(
+        bench.stopped(0),
+        ["Stopped"],
+        "nothing was opened, so no hook"
+    );
+    assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
+    assert_eq!(bench.sees(0, Seen::Up), NONE, "once");
+    assert_eq!(bench.sees(0, Seen::Down), NONE, "its end is no death");
+    assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
+    // And it serves when it is wanted.
+    assert_eq!(bench.opening(5), ["before_open 5"]);
+}
+
+#[test]
+fn an_always_service_runs_on_standbys_and_is_started_again() {
+    let mut bench = Bench::standing_by(vec![]);
+    assert_eq!(
+        bench.opening(1),
+        ["before_open 1"],
+        "a group without services"
+    );
+
+    let mut bench = Bench::new(vec![always("db")]);
+    bench.sees(0, Seen::Down);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "start db", "Stopped"]
+    );
+    assert_eq!(bench.started(0), NONE);
+    assert_eq!(bench.sees(0, Seen::Down), ["Died db", "Failed db seen"]);
+    assert_eq!(bench.machine.deadline(), bench.now + RETRY_MIN);
+    assert_eq!(bench.after(RETRY_MIN), ["start db"]);
+    assert_eq!(bench.not_started(0), NONE, "told once");
+    assert_eq!(bench.after(RETRY_MIN), NONE, "spaced");
+    assert_eq!(bench.after(RETRY_MIN), ["start db"]);
+    assert_eq!(bench.started(0), ["Recovered db"]);
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+    assert!(bench.machine.status().unready.is_empty());
+}
+
+#[test]
+fn a_start_that_fails_is_told_once_and_a_new_epoch_is_a_new_chance() {
+    let mut bench = Bench::standing_by(vec![service("a", &[]), service("b", &[0])]);
+    bench.opening(5);
+    assert_eq!(bench.not_started(0), ["Failed a no", "notify FAULT"]);
+    assert_eq!(bench.after(Duration::ZERO), NONE);
+    assert_eq!(bench.machine.status().unready, ["service a: no"]);
+    assert_eq!(
+        bench.machine.deadline(),
+        bench.now + RETRY_MIN - Duration::from_millis(10)
+    );
+    assert_eq!(
+        bench.after(RETRY_MIN),
+        ["start a"],
+        "perhaps no other node is fit"
+    );
+    assert_eq!(bench.not_started(0), NONE, "told once");
+    // Part of it may run.
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+    assert_eq!(bench.opening(9), ["start a"]);
+}
+
+#[test]
+fn tries_on_the_spot_come_before_a_failure() {
+    let mut bench = Bench::standing_by(vec![restarted("a", 2)]);
+    bench.opening(5);
+    assert_eq!(bench.not_started(0), ["start a"]);
+    assert_eq!(bench.not_started(0), ["start a"]);
+    assert_eq!(bench.not_started(0), ["Failed a no", "notify FAULT"]);
+}
+
+#[test]
+fn a_death_is_told_at_once_and_tries_are_forgiven_after_a_long_life() {
+    let mut bench = Bench::standing_by(vec![restarted("a", 1)]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    assert_eq!(bench.sees(0, Seen::Down), ["Died a", "start a"]);
+    bench.started(0);
+    bench.after(FORGIVEN_AFTER);
+    assert_eq!(bench.sees(0, Seen::Down), ["Died a", "start a"]);
+    bench.started(0);
+    assert_eq!(
+        bench.sees(0, Seen::Down),
+        ["Died a", "Failed a seen", "notify FAULT"]
+    );
+    assert_eq!(
+        bench.sees(0, Seen::Up),
+        ["Recovered a"],
+        "somebody repaired it"
+    );
+}
+
+#[test]
+fn a_bus_that_is_away_is_no_death() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    assert_eq!(bench.sees(0, Seen::Unknown), NONE);
+    assert_eq!(bench.machine.status().unready, ["service a: seen"]);
+    assert_eq!(bench.sees(0, Seen::Up), NONE);
+    assert!(bench.machine.status().unready.is_empty());
+    assert_eq!(
+        bench.sees(0, Seen::Missing),
+        ["Died a", "Failed a seen", "notify FAULT"]
+    );
+}
+
+#[test]
+fn a_start_is_given_up_and_then_stopped() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "give up a"]);
+    assert_eq!(bench.not_started(0), ["stop a"]);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+
+    // It was up just before it heard.
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.wants(Want::Standby);
+    assert_eq!(bench.started(0), ["stop a"]);
+
+    // It is wanted again meanwhile.
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.wants(Want::Standby);
+    assert_eq!(bench.opening(6), NONE);
+    assert_eq!(bench.not_started(0), ["start a"]);
+}
+
+#[test]
+fn a_stop_ends_before_the_next_start() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Standby);
+    assert_eq!(bench.opening(6), NONE);
+    assert_eq!(bench.sees(0, Seen::Up), NONE);
+    assert_eq!(bench.stopped(0), ["start a"]);
+}
+
+#[test]
+fn a_stop_that_fails_is_told_and_holds_nothing_up() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Standby);
+    let reason = "it hangs".to_owned();
+    let failed = bench.step(Event::Stopped(0, StopOutcome::Failed { reason }));
+    assert_eq!(failed, ["StopFailed a", "after_close 5"]);
+    assert_eq!(bench.machine.status().unready, ["service a: it hangs"]);
+    bench.done(Hook::AfterClose);
+    // It turns out to run still: that is nobody else's doing, and it is stopped again.
+    assert_eq!(bench.sees(0, Seen::Up), NONE);
+    assert!(bench.machine.deadline() < Moment::MAX);
+    assert_eq!(bench.after(RETRY_MIN), ["stop a"]);
+    let reason = "it hangs".to_owned();
+    let failed = bench.step(Event::Stopped(0, StopOutcome::Failed { reason }));
+    assert_eq!(failed, NONE, "told once");
+    bench.sees(0, Seen::Up);
+    assert_eq!(bench.after(RETRY_MAX), ["stop a"]);
+    bench.stopped(0);
+    assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
+}
+
+#[test]
+fn a_hook_that_fails_holds_nothing_up() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    let failed = |hook| Event::HookDone(hook, Err("x".to_owned()));
+    assert_eq!(
+        bench.step(failed(Hook::BeforeOpen)),
+        ["HookFailed before_open", "Ready 5"]
+    );
+    bench.open(5);
+    assert_eq!(
+        bench.step(failed(Hook::Keepalived)),
+        ["HookFailed keepalived"]
+    );
+    assert_eq!(
+        bench.step(failed(Hook::AfterOpen)),
+        ["HookFailed after_open"]
+    );
+    bench.wants(Want::Closing { epoch: epoch(5) });
+    assert_eq!(
+        bench.step(failed(Hook::BeforeClose)),
+        ["HookFailed before_close", "MayClose 5 true"]
+    );
+}
+
+#[test]
+fn hooks_run_one_at_a_time_and_one_of_an_older_epoch_reaches_nothing() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP"]);
+    assert_eq!(bench.opening(6), NONE);
+    assert_eq!(bench.done(Hook::BeforeOpen), ["after_close 5"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["before_open 6"]);
+    assert_eq!(bench.done(Hook::BeforeOpen), ["Ready 6"]);
+}
+
+#[test]
+fn a_life_that_begins_open_starts_what_is_down_and_runs_no_hook_again() {
+    let mut bench = Bench::new(vec![service("a", &[]), service("b", &[0])]);
+    bench.sees(0, Seen::Up);
+    bench.sees(1, Seen::Down);
+    assert_eq!(bench.open(5), ["notify MASTER", "start b"]);
+    assert_eq!(bench.started(1), NONE);
+    assert!(bench.machine.status().reached);
+    assert_eq!(bench.open(8), ["notify MASTER", "after_open 8"]);
+}
+
+#[test]
+fn nothing_is_started_in_a_closing_group() {
+    let mut bench = Bench::standing_by(vec![restarted("a", 3)]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    bench.wants(Want::Closing { epoch: epoch(5) });
+    assert_eq!(bench.sees(0, Seen::Down), ["Died a"]);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP"]);
+}

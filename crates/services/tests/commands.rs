@@ -1,0 +1,408 @@
+//! The room with real commands that behave well and badly. Programs are small scripts in a
+//! directory of the test's own; each test ends what it started.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evenkeel_config::{Hosted, parse};
+use evenkeel_core::{Epoch, GroupId, GroupName, NodeName};
+use evenkeel_services::{Context, GroupSettings, Hook, Report, Services, Settings, Want};
+use tokio::sync::mpsc;
+
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What the file says about the group `www`, with `DIR` for the test's directory.
+fn hosted(text: &str, directory: &Path) -> Hosted {
+    let head = "cluster = \"t\"\n[node.a]\naddress = \"192.0.2.1:7946\"\n[node.b]\naddress = \"192.0.2.2:7946\"\n[group.www]\nnodes = [\"a\", \"b\"]\naddresses = [\"192.0.2.9/24\"]\n";
+    let text = format!(
+        "{head}{}",
+        text.replace("DIR", &directory.display().to_string())
+    );
+    let config = parse(&text, "f").unwrap_or_else(|faults| panic!("{faults}"));
+    config.hosted[&www()].clone()
+}
+
+fn www() -> GroupId {
+    GroupId::of(&GroupName::new("www").expect("a name"))
+}
+
+fn epoch(index: u64) -> Epoch {
+    Epoch { term: 1, index }
+}
+
+struct Room {
+    directory: tempfile::TempDir,
+    hosted: Hosted,
+    services: Option<Services>,
+    reports: mpsc::Receiver<Report>,
+}
+
+impl Room {
+    /// `scripts` are written first, each executable.
+    fn new(text: &str, scripts: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, script) in scripts {
+            let path = directory.path().join(name);
+            let script = script.replace("DIR", &directory.path().display().to_string());
+            fs::write(&path, script).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        let hosted = hosted(text, directory.path());
+        let (services, reports) = start(&hosted, directory.path());
+        Self {
+            directory,
+            hosted,
+            services: Some(services),
+            reports,
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).unwrap_or_default()
+    }
+
+    fn want(&self, want: Want) {
+        let context = Context {
+            reason: "a test".into(),
+            peer: "b".into(),
+        };
+        self.services
+            .as_ref()
+            .expect("it runs")
+            .want(www(), want, context);
+    }
+
+    /// Ends the room as the end of a worker does, and starts the next.
+    fn restart(&mut self) {
+        self.services = None;
+        let (services, reports) = start(&self.hosted, self.directory.path());
+        self.services = Some(services);
+        self.reports = reports;
+    }
+
+    fn next(&mut self) -> Report {
+        let deadline = std::time::Instant::now() + LONG;
+        loop {
+            match self.reports.try_recv() {
+                Ok(report) => return report,
+                Err(_) if std::time::Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) => panic!("no report: {error}"),
+            }
+        }
+    }
+
+    fn eventually(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let deadline = std::time::Instant::now() + LONG;
+        while !holds(self) {
+            assert!(std::time::Instant::now() < deadline, "never: {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The process whose number a script wrote into a file.
+    fn pid(&self, name: &str) -> u32 {
+        self.eventually(name, |room| room.text(name).trim().parse::<u32>().is_ok());
+        self.text(name).trim().parse().expect("a number")
+    }
+
+    fn unready(&self) -> Vec<String> {
+        let status = self.services.as_ref().expect("it runs").status();
+        status
+            .get(&www())
+            .map(|group| group.unready.clone())
+            .unwrap_or_default()
+    }
+}
+
+fn start(hosted: &Hosted, directory: &Path) -> (Services, mpsc::Receiver<Report>) {
+    let group = GroupSettings {
+        group: www(),
+        name: GroupName::new("www").expect("a name"),
+        hosted: hosted.clone(),
+        priority: 200,
+    };
+    let node = NodeName::new("a").expect("a name");
+    let (send, reports) = mpsc::channel(64);
+    let settings = Settings::new(vec![group], node, directory.join("notes"));
+    (Services::start(settings, send).expect("it starts"), reports)
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // Whatever the test left running.
+        if let Some(services) = &self.services {
+            services.want(www(), Want::Standby, Context::default());
+            let deadline = std::time::Instant::now() + LONG;
+            while std::time::Instant::now() < deadline {
+                if services
+                    .status()
+                    .get(&www())
+                    .is_some_and(|one| one.want == Some(Want::Standby) && one.reached)
+                {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.rsplit(") ").next().unwrap_or("Z").starts_with('Z')
+}
+
+fn kill(pid: u32) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let _ = rustix::process::kill_process(pid.expect("a number"), rustix::process::Signal::KILL);
+}
+
+const APP: (&str, &str) = (
+    "app",
+    "#!/bin/sh\necho $$ > DIR/new; mv DIR/new DIR/pid; exec sleep 600\n",
+);
+
+const OPENING: Want = Want::Opening {
+    epoch: Epoch { term: 1, index: 5 },
+};
+
+#[test]
+fn a_takeover_runs_services_and_hooks_in_order_with_their_environment() {
+    let text = r#"[group.www.service.db]
+start = ["DIR/note", "start db"]
+stop = ["DIR/note", "stop db"]
+[group.www.service.app]
+start = "echo start app >> DIR/log; exec DIR/app"
+[group.www.hook]
+before_open = ["DIR/hook", "x y"]
+after_open = "DIR/hook"
+before_close = "DIR/hook"
+after_close = "DIR/hook"
+keepalived = "DIR/notify"
+"#;
+    let note = "#!/bin/sh\necho \"$1\" >> DIR/log\n";
+    let hook = "#!/bin/sh\nset | grep -q EVENKEEL_WORKER && exit 9\necho $EVENKEEL_HOOK $EVENKEEL_GROUP $EVENKEEL_ROLE $EVENKEEL_EPOCH $EVENKEEL_NODE $EVENKEEL_PEER $EVENKEEL_REASON $1 >> DIR/log\n";
+    let notify = "#!/bin/sh\necho $# $1 $2 $3 $4 >> DIR/states\n";
+    let mut room = Room::new(
+        text,
+        &[("note", note), ("hook", hook), ("notify", notify), APP],
+    );
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { epoch: ready, .. } if ready == epoch(5)));
+    room.want(Want::Open { epoch: epoch(5) });
+    room.eventually("after_open", |room| room.text("log").contains("after_open"));
+    let pid = room.pid("pid");
+    room.want(Want::Closing { epoch: epoch(5) });
+    assert!(matches!(
+        room.next(),
+        Report::MayClose {
+            by_deadline: false,
+            ..
+        }
+    ));
+    assert!(lives(pid), "it serves until the addresses are closed");
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(!lives(pid));
+    let log = room.text("log");
+    let lines: Vec<&str> = log.lines().filter(|line| *line != "stop db").collect();
+    assert_eq!(
+        lines,
+        [
+            "start db",
+            "start app",
+            "before_open www opening 5 a b a test x y",
+            "after_open www holder 5 a b a test",
+            "before_close www closing 5 a b a test",
+            "after_close www standby 5 a b a test",
+        ]
+    );
+    room.eventually("the last state", |room| {
+        room.text("states").trim_end().ends_with("BACKUP 200")
+    });
+    assert!(room.text("states").contains("4 INSTANCE www MASTER 200\n"));
+}
+
+#[test]
+fn a_death_is_told_at_once_and_what_was_left_of_it_is_gone() {
+    let text = "[group.www.service.app]\nstart = \"sleep 600 & echo $! > DIR/child; exec DIR/app\"\nrestart = 1\n";
+    let mut room = Room::new(text, &[APP]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let (pid, child) = (room.pid("pid"), room.pid("child"));
+    kill(pid);
+    let Report::Died { detail, .. } = room.next() else {
+        panic!("no death")
+    };
+    assert_eq!(detail, "it was ended by signal 9");
+    room.eventually("its child ends", |_| !lives(child));
+    room.eventually("it runs again", |room| room.pid("pid") != pid);
+    kill(room.pid("pid"));
+    assert!(matches!(room.next(), Report::Died { .. }));
+    assert!(matches!(room.next(), Report::Failed { .. }));
+    assert_eq!(room.unready(), ["service app: it was ended by signal 9"]);
+}
+
+#[test]
+fn a_service_that_ignores_sigterm_is_killed_with_its_group() {
+    let text = "[group.www.service.app]\nstart = \"trap '' TERM; sleep 600 & echo $! > DIR/child; echo $$ > DIR/pid; while :; do sleep 0.1; done\"\nstop_timeout = \"100ms\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let (pid, child) = (room.pid("pid"), room.pid("child"));
+    room.want(Want::Standby);
+    let Report::Forced { how, .. } = room.next() else {
+        panic!("not forced")
+    };
+    assert!(how.contains("SIGKILL"), "{how}");
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(!lives(pid));
+    room.eventually("its child ends", |_| !lives(child));
+}
+
+#[test]
+fn starts_that_fail_say_why() {
+    let start = |line: &str, reason: &str| {
+        let mut room = Room::new(
+            &format!("[group.www.service.app]\n{line}\nstart_timeout = \"300ms\"\n"),
+            &[("plain", "echo")],
+        );
+        let plain = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(room.file("plain"), plain).expect("set");
+        room.want(OPENING);
+        let Report::Failed { reason: told, .. } = room.next() else {
+            panic!("it started")
+        };
+        assert!(told.contains(reason), "{told}");
+    };
+    start(
+        "start = \"exit 77\"\nstop = \"true\"",
+        "ended with status 77",
+    );
+    start("start = [\"/nonexistent/x\"]", "No such file");
+    start("start = [\"DIR/plain\"]", "chmod 755");
+    start(
+        "start = \"sleep 600\"\nstop = \"true\"",
+        "not up within 300ms",
+    );
+    start(
+        "start = \"sleep 600\"\nstatus = \"false\"",
+        "not up within 300ms",
+    );
+    start(
+        "start = \"exit 3\"\nstatus = \"false\"",
+        "ended with status 3",
+    );
+}
+
+#[test]
+fn a_start_that_hangs_is_given_up_when_it_is_no_longer_wanted() {
+    let text = "[group.www.service.app]\nstart = \"echo $$ > DIR/pid; exec sleep 600\"\nstop = \"true\"\nstart_timeout = \"10m\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(OPENING);
+    let pid = room.pid("pid");
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    room.eventually("the start ends", |_| !lives(pid));
+}
+
+#[test]
+fn hooks_that_hang_or_flood_are_cut_and_told() {
+    let text = "[group.www.hook]\nbefore_open = \"DIR/hangs\"\nafter_open = \"DIR/floods\"\nhook_timeout = \"500ms\"\n";
+    let floods = "#!/bin/sh\nhead -c 100000000 /dev/zero\necho full >&2\nexit 1\n";
+    let mut room = Room::new(
+        text,
+        &[
+            (
+                "hangs",
+                "#!/bin/sh\ntrap '' TERM\nsleep 600 & echo $! > DIR/child\nwait\n",
+            ),
+            ("floods", floods),
+        ],
+    );
+    room.want(OPENING);
+    let Report::HookFailed { hook, reason, .. } = room.next() else {
+        panic!("no failure")
+    };
+    assert_eq!(hook, Hook::BeforeOpen);
+    assert!(reason.contains("its time was over"), "{reason}");
+    assert!(
+        matches!(room.next(), Report::Ready { .. }),
+        "it holds nothing up"
+    );
+    let child = room.pid("child");
+    room.eventually("the whole group ends", |_| !lives(child));
+    room.want(Want::Open { epoch: epoch(5) });
+    let Report::HookFailed { hook, .. } = room.next() else {
+        panic!("no failure")
+    };
+    assert_eq!(hook, Hook::AfterOpen);
+}
+
+#[test]
+fn what_was_started_outlives_the_room_and_is_found_again() {
+    let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";
+    let mut room = Room::new(text, &[APP]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let pid = room.pid("pid");
+    room.restart();
+    assert!(lives(pid));
+    room.want(Want::Open { epoch: epoch(5) });
+    room.eventually("it is open", |room| {
+        let status = room.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    });
+    assert_eq!(room.pid("pid"), pid, "not a second time");
+    kill(pid);
+    assert!(matches!(room.next(), Report::Died { .. }));
+    assert!(matches!(room.next(), Report::Failed { .. }));
+}
+
+#[test]
+fn one_that_daemonises_is_watched_by_its_status() {
+    let text = "[group.www.service.app]\nstart = \"setsid sh -c 'echo $$ > DIR/pid; exec sleep 600' > /dev/null 2>&1 < /dev/null &\"\nstop = \"kill $(cat DIR/pid)\"\nstatus = \"kill -0 $(cat DIR/pid)\"\n";
+    let mut room = Room::new(text, &[]);
+    fs::write(room.file("pid"), "999999999").expect("written");
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let pid = room.pid("pid");
+    assert!(lives(pid), "it stays although its starter has ended");
+    kill(pid);
+    assert!(matches!(room.next(), Report::Died { .. }));
+    assert!(matches!(room.next(), Report::Failed { .. }));
+}
+
+#[test]
+fn files_that_others_can_write_make_the_node_unready() {
+    let text = "[group.www.service.app]\nstart = \"DIR/app -d\"\n[group.www.hook]\nbefore_open = \"DIR/hook\"\n";
+    let room = Room::new(text, &[APP]);
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(room.file("app"), open).expect("set");
+    // It looked once at its start, and may have been quicker.
+    let look = || evenkeel_services::doctor::examine_files(&room.hosted);
+    let faults = look();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].contains("service app") && faults[0].contains("chmod go-w"));
+    assert!(faults[1].contains("hook before_open") && faults[1].contains("No such file"));
+    room.eventually("the missing hook is told", |room| {
+        room.unready()
+            .iter()
+            .any(|one| one.contains("No such file"))
+    });
+}
