@@ -9,6 +9,7 @@ pub mod listener;
 pub mod netlink;
 pub mod ping;
 pub mod process;
+pub mod run;
 pub mod sockets;
 #[expect(
     unsafe_code,

@@ -10,5 +10,6 @@ pub mod packet;
 pub mod pidfd;
 pub mod sched;
 pub mod shm;
+pub mod spawn;
 pub mod tap;
 pub mod udp;
