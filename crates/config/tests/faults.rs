@@ -163,14 +163,7 @@ fn unknown_keys_are_told_what_was_meant() {
         "ping = \"{node}\"",
         "unit = \"x.service\"",
         &[
-            "f:19:1: \"unit\" is not built yet in this version | ask with ping, http or tcp, or remove this check",
-        ],
-    );
-    refused(
-        "ping = \"{node}\"",
-        "exec = [\"x\"]\nfall = 1",
-        &[
-            "f:19:1: \"exec\" is not built yet in this version | ask with ping, http or tcp, or remove this check",
+            "f:19:1: \"unit\" is not built yet in this version | ask in another way, as with tcp or nagios, or remove this check",
         ],
     );
     refused(
