@@ -25,6 +25,8 @@ const SECONDS: u32 = 20;
 /// A heartbeat of the balanced profile.
 const HEARTBEAT: Duration = Duration::from_millis(20);
 
+type Make = fn(SocketAddr) -> Probe;
+
 fn main() {
     let number = |at, otherwise| {
         let word = std::env::args().nth(at);
@@ -41,7 +43,7 @@ fn main() {
         .build()
         .expect("a runtime");
     let span = Duration::from_secs(u64::from(seconds));
-    let kinds: [(&str, fn(SocketAddr) -> Probe); 3] = [
+    let kinds: [(&str, Make); 3] = [
         ("ping", |at| ping(at.ip())),
         ("tcp", |at| line(at, None, None)),
         ("http", page),

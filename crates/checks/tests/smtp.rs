@@ -141,9 +141,9 @@ async fn the_certificate_of_a_server_is_judged() {
     let anybody = sealed(Trust::Anybody, "other.example.net");
     check(anybody, State::Ok, "greets in ").await;
     let other = sealed(own, "other.example.net");
-    check(other, State::Failing, "TLS ").await;
+    check(other, State::Failing, "certificate refused: ").await;
     let stranger = sealed(Trust::WebRoots, "mail.example.net");
-    check(stranger, State::Failing, "TLS ").await;
+    check(stranger, State::Failing, "certificate refused: ").await;
 }
 
 /// A server that says each text in turn, the first at once, the others after a line each;
