@@ -211,6 +211,6 @@ fn read_expect(section: &Section<'_>, record: RecordType, report: &mut Report) -
 
 /// Names count without their last dot, and in small letters.
 fn name_form(text: &str) -> Option<String> {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    Some(text.to_ascii_lowercase())
+    let text = text.trim_end_matches('.');
+    (!text.is_empty()).then(|| text.to_ascii_lowercase())
 }

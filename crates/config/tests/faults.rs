@@ -1100,10 +1100,17 @@ fn name_and_mail_servers() {
             "f:19:8: warning: the server's certificate must carry the address itself | add host = \"mail.example.com\" with the name in the certificate, or tls = { verify = false }",
         ],
     );
+    check_refused(
+        "dns = \"x\"\ntype = \"NS\"\nexpect = \"..\"",
+        "f:21:10: \"..\" is no NS record | write for example expect = \"www.example.net\"",
+    );
     // Two of one name: the second stands where the fault is.
     refused(
         "[group.www.check.apache]",
         "[group.www.check.ping]\nping = \"{node}\"\n[group.www.check.apache]",
-        &["f:20:18: duplicate key | remove one of them"],
+        &[
+            "f:20:18: this is not TOML: duplicate key | \"ping\" stands here a second time: remove one of them",
+            "f:21:1: this is not TOML: duplicate key | \"ping\" stands here a second time: remove one of them",
+        ],
     );
 }
