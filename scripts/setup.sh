@@ -25,6 +25,9 @@ dbus-daemon dbus-daemon
 pkill procps
 nsenter util-linux
 cc gcc
+dnsmasq dnsmasq-base
+/usr/lib/nagios/plugins/check_http monitoring-plugins-basic
+smtpd opensmtpd
 '
 
 # System directories, which an ordinary user of Debian does not search; and where Rust's

@@ -6,18 +6,24 @@ use std::time::Duration;
 
 use evenkeel_core::Moment;
 use evenkeel_host::clock;
-use evenkeel_host::listener::{Presence, Watch, diag};
+use evenkeel_host::listener::{Holder, Presence, Watch, diag};
+use evenkeel_host::named::{self, Deaths};
 
 use crate::io::http::Page;
+use crate::io::smtp::Mail;
 use crate::io::{self, Answer};
 use crate::machine::{Effect, Event, Limits, Machine, Outcome, Veil};
 use crate::outbox::Weight;
 use crate::pending::Pending;
-use crate::probe::{Asker, Millis, Phases, Probe, Resolved, State, Tcp, Verdict, bounded};
+use crate::probe::{
+    Asker, Command, Dns, Measure, Millis, Phases, Probe, Resolved, State, Tcp, Verdict, bounded,
+};
 use crate::prober::Shared;
 
 /// How often a probe that is not asked says so.
 const IDLE_REFRESH: Duration = Duration::from_secs(1);
+/// Programs of one check that run at once at most: those that hang must not take all turns.
+const PROGRAMS_MAX: u32 = 4;
 
 /// Asks until it is aborted, the first time after `stagger`.
 pub(crate) async fn run(shared: Arc<Shared>, probe: Probe, speaker: u64, stagger: Duration) {
@@ -48,9 +54,12 @@ struct Asking {
     machine: Machine,
     question: Question,
     door: Option<Door>,
+    /// The end of the processes that it asks for.
+    deaths: Option<Deaths>,
     /// The newest thing that was learnt.
     text: String,
     phases: Phases,
+    measures: Vec<Measure>,
 }
 
 /// A question made ready.
@@ -62,6 +71,10 @@ enum Question {
     },
     Page(Arc<Page>),
     Tcp(Arc<Tcp>),
+    Command(Arc<Command>),
+    Process(Arc<named::Watch>),
+    Dns(Arc<Dns>),
+    Mail(Arc<Mail>),
     /// It can never be asked, for this reason.
     Never(Arc<str>),
 }
@@ -75,6 +88,7 @@ struct Door {
 
 impl Asking {
     fn new(shared: Arc<Shared>, probe: Probe, speaker: u64) -> Self {
+        let mut deaths = None;
         let question = match &probe.question {
             Resolved::Ping { target, source } => Question::Ping {
                 target: *target,
@@ -85,6 +99,17 @@ impl Asking {
                 Err(why) => Question::Never(why.into()),
             },
             Resolved::Tcp(tcp) => Question::Tcp(Arc::new(tcp.clone())),
+            Resolved::Command(command) => Question::Command(Arc::new(command.clone())),
+            Resolved::Process(process) => {
+                let (watch, told) = shared.names.watch(process.clone());
+                deaths = Some(told);
+                Question::Process(Arc::new(watch))
+            }
+            Resolved::Dns(dns) => Question::Dns(Arc::new(dns.clone())),
+            Resolved::Smtp(smtp) => match Mail::new(smtp) {
+                Ok(mail) => Question::Mail(Arc::new(mail)),
+                Err(why) => Question::Never(why.into()),
+            },
         };
         let door = target_of(&probe).map(|target| Door {
             target,
@@ -92,6 +117,10 @@ impl Asking {
             presence: Presence::Unseen,
         });
         let machine = Machine::new(limits_of(&probe), clock::now());
+        let machine = match &question {
+            Question::Command(_) => machine.overlapping(probe.fall.min(PROGRAMS_MAX) as usize),
+            _ => machine,
+        };
         let text = "not answered yet".to_owned();
         Self {
             shared,
@@ -100,8 +129,10 @@ impl Asking {
             machine,
             question,
             door,
+            deaths,
             text,
             phases: Phases::default(),
+            measures: Vec::new(),
         }
     }
 
@@ -113,6 +144,7 @@ impl Asking {
             let event = tokio::select! {
                 biased;
                 presence = changed(&mut self.door) => self.opened(presence),
+                holder = died(&mut self.deaths) => Some(self.bereaved(&holder)),
                 (question, answer) = pending.next() => Some(self.answered(question, answer)),
                 () = tokio::time::sleep(wait) => Some(Event::Woke),
             };
@@ -137,6 +169,12 @@ impl Asking {
                 }
                 Question::Page(page) => page.ask(within).await,
                 Question::Tcp(tcp) => io::tcp::ask(&tcp, within).await,
+                Question::Command(command) => {
+                    io::command::ask(&command, &shared.turns, within).await
+                }
+                Question::Process(watch) => io::process::ask(&watch, within).await,
+                Question::Dns(dns) => io::dns::ask(&dns, within).await,
+                Question::Mail(mail) => mail.ask(within).await,
                 Question::Never(why) => {
                     Answer::new(Outcome::Unasked, format!("could not ask: {why}"))
                 }
@@ -156,10 +194,18 @@ impl Asking {
         Some(Event::Deserted)
     }
 
+    /// What the death of the last process means.
+    fn bereaved(&mut self, holder: &Holder) -> Event {
+        self.text = format!("none runs since the death of {holder}");
+        self.phases = Phases::default();
+        Event::Deserted
+    }
+
     /// What the end of a question means.
     fn answered(&mut self, question: u64, answer: Answer) -> Event {
         self.phases = answer.phases;
         self.text = answer.detail;
+        self.measures = answer.measures;
         let door = self.door.as_ref();
         // A refusal may be a full queue; that nobody listens is what the kernel says.
         if let Some(door) = door.filter(|door| answer.refused && door.is_deserted()) {
@@ -189,6 +235,7 @@ impl Asking {
         };
         let at = self.machine.confirmed();
         let mut verdict = verdict(&self.probe, state, at, bounded(&detail), self.phases);
+        verdict.measures.clone_from(&self.measures);
         verdict.silent_since = self.machine.silent_since(clock::now());
         self.shared.outbox.put(self.speaker, weight, verdict);
     }
@@ -204,6 +251,7 @@ fn verdict(probe: &Probe, state: State, at: Moment, detail: String, phases: Phas
         silent_since: None,
         detail,
         phases,
+        measures: Vec::new(),
         sequence: 0,
     }
 }
@@ -234,6 +282,14 @@ fn target_of(probe: &Probe) -> Option<SocketAddr> {
 async fn changed(door: &mut Option<Door>) -> Presence {
     match door {
         Some(door) => door.watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the death of the last process, if any is asked for.
+async fn died(deaths: &mut Option<Deaths>) -> Holder {
+    match deaths {
+        Some(deaths) => deaths.next().await,
         None => std::future::pending().await,
     }
 }

@@ -14,7 +14,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
-use crate::probe::{Asker, Http, Probe, Resolved, Tcp, TlsExpect, Trust};
+use crate::probe::{
+    Asker, Command, Dns, Http, Manner, Probe, Process, Resolved, Smtp, Tcp, TlsExpect, Trust,
+};
 
 /// The largest file of authorities: all that browsers trust take a quarter of it.
 const AUTHORITIES_SIZE_MAX: u64 = 1024 * 1024;
@@ -75,18 +77,7 @@ fn probe_of(
     if !asks {
         return Ok(None);
     }
-    let question = match &spec.question {
-        Question::Ping { target } => Resolved::Ping {
-            target: target.at(judged.address.ip()),
-            source: None,
-        },
-        Question::Http(http) => Resolved::Http(page_of(http, judged.address.ip(), &policy.name)?),
-        Question::Tcp(tcp) => Resolved::Tcp(Tcp {
-            connect: tcp.address(judged.address.ip()),
-            send: tcp.send.clone(),
-            expect: tcp.expect.clone(),
-        }),
-    };
+    let question = resolve(&spec.question, judged.address.ip(), &policy.name)?;
     Ok(Some(Probe {
         group: group.id,
         check: policy.name.clone(),
@@ -102,27 +93,57 @@ fn probe_of(
     }))
 }
 
+/// The question with the address of the judged node for its name.
+fn resolve(question: &Question, node: IpAddr, check: &CheckName) -> Result<Resolved, ResolveError> {
+    Ok(match question {
+        Question::Ping { target } => Resolved::Ping {
+            target: target.at(node),
+            source: None,
+        },
+        Question::Http(http) => Resolved::Http(page_of(http, node, check)?),
+        Question::Tcp(tcp) => Resolved::Tcp(Tcp {
+            connect: tcp.address(node),
+            send: tcp.send.clone(),
+            expect: tcp.expect.clone(),
+        }),
+        Question::Exec(command) => Resolved::Command(Command {
+            words: command.fill(node),
+            manner: Manner::Exec,
+        }),
+        Question::Nagios(command) => Resolved::Command(Command {
+            words: command.fill(node),
+            manner: Manner::Nagios,
+        }),
+        Question::Process(process) => Resolved::Process(Process {
+            name: process.name.clone(),
+            pidfile: process.pidfile.clone(),
+        }),
+        Question::Dns(dns) => Resolved::Dns(Dns {
+            server: dns.address(node),
+            name: dns.name.clone(),
+            record: dns.record,
+            expect: dns.expect.clone(),
+        }),
+        Question::Smtp(smtp) => Resolved::Smtp(Smtp {
+            connect: smtp.address(node),
+            starttls: match &smtp.starttls {
+                None => None,
+                Some(trust) => Some(TlsExpect {
+                    trust: trust_of(trust, check)?,
+                    name: smtp.server_name(node),
+                }),
+            },
+        }),
+    })
+}
+
 fn page_of(http: &config::Http, node: IpAddr, check: &CheckName) -> Result<Http, ResolveError> {
     let tls = match &http.tls {
         None => None,
-        Some(trust) => {
-            let trust = match trust {
-                config::Trust::WebRoots => Trust::WebRoots,
-                config::Trust::Anybody => Trust::Anybody,
-                config::Trust::Ca(path) => {
-                    let failed = |source| ResolveError::Authorities {
-                        check: check.clone(),
-                        path: path.clone(),
-                        source,
-                    };
-                    Trust::Authorities(read_authorities(path).map_err(failed)?.into())
-                }
-            };
-            Some(TlsExpect {
-                trust,
-                name: http.server_name(node),
-            })
-        }
+        Some(trust) => Some(TlsExpect {
+            trust: trust_of(trust, check)?,
+            name: http.server_name(node),
+        }),
     };
     Ok(Http {
         connect: http.address(node),
@@ -132,6 +153,21 @@ fn page_of(http: &config::Http, node: IpAddr, check: &CheckName) -> Result<Http,
         path: http.path.fill(node),
         statuses: http.status.clone(),
         body: http.body.clone(),
+    })
+}
+
+fn trust_of(trust: &config::Trust, check: &CheckName) -> Result<Trust, ResolveError> {
+    Ok(match trust {
+        config::Trust::WebRoots => Trust::WebRoots,
+        config::Trust::Anybody => Trust::Anybody,
+        config::Trust::Ca(path) => {
+            let failed = |source| ResolveError::Authorities {
+                check: check.clone(),
+                path: path.clone(),
+                source,
+            };
+            Trust::Authorities(read_authorities(path).map_err(failed)?.into())
+        }
     })
 }
 

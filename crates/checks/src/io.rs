@@ -1,13 +1,18 @@
 //! The questions themselves: thin, with a deadline each, and never a verdict.
 
+pub(crate) mod command;
 pub(crate) mod connect;
+pub(crate) mod dns;
 pub(crate) mod http;
+pub(crate) mod nagios;
 pub(crate) mod ping;
+pub(crate) mod process;
+pub(crate) mod smtp;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 
 use crate::machine::Outcome;
-use crate::probe::Phases;
+use crate::probe::{Measure, Phases};
 
 /// What came of one question.
 #[derive(Clone, Debug)]
@@ -18,6 +23,8 @@ pub(crate) struct Answer {
     pub(crate) phases: Phases,
     /// The connection was refused: perhaps nobody listens.
     pub(crate) refused: bool,
+    /// What was measured, if the asked one says so.
+    pub(crate) measures: Vec<Measure>,
 }
 
 impl Answer {
@@ -27,6 +34,7 @@ impl Answer {
             detail: detail.into(),
             phases: Phases::default(),
             refused: false,
+            measures: Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! - [`machine`] turns single answers into one state: pure, with its table.
 //! - [`probes_of`] says what a configuration asks of one node.
-//! - `io` asks: ICMP echo, HTTP. Each question has a deadline and a bounded answer.
+//! - `io` asks: ICMP echo, HTTP, TCP, DNS, SMTP, programs, processes. Each question has a deadline and a bounded answer.
 //! - `prober` has one task per probe and one that brings verdicts out; no thread or
 //!   process per check, and no queue that can grow.
 //!
@@ -25,6 +25,7 @@ pub use from_config::{ResolveError, probes_of};
 pub use io::http::BODY_LENGTH_MAX;
 pub use io::tcp::ANSWER_LENGTH_MAX;
 pub use probe::{
-    Asker, DETAIL_LENGTH_MAX, Http, Phases, Probe, Resolved, State, Tcp, TlsExpect, Trust, Verdict,
+    Asker, Command, DETAIL_LENGTH_MAX, Dns, Http, Manner, Measure, Phases, Probe, Process,
+    Resolved, Smtp, State, Tcp, TlsExpect, Trust, Verdict,
 };
 pub use prober::Prober;

@@ -130,6 +130,8 @@ pub enum Veil {
 #[derive(Clone, Debug)]
 pub struct Machine {
     limits: Limits,
+    /// Questions without an answer at most.
+    overlap: usize,
     settled: Settled,
     veil: Veil,
     failures: u32,
@@ -161,6 +163,7 @@ impl Machine {
         };
         Self {
             limits,
+            overlap: OUTSTANDING_MAX,
             settled: Settled::Nothing,
             veil: Veil::None,
             failures: 0,
@@ -175,6 +178,14 @@ impl Machine {
             confirmed: now,
             reported: now,
         }
+    }
+
+    /// With fewer questions at once than [`OUTSTANDING_MAX`], for those that cost much. At
+    /// least `fall` of them find out as soon as any number whether something hangs.
+    #[must_use]
+    pub fn overlapping(mut self, most: usize) -> Self {
+        self.overlap = most.clamp(1, OUTSTANDING_MAX);
+        self
     }
 
     /// What others shall see.
@@ -261,7 +272,7 @@ impl Machine {
         let interval = self.limits.interval.as_nanos() as u64;
         let behind = now.since(self.due).as_nanos() as u64;
         self.due = now + Duration::from_nanos(interval - behind % interval);
-        if self.pending.len() >= OUTSTANDING_MAX {
+        if self.pending.len() >= self.overlap {
             return None;
         }
         let question = self.next;
@@ -598,6 +609,17 @@ mod tests {
         });
         bench.run_to(10_050);
         assert_eq!(bench.asked.len(), OUTSTANDING_MAX + 1);
+    }
+
+    #[test]
+    fn costly_questions_overlap_less_and_find_a_hang_as_soon() {
+        let mut bench = Bench::new(LIMITS);
+        bench.machine = bench.machine.overlapping(2);
+        bench.run_to(190);
+        assert_eq!(bench.asked, [(0, 0), (1, 50)]);
+        settle(&mut bench, 200, Outcome::Silent);
+        settle(&mut bench, 250, Outcome::Silent);
+        assert_eq!(bench.machine.state(), CheckState::Failing);
     }
 
     #[test]

@@ -139,6 +139,7 @@ mod tests {
             silent_since: None,
             detail: detail.to_owned(),
             phases: Phases::default(),
+            measures: Vec::new(),
             sequence: 0,
         }
     }

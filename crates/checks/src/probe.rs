@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_config::{Method, StatusSet};
+use evenkeel_config::{Method, RecordType, StatusSet};
 use evenkeel_core::{CheckName, GroupId, Moment, NodeId};
 use rustls_pki_types::CertificateDer;
 
@@ -68,13 +68,22 @@ pub enum Resolved {
     Http(Http),
     /// Does it take a connection, and say this?
     Tcp(Tcp),
+    /// Does this program say that all is well?
+    Command(Command),
+    /// Does this process run on this machine?
+    Process(Process),
+    /// Does it know this name?
+    Dns(Dns),
+    /// Does it take mail?
+    Smtp(Smtp),
 }
 
 impl Resolved {
-    /// Where it connects to; none if it does not.
+    /// Where it connects to by TCP; none if it does not.
     pub fn connects_to(&self) -> Option<SocketAddr> {
         match self {
-            Self::Ping { .. } => None,
+            Self::Ping { .. } | Self::Command(_) | Self::Process(_) | Self::Dns(_) => None,
+            Self::Smtp(smtp) => Some(smtp.connect),
             Self::Http(http) => Some(http.connect),
             Self::Tcp(tcp) => Some(tcp.connect),
         }
@@ -91,6 +100,49 @@ pub struct Tcp {
     /// A text that must occur in the first [`crate::ANSWER_LENGTH_MAX`] bytes of the answer. Without
     /// it the connection is the answer.
     pub expect: Option<String>,
+}
+
+/// A program, and how its answer is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The program, an absolute path, and its arguments.
+    pub words: Vec<String>,
+    /// How its answer is read.
+    pub manner: Manner,
+}
+
+/// How the answer of a program is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Status 0 is good, and every other one bad.
+    Exec,
+    /// As a plugin of Nagios means it.
+    Nagios,
+}
+
+/// A process.
+pub use evenkeel_host::named::Wanted as Process;
+
+/// A name, and what is expected of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The name server.
+    pub server: SocketAddr,
+    /// The name, without its last dot; empty for the root. Its labels are at most 63 bytes long.
+    pub name: String,
+    /// What about it.
+    pub record: RecordType,
+    /// What one of the records must be.
+    pub expect: Option<String>,
+}
+
+/// A mail server, and what is expected of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Smtp {
+    /// Where to connect.
+    pub connect: SocketAddr,
+    /// It must go over to TLS, and what is expected of its certificate.
+    pub starttls: Option<TlsExpect>,
 }
 
 /// A page, and what is expected of it.
@@ -134,6 +186,17 @@ pub enum Trust {
     Anybody,
 }
 
+/// What a plugin measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// What.
+    pub label: String,
+    /// How much; none if the plugin could not say.
+    pub value: Option<f64>,
+    /// Of what: none, `s`, `ms`, `us`, `%`, `B` and its multiples, `c` for a counter.
+    pub unit: String,
+}
+
 /// What this node says about a check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -155,6 +218,8 @@ pub struct Verdict {
     pub detail: String,
     /// Where the time of the newest answer went.
     pub phases: Phases,
+    /// What the newest answer measured; only plugins do.
+    pub measures: Vec<Measure>,
     /// Grows with each verdict of one [`crate::Prober`].
     pub sequence: u64,
 }

@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evenkeel_host::listener::Listeners;
+use evenkeel_host::named::Names;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::asking;
+use crate::io::command::Turns;
 use crate::io::ping::Pingers;
 use crate::outbox::{Key, Outbox};
 use crate::probe::{Probe, Verdict};
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Outbox,
     pub(crate) listeners: Listeners,
     pub(crate) pingers: Pingers,
+    pub(crate) names: Names,
+    pub(crate) turns: Turns,
     speakers: AtomicU64,
 }
 
@@ -67,6 +71,8 @@ impl Prober {
             outbox: Outbox::default(),
             listeners: Listeners::start(),
             pingers: Pingers::default(),
+            names: Names::start(),
+            turns: Turns::default(),
             speakers: AtomicU64::new(0),
         });
         let forward = {

@@ -7,11 +7,15 @@ use evenkeel_core::names::CheckName;
 use evenkeel_core::rule::{RULE_WORDS, nearest};
 use evenkeel_core::topology::CheckPolicy;
 
+use crate::dns::{self, Dns};
 use crate::duration;
+use crate::exec::{self, Exec};
 use crate::fault::{Report, shown};
 use crate::http::{self, Http};
 use crate::name;
+use crate::process::{self, Process};
 use crate::section::{Keys, Section, Text};
+use crate::smtp::{self, Smtp};
 use crate::source::Span;
 use crate::target::{NODE, Target, read_target};
 use crate::tcp::{self, Tcp};
@@ -33,18 +37,13 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
 const FALL_DEFAULT: u32 = 2;
 const RISE_DEFAULT: u32 = 3;
 
-const LATER_HELP: &str = "ask with ping, http or tcp, or remove this check";
+const LATER_HELP: &str = "ask in another way, as with tcp or nagios, or remove this check";
 
 /// Kinds of a later version.
 const LATER: &[(&str, &str)] = &[
-    ("exec", LATER_HELP),
-    ("nagios", LATER_HELP),
-    ("process", LATER_HELP),
     ("unit", LATER_HELP),
     ("mysql", LATER_HELP),
     ("postgres", LATER_HELP),
-    ("dns", LATER_HELP),
-    ("smtp", LATER_HELP),
 ];
 
 /// A kind of question.
@@ -57,7 +56,7 @@ struct Kind {
     own: &'static [&'static str],
 }
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 8] = [
     Kind {
         name: "ping",
         keys: Keys {
@@ -87,12 +86,59 @@ const KINDS: [Kind; 3] = [
         },
         own: &["send", "expect"],
     },
+    Kind {
+        name: "exec",
+        keys: Keys {
+            known: &["exec", "interval", "timeout", "from", "fall", "rise"],
+            later: LATER,
+        },
+        own: &[],
+    },
+    Kind {
+        name: "nagios",
+        keys: Keys {
+            known: &["nagios", "interval", "timeout", "from", "fall", "rise"],
+            later: LATER,
+        },
+        own: &[],
+    },
+    Kind {
+        name: "process",
+        keys: Keys {
+            known: &[
+                "process", "interval", "timeout", "from", "fall", "rise", "pidfile",
+            ],
+            later: LATER,
+        },
+        own: &["pidfile"],
+    },
+    Kind {
+        name: "dns",
+        keys: Keys {
+            known: &[
+                "dns", "interval", "timeout", "from", "fall", "rise", "server", "type", "expect",
+            ],
+            later: LATER,
+        },
+        own: &["server", "type", "expect"],
+    },
+    Kind {
+        name: "smtp",
+        keys: Keys {
+            known: &[
+                "smtp", "interval", "timeout", "from", "fall", "rise", "starttls", "host", "tls",
+            ],
+            later: LATER,
+        },
+        own: &["starttls", "host", "tls"],
+    },
 ];
 
 /// What a check without a question could have.
 const ANY_KEYS: Keys = Keys {
     known: &[
-        "ping", "http", "tcp", "interval", "timeout", "from", "fall", "rise",
+        "ping", "http", "tcp", "exec", "nagios", "process", "dns", "smtp", "interval", "timeout",
+        "from", "fall", "rise",
     ],
     later: LATER,
 };
@@ -118,15 +164,39 @@ pub enum Question {
     Http(Http),
     /// Does a server take a connection, and say what is expected?
     Tcp(Tcp),
+    /// Does a program end well?
+    Exec(Exec),
+    /// What does a plugin of Nagios say?
+    Nagios(Exec),
+    /// Does a process run?
+    Process(Process),
+    /// Does a name server know a name?
+    Dns(Dns),
+    /// Does a mail server greet?
+    Smtp(Smtp),
 }
 
 impl Question {
-    /// Whom it asks.
-    pub const fn target(&self) -> Target {
+    /// Whom it asks; none if it asks nobody by an address.
+    pub const fn target(&self) -> Option<Target> {
         match self {
-            Self::Ping { target } => *target,
-            Self::Http(http) => http.target,
-            Self::Tcp(tcp) => tcp.target,
+            Self::Ping { target } => Some(*target),
+            Self::Http(http) => Some(http.target),
+            Self::Tcp(tcp) => Some(tcp.target),
+            Self::Dns(dns) => Some(dns.target),
+            Self::Smtp(smtp) => Some(smtp.target),
+            Self::Exec(_) | Self::Nagios(_) | Self::Process(_) => None,
+        }
+    }
+
+    /// Who asks unless the file says otherwise: the judged node itself, and its peers.
+    const fn asked_from(&self) -> (bool, bool) {
+        match self {
+            // A node that pings itself learns nothing.
+            Self::Ping { .. } => (false, true),
+            // Programs and processes are those of the machine itself.
+            Self::Exec(_) | Self::Nagios(_) | Self::Process(_) => (true, false),
+            Self::Http(_) | Self::Tcp(_) | Self::Dns(_) | Self::Smtp(_) => (true, true),
         }
     }
 }
@@ -164,18 +234,10 @@ pub(crate) fn read(
         .unwrap_or(RISE_DEFAULT);
     let from = read_from(section, report);
     let question = question?;
-    let from = from.unwrap_or(match question {
-        // A node that pings itself learns nothing.
-        Question::Ping { .. } => From {
-            node: false,
-            peers: true,
-            span: section.span.clone(),
-        },
-        Question::Http(_) | Question::Tcp(_) => From {
-            node: true,
-            peers: true,
-            span: section.span.clone(),
-        },
+    let from = from.unwrap_or_else(|| {
+        let (node, peers) = question.asked_from();
+        let span = section.span.clone();
+        From { node, peers, span }
     });
     judge_target(&question, &from, report);
     let policy = CheckPolicy {
@@ -218,6 +280,11 @@ fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question>
         }
         ["http"] => Some(Question::Http(http::read(section, report)?)),
         ["tcp"] => Some(Question::Tcp(tcp::read(section, report)?)),
+        ["exec"] => Some(Question::Exec(exec::read("exec", section, report)?)),
+        ["nagios"] => Some(Question::Nagios(exec::read("nagios", section, report)?)),
+        ["process"] => Some(Question::Process(process::read(section, report)?)),
+        ["dns"] => Some(Question::Dns(dns::read(section, report)?)),
+        ["smtp"] => Some(Question::Smtp(smtp::read(section, report)?)),
         [first, second, ..] => {
             let what = format!("a check asks one question, not {first} and {second}");
             report
@@ -233,15 +300,18 @@ fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question>
 /// Refuses unknown keys, and names the kind of question that a key belongs to if it is another
 /// one.
 fn refuse_other_keys(section: &Section<'_>, asked: &[&Kind], report: &mut Report) {
-    let is_asked = |kind: &Kind| asked.iter().any(|one| one.name == kind.name);
+    let is_asked = |key: &str| asked.iter().any(|one| one.own.contains(&key));
     let mut judged: Vec<&str> = asked.iter().map(|kind| kind.name).collect();
     for kind in &KINDS {
         for key in kind.own.iter().filter(|key| section.has(key)) {
+            let told = judged.contains(key);
             judged.push(key);
             // Nothing is asked: that is fault enough.
-            if !is_asked(kind) && !asked.is_empty() {
-                let what = format!("{key:?} belongs to {} checks", kind.name);
-                let help = format!("remove it, or ask with {}", kind.name);
+            if !told && !is_asked(key) && !asked.is_empty() {
+                let owners = KINDS.iter().filter(|kind| kind.own.contains(key));
+                let owners: Vec<&str> = owners.map(|kind| kind.name).collect();
+                let what = format!("{key:?} belongs to {} checks", owners.join(" and "));
+                let help = format!("remove it, or ask with {}", owners.join(" or "));
                 report.refuse(&section.key_span(key), what, help);
             }
         }
@@ -307,18 +377,27 @@ fn read_from(section: &Section<'_>, report: &mut Report) -> Option<From> {
 /// Questions whose answer does not depend on the node that is judged.
 fn judge_target(question: &Question, from: &From, report: &mut Report) {
     match (question, question.target()) {
-        (_, Target::Ip(ip)) if from.peers => {
+        (Question::Process(process), _) if from.peers => {
+            let what = format!("peers cannot see whether {} runs", shown(&process.name));
+            let help = "write from = [\"node\"], or ask with tcp or http what it serves";
+            report.refuse(&from.span, what, help);
+        }
+        (Question::Exec(command) | Question::Nagios(command), _)
+            if from.peers && !command.names_the_node() =>
+        {
+            let what = "peers that run this learn nothing about the node that is judged";
+            let help = format!("put {NODE} among its arguments, or write from = [\"node\"]");
+            report.warn(&from.span, what, help);
+        }
+        (_, Some(Target::Ip(ip))) if from.peers => {
             let what = format!("peers that ask {ip} learn nothing about the node that is judged");
             let help = format!("ask {NODE}, or write from = [\"node\"]");
             report.warn(&from.span, what, help);
         }
-        (Question::Ping { .. }, Target::Node) if from.node && !from.peers => {
+        (Question::Ping { .. }, Some(Target::Node)) if from.node && !from.peers => {
             let what = "a node that pings itself always answers";
             report.warn(&from.span, what, "write from = [\"peers\"]");
         }
-        (
-            Question::Ping { .. } | Question::Http(_) | Question::Tcp(_),
-            Target::Node | Target::Ip(_),
-        ) => {}
+        (_, Some(Target::Node | Target::Ip(_)) | None) => {}
     }
 }

@@ -12,11 +12,14 @@ use evenkeel_core::topology::{Failback, Group, Node, Topology, WithoutMajority};
 use crate::check::{CheckSpec, Question};
 use crate::command::Command;
 use crate::config::Hosted;
+use crate::dns::Dns;
 use crate::duration::show;
 use crate::hook::Hooks;
 use crate::http::{Http, Method, Trust};
+use crate::process::Process;
 use crate::revoked::{self, Fingerprint};
 use crate::service::{Runs, ServiceSpec, When};
+use crate::smtp::Smtp;
 use crate::tcp::Tcp;
 
 /// Raised when the same meaning gets another text.
@@ -128,6 +131,11 @@ fn write_check(text: &mut String, group: &Group, spec: &CheckSpec) {
         Question::Ping { target } => line(text, "ping", quoted(&target.text())),
         Question::Http(http) => write_http(text, http),
         Question::Tcp(tcp) => write_tcp(text, tcp),
+        Question::Exec(command) => line(text, "exec", list(command.words().iter().cloned())),
+        Question::Nagios(command) => line(text, "nagios", list(command.words().iter().cloned())),
+        Question::Process(process) => write_process(text, process),
+        Question::Dns(dns) => write_dns(text, dns),
+        Question::Smtp(smtp) => write_smtp(text, smtp),
     }
     line(text, "interval", quoted(&show(policy.interval)));
     line(text, "timeout", quoted(&show(policy.timeout)));
@@ -154,7 +162,11 @@ fn write_http(text: &mut String, http: &Http) {
     if let Some(body) = &http.body {
         line(text, "body", quoted(body));
     }
-    match &http.tls {
+    write_trust(text, http.tls.as_ref());
+}
+
+fn write_trust(text: &mut String, trust: Option<&Trust>) {
+    match trust {
         None | Some(Trust::WebRoots) => {}
         Some(Trust::Anybody) => line(text, "tls", "{ verify = false }"),
         Some(Trust::Ca(path)) => {
@@ -240,6 +252,37 @@ fn command_text(command: &Command) -> String {
         Command::Program { path, arguments } => {
             list(std::iter::once(path).chain(arguments).cloned())
         }
+    }
+}
+
+fn write_process(text: &mut String, process: &Process) {
+    line(text, "process", quoted(&process.name));
+    if let Some(path) = &process.pidfile {
+        line(text, "pidfile", quoted(&path.to_string_lossy()));
+    }
+}
+
+fn write_dns(text: &mut String, dns: &Dns) {
+    let name = match dns.name.as_str() {
+        "" => ".",
+        name => name,
+    };
+    line(text, "dns", quoted(name));
+    line(text, "server", quoted(&dns.server()));
+    line(text, "type", quoted(dns.record.as_str()));
+    if let Some(expect) = &dns.expect {
+        line(text, "expect", quoted(expect));
+    }
+}
+
+fn write_smtp(text: &mut String, smtp: &Smtp) {
+    line(text, "smtp", quoted(&smtp.text()));
+    if let Some(trust) = &smtp.starttls {
+        line(text, "starttls", "true");
+        write_trust(text, Some(trust));
+    }
+    if let Some(host) = &smtp.host {
+        line(text, "host", quoted(host));
     }
 }
 

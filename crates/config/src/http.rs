@@ -131,7 +131,7 @@ impl Http {
     }
 }
 
-fn without_port(host: &str) -> &str {
+pub(crate) fn without_port(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
@@ -386,7 +386,8 @@ fn read_body(section: &Section<'_>, method: Method, report: &mut Report) -> Opti
     Some(text.value.to_owned())
 }
 
-fn read_host(section: &Section<'_>, report: &mut Report) -> Option<String> {
+/// The name of the site under `host`, if anything stands there.
+pub(crate) fn read_host(section: &Section<'_>, report: &mut Report) -> Option<String> {
     let help = "write the name of the site, as in \"www.example.com\" or \"www.example.com:8080\"";
     let text = section.text_with("host", help, report)?;
     let (name, port) = match text.value.rsplit_once(':') {
@@ -417,13 +418,7 @@ fn read_host(section: &Section<'_>, report: &mut Report) -> Option<String> {
 /// `tls = { ca = "/etc/evenkeel/site-ca.pem" }` or `tls = { verify = false }`. Nothing if
 /// what stands there is wrong. `encrypted` is unknown if the URL is wrong.
 fn read_tls(section: &Section<'_>, encrypted: Option<bool>, report: &mut Report) -> Option<Trust> {
-    let help = "write tls = { ca = \"/path/of/ca.pem\" } or tls = { verify = false }";
-    if !section.has("tls") {
-        return Some(Trust::WebRoots);
-    }
-    let tls = section.section("tls", help, report)?;
-    tls.only(&TLS_KEYS, report);
-    if encrypted == Some(false) {
+    if encrypted == Some(false) && section.has("tls") {
         let what = "tls has no meaning for an http:// URL";
         report.refuse(
             &section.key_span("tls"),
@@ -431,6 +426,17 @@ fn read_tls(section: &Section<'_>, encrypted: Option<bool>, report: &mut Report)
             "write https:// or remove tls",
         );
     }
+    read_trust(section, report)
+}
+
+/// The same wherever a check may use TLS: whom to believe.
+pub(crate) fn read_trust(section: &Section<'_>, report: &mut Report) -> Option<Trust> {
+    let help = "write tls = { ca = \"/path/of/ca.pem\" } or tls = { verify = false }";
+    if !section.has("tls") {
+        return Some(Trust::WebRoots);
+    }
+    let tls = section.section("tls", help, report)?;
+    tls.only(&TLS_KEYS, report);
     let verify = tls.flag("verify", report).unwrap_or(true);
     let ca = tls.text_with("ca", help, report);
     match (ca, verify) {

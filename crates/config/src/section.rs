@@ -54,7 +54,9 @@ const HOMES: [(&str, &[&str]); 7] = [
     (
         "in [group.NAME.check.NAME]",
         &[
-            "ping", "http", "interval", "timeout", "from", "fall", "rise", "status", "body", "tls",
+            "ping", "http", "tcp", "exec", "nagios", "process", "dns", "smtp", "interval",
+            "timeout", "from", "fall", "rise", "status", "body", "tls", "pidfile", "server",
+            "type", "starttls",
         ],
     ),
     (

@@ -32,10 +32,15 @@ impl Tcp {
 
     /// As the file writes it.
     pub fn text(&self) -> String {
-        match self.target {
-            Target::Ip(ip) => SocketAddr::new(ip, self.port).to_string(),
-            Target::Node => format!("{NODE}:{}", self.port),
-        }
+        place(self.target, self.port)
+    }
+}
+
+/// A host and a port as the file writes them.
+pub(crate) fn place(target: Target, port: u16) -> String {
+    match target {
+        Target::Ip(ip) => SocketAddr::new(ip, port).to_string(),
+        Target::Node => format!("{NODE}:{port}"),
     }
 }
 
@@ -65,7 +70,8 @@ pub(crate) fn read(section: &Section<'_>, report: &mut Report) -> Option<Tcp> {
     })
 }
 
-fn parse(text: &str) -> Result<(Target, u16), (String, String)> {
+/// Reads a host and a port. The fault is what is wrong and what to do.
+pub(crate) fn parse(text: &str) -> Result<(Target, u16), (String, String)> {
     let wrong = |what: String| Err((what, HELP.to_owned()));
     let Some((host, port)) = text.rsplit_once(':') else {
         return wrong(format!("{} has no port", shown(text)));

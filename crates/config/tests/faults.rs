@@ -155,14 +155,7 @@ fn unknown_keys_are_told_what_was_meant() {
         "ping = \"{node}\"",
         "unit = \"x.service\"",
         &[
-            "f:19:1: \"unit\" is not built yet in this version | ask with ping, http or tcp, or remove this check",
-        ],
-    );
-    refused(
-        "ping = \"{node}\"",
-        "exec = [\"x\"]\nfall = 1",
-        &[
-            "f:19:1: \"exec\" is not built yet in this version | ask with ping, http or tcp, or remove this check",
+            "f:19:1: \"unit\" is not built yet in this version | ask in another way, as with tcp or nagios, or remove this check",
         ],
     );
     refused(
@@ -1134,6 +1127,126 @@ fn hooks_are_whole_paths() {
         &[
             "f:19:1: unknown key \"before_opne\" in [group.www.hook] | did you mean \"before_open\"?",
             "f:20:16: hook_timeout = 11m is too long | the longest hook_timeout is 10m",
+        ],
+    );
+}
+
+/// One check in place of the good file's ping, refused with one fault.
+fn check_refused(check: &str, fault: &str) {
+    refused("ping = \"{node}\"", check, &[fault]);
+}
+
+#[test]
+fn programs_and_processes() {
+    check_refused(
+        "exec = [\"x\"]\nfall = 1",
+        "f:19:9: \"x\" is not an absolute path | write for example exec = [\"/usr/local/bin/is-well\", \"{node}\"]",
+    );
+    check_refused(
+        "exec = []",
+        "f:19:8: exec is empty | write for example exec = [\"/usr/local/bin/is-well\", \"{node}\"]",
+    );
+    check_refused(
+        "exec = 5",
+        "f:19:8: exec must be a string or a list of strings, not a whole number | write for example exec = [\"/usr/local/bin/is-well\", \"{node}\"]",
+    );
+    check_refused(
+        "exec = \"/bin/x | y\"",
+        "f:19:16: no shell reads this command | write a list, each argument a string of its own",
+    );
+    check_refused(
+        "nagios = \"  \"",
+        "f:19:10: the command is empty | write for example nagios = \"/usr/lib/nagios/plugins/check_http -H {node}\"",
+    );
+    check_refused(
+        "nagios = [\"/{node}\"]",
+        "f:19:11: {node} cannot stand in the path of a program | put it among the arguments",
+    );
+    check_refused(
+        &format!("exec = \"/x {}\"", "a ".repeat(64)),
+        "f:19:8: exec is longer than 64 words or 4096 bytes | put it into a script",
+    );
+    check_refused(
+        "process = \"systemd-networkd\"",
+        "f:19:11: the kernel keeps 15 bytes of a name | write \"systemd-network\"",
+    );
+    check_refused(
+        "process = \"/usr/sbin/apache2\"",
+        "f:19:11: \"/usr/sbin/apache2\" is not the name of a process | write the name as in /proc/PID/comm, for example process = \"apache2\"",
+    );
+    check_refused(
+        "process = \"apache2\"\npidfile = \"apache2.pid\"",
+        "f:20:11: \"apache2.pid\" is not an absolute path | write the whole path, as in \"/run/apache2/apache2.pid\"",
+    );
+    check_refused(
+        "process = \"apache2\"\nfrom = [\"peers\"]",
+        "f:20:8: peers cannot see whether \"apache2\" runs | write from = [\"node\"], or ask with tcp or http what it serves",
+    );
+    check_refused(
+        "exec = \"/x\"\npidfile = \"/x\"",
+        "f:20:1: \"pidfile\" belongs to process checks | remove it, or ask with process",
+    );
+    check_refused(
+        "ping = \"{node}\"\nexpect = \"x\"",
+        "f:20:1: \"expect\" belongs to tcp and dns checks | remove it, or ask with tcp or dns",
+    );
+    warned(
+        "ping = \"{node}\"",
+        "exec = \"/x\"\nfrom = [\"peers\"]",
+        &[
+            "f:20:8: warning: peers that run this learn nothing about the node that is judged | put {node} among its arguments, or write from = [\"node\"]",
+        ],
+    );
+}
+
+#[test]
+fn name_and_mail_servers() {
+    check_refused(
+        "dns = \"a..b\"",
+        "f:19:7: \"a..b\" is not a name that can be asked for | write a name, as in dns = \"www.example.net\"",
+    );
+    check_refused(
+        "dns = \"b\u{fc}cher.example\"",
+        "f:19:7: \"b\u{fc}cher.example\" is not a name that can be asked for | write it as it is sent, as in \"xn--bcher-kva.example\"",
+    );
+    check_refused(
+        "dns = \"x\"\nserver = \"{node}\"",
+        "f:20:10: \"{node}\" has no port | write for example \"{node}:53\" or \"[2001:db8::1]:53\"",
+    );
+    check_refused(
+        "dns = \"x\"\ntype = \"AAA\"",
+        "f:20:8: there is no type \"AAA\" for checks | did you mean \"AAAA\"? the types are A, AAAA, CNAME, MX, NS, PTR, SOA, SRV, TXT",
+    );
+    check_refused(
+        "dns = \"x\"\nexpect = \"2001:db8::1\"",
+        "f:20:10: \"2001:db8::1\" is no A record | write for example expect = \"192.0.2.80\"",
+    );
+    check_refused(
+        "smtp = \"mail.example.net:25\"",
+        "f:19:8: \"mail.example.net\" is neither {node} nor an IP address | write {node} or an address: a check must not depend on DNS",
+    );
+    check_refused(
+        "smtp = \"{node}:25\"\nhost = \"x\"",
+        "f:20:1: host has no meaning without starttls | add starttls = true, or remove it",
+    );
+    warned(
+        "ping = \"{node}\"",
+        "smtp = \"{node}:25\"\nstarttls = true",
+        &[
+            "f:19:8: warning: the server's certificate must carry the address itself | add host = \"mail.example.com\" with the name in the certificate, or tls = { verify = false }",
+        ],
+    );
+    check_refused(
+        "dns = \"x\"\ntype = \"NS\"\nexpect = \"..\"",
+        "f:21:10: \"..\" is no NS record | write for example expect = \"www.example.net\"",
+    );
+    // Two of one name: the second stands where the fault is.
+    refused(
+        "[group.www.check.apache]",
+        "[group.www.check.ping]\nping = \"{node}\"\n[group.www.check.apache]",
+        &[
+            "f:20:18: this is not TOML: duplicate key | \"ping\" stands here a second time: remove one of them",
+            "f:21:1: this is not TOML: duplicate key | \"ping\" stands here a second time: remove one of them",
         ],
     );
 }

@@ -26,6 +26,13 @@ without_majority = "serve"
 a = { http = "https://[2001:db8::9]:8443/x?{node}&y", tls = { ca = "/x", verify = true }, status = 200 }
 b = { http = "http://{node}", method = "GET", body = "b", host = "h:80" }
 c.ping = "{node}"
+d = { exec = "/x {node} y", from = ["node"] }
+e = { nagios = ["/usr/lib/nagios/plugins/check_http", "-H", "{node}", "a b"], from = ["peers"] }
+f = { process = "apache2", pidfile = "/run/x.pid" }
+g = { dns = "www.example.net.", server = "[2001:db8::9]:5353", type = "MX", expect = "10 mail." }
+h = { smtp = "{node}:25", starttls = true, host = "mail.example.net", tls = { verify = false } }
+i = { smtp = "192.0.2.5:25", from = ["node"] }
+j.dns = "."
 [group.g.service]
 a = { unit = "a.service", when = "always", restart = 1, after = ["b"] }
 b = { start = ["/x", "y"], stop = "z", status = 'w', start_timeout = "1s", after = [] }

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod frame;
 pub mod lateness;
 pub mod listener;
+pub mod named;
 pub mod netlink;
 pub mod ping;
 pub mod process;

@@ -63,7 +63,9 @@ struct Progress {
 impl Page {
     /// Makes a question ready, or says why it can never be asked.
     pub(crate) fn new(http: &Http) -> Result<Self, String> {
-        let tls = http.tls.as_ref().map(Tls::new).transpose()?;
+        let tls = http.tls.as_ref();
+        let tls = tls.map(|expect| Tls::new(expect, &[b"http/1.1"]));
+        let tls = tls.transpose()?;
         let page = Self {
             http: http.clone(),
             tls,
@@ -286,7 +288,7 @@ fn failed(failure: Failure, progress: &Progress) -> Answer {
 }
 
 /// What a broken handshake means. The library wraps its own errors into those of I/O.
-fn of_tls(broken: &io::Error) -> Failure {
+pub(crate) fn of_tls(broken: &io::Error) -> Failure {
     match broken
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())

@@ -23,8 +23,8 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// What `expect` says, or why that cannot be, for people.
-    pub(crate) fn new(expect: &TlsExpect) -> Result<Self, String> {
+    /// What `expect` says, for one of `protocols` (RFC 7301) if any, or why that cannot be, for people.
+    pub(crate) fn new(expect: &TlsExpect, protocols: &[&[u8]]) -> Result<Self, String> {
         let name = ServerName::try_from(expect.name.clone())
             .map_err(|_| format!("{:?} is not a name for a certificate", expect.name))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -49,7 +49,7 @@ impl Tls {
         // Each question shakes hands in full: a resumed session would not show a new
         // certificate, and its time would not be that of a new visitor.
         config.resumption = rustls::client::Resumption::disabled();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,

@@ -86,6 +86,11 @@ impl Apache {
         Pid::from_child(&self.parent)
     }
 
+    /// Where it writes the number of its parent.
+    pub fn pidfile(&self) -> std::path::PathBuf {
+        self.place.path().join("pid")
+    }
+
     /// Sends all its processes a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process_group(self.group(), signal).expect("ours");

@@ -13,7 +13,7 @@ pub mod server;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use evenkeel_checks::{Asker, Http, Probe, Prober, Resolved, State, Tcp, Verdict};
+use evenkeel_checks::{Asker, Command, Http, Manner, Probe, Prober, Resolved, State, Tcp, Verdict};
 use evenkeel_config::{Method, StatusSet};
 use evenkeel_core::{CheckName, GroupId, NodeId};
 use tokio::sync::mpsc;
@@ -68,6 +68,24 @@ pub fn line(at: SocketAddr, send: Option<&str>, expect: Option<&str>) -> Probe {
         }),
         ..page(at)
     }
+}
+
+/// Asks `question` every 50 ms with plenty of time, as the judged node itself.
+pub fn asking(question: Resolved) -> Probe {
+    Probe {
+        question,
+        timeout: SOON,
+        watch_listener: false,
+        ..page(SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+}
+
+/// Runs a program every 50 ms, with plenty of time.
+pub fn program(manner: Manner, words: &[&str]) -> Probe {
+    asking(Resolved::Command(Command {
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+        manner,
+    }))
 }
 
 /// Fails and recovers at once.

@@ -49,6 +49,22 @@ impl Server {
         .await
     }
 
+    /// Says `text` without a question, then closes.
+    pub async fn saying_once(text: &'static str) -> Self {
+        Self::start(move |mut stream| async move {
+            let _ = stream.write_all(text.as_bytes()).await;
+        })
+        .await
+    }
+
+    /// Says `more` without a question until nobody listens any more.
+    pub async fn saying_for_ever_at_once(more: &'static str) -> Self {
+        Self::start(move |mut stream| async move {
+            while stream.write_all(more.as_bytes()).await.is_ok() {}
+        })
+        .await
+    }
+
     /// Reads the request, says `text`, then `more` until nobody listens any more.
     pub async fn saying_for_ever(text: &'static str, more: &'static str) -> Self {
         Self::start(move |mut stream| async move {
