@@ -442,7 +442,12 @@ mod tests {
         // A second one that the watch does not know.
         let second = sleepers.start();
         sleepers.kill(0);
-        let search = async { while running(&watch).await.0 != second {} };
+        let search = async {
+            while running(&watch).await.0 != second {
+                // The watch's own task runs on this thread.
+                tokio::task::yield_now().await;
+            }
+        };
         tokio::time::timeout(SOON, search).await.expect("found");
         sleepers.kill(0);
         let dead = tokio::time::timeout(SOON, deaths.next()).await;
