@@ -264,7 +264,7 @@ fn keeps_the_majority(
     if last(to) && !last(holder) {
         let to = situation.topology.node_name(to);
         return Err(Refusal(format!(
-            "without {to} no majority of voters would be left: if it failed, nobody could take              over from it. Bring the missing voters back first, or say --force"
+            "without {to} no majority of voters would be left: if it failed, nobody could take over from it. Bring the missing voters back first, or say --force"
         )));
     }
     Ok(())
