@@ -95,6 +95,8 @@ impl<'a> Client<'a> {
         for one in &all {
             let outcome = match &one.judged {
                 Err(_) => "LEFT OUT, keeps what it has".to_owned(),
+                // What one node could not bring up, the next would not either.
+                Ok(_) if failed => "not tried, keeps what it has".to_owned(),
                 Ok(_) => {
                     let digest = Some(digest.clone());
                     let step = ReloadStep::Apply { digest };

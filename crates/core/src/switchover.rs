@@ -84,6 +84,8 @@ pub struct Switchovers {
 struct Asked {
     epoch: Epoch,
     since: Moment,
+    /// Since when the holder does not say that it serves.
+    lost: Option<Moment>,
 }
 
 impl Switchovers {
@@ -100,19 +102,28 @@ impl Switchovers {
         let serves = said.is_some_and(|said| {
             said.epoch == current.epoch && matches!(said.standing, Standing::Open)
         });
+        let known = self.asked.get_mut(&group);
+        if let Some(asked) = known.filter(|asked| asked.epoch == current.epoch && !serves) {
+            // A worker that was replaced in the middle serves on and says so in a moment.
+            let lost = *asked.lost.get_or_insert(now);
+            return match now.since(lost) < HEARING_MAX {
+                true => Go::Wait,
+                false => Go::Now,
+            };
+        }
         if drain.is_zero() || !serves {
             return Go::Now;
         }
-        let asked = self.asked.entry(group).or_insert(Asked {
+        let new = Asked {
             epoch: current.epoch,
             since: now,
-        });
+            lost: None,
+        };
+        let asked = self.asked.entry(group).or_insert(new);
         if asked.epoch != current.epoch {
-            *asked = Asked {
-                epoch: current.epoch,
-                since: now,
-            };
+            *asked = new;
         }
+        asked.lost = None;
         let waited = now.since(asked.since);
         let departure = said.map(|said| said.departure).unwrap_or_default();
         let enough = match departure {

@@ -845,6 +845,24 @@ fn a_failure_during_a_planned_move_moves_at_once() {
     assert!(reason.contains("for another reason"), "{reason}");
 }
 
+/// Its worker is replaced in the middle: for a moment it says that it opens, and serves on.
+#[test]
+fn a_holder_that_says_for_a_moment_that_it_does_not_serve_is_waited_for() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Endlessly;
+    wish(&mut world);
+    world.pass(100);
+    world.voice("ams1").standing = Standing::Opening;
+    world.pass(200);
+    assert_eq!(world.take(), None, "requests are in flight");
+    world.voice("ams1").standing = Standing::Open;
+    world.pass(200);
+    assert_eq!(world.take(), None);
+    world.voice("ams1").standing = Standing::Lapsed;
+    world.pass(800);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
 /// The target fails while the holder lets its clients go: nothing moves, the holder is
 /// not asked any more, and the operator hears why.
 #[test]

@@ -295,8 +295,13 @@ impl Driver {
         let (bring, mut brought) = mpsc::channel(ANSWERS_MAX);
         let mut ticked = clock::now();
         self.mind_generations(&bring);
-        if let Ok(memory) = self.memory.again() {
-            self.close_removed(&mut sources, &memory).await;
+        match self.memory.again() {
+            Ok(memory) => self.close_removed(&mut sources, &memory).await,
+            // A group that is gone from the file may be open, and its address given away.
+            Err(error) => {
+                tracing::error!(%error, "failed to look at what is held here");
+                return End::Broken("memory");
+            }
         }
         // Before it votes, the lease thread must have its floors.
         self.restore();

@@ -31,10 +31,14 @@ impl Driver {
         groups.map(|group| group.drain).max().unwrap_or_default()
     }
 
-    /// The group serves again, or for the first time: nothing is held.
+    /// What is wanted of the group now: nothing is held unless its clients are let go.
     pub(crate) fn stop_holding(&mut self, group: GroupId, want: &Want) {
-        if matches!(want, Want::Open { .. }) {
+        // Also when the lease has lapsed: it may come back, and then begins anew.
+        if matches!(want, Want::Open { .. } | Want::Closed { .. }) {
             self.unhold(group);
+        }
+        if matches!(want, Want::Absent) && self.let_go_at.is_some() {
+            self.let_go_at = Some(clock::now());
         }
     }
 

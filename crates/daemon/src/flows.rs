@@ -84,7 +84,10 @@ impl FlowCarrier {
     /// This is wanted of the group from now on.
     pub fn want(&self, group: GroupId, want: &Want) {
         match want {
-            Want::Open { epoch, addresses } => {
+            Want::Open { epoch, addresses }
+            | Want::Draining {
+                epoch, addresses, ..
+            } => {
                 let ips: BTreeSet<IpAddr> = addresses.iter().map(|address| address.ip).collect();
                 self.watch.open(group, *epoch, ips);
             }

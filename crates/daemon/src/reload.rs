@@ -236,9 +236,9 @@ pub fn may_succeed(path: &Path) -> anyhow::Result<Forms> {
     if mode & 0o111 == 0 {
         bail!("{shown} is not executable: chmod 755");
     }
-    if mode & 0o002 != 0 {
+    if mode & 0o022 != 0 {
         bail!(
-            "{shown} can be written by everybody: chmod 755, and make sure that it is the right one"
+            "{shown} can be written by others than its owner: chmod 755, and make sure that it is the right one"
         );
     }
     let forms = ask_forms(path)?;
@@ -544,7 +544,8 @@ ping = "{node}"
         };
         let expected = [
             (0o644, say(&own), "not executable"),
-            (0o777, say(&own), "written by everybody"),
+            (0o777, say(&own), "written by others"),
+            (0o775, say(&own), "written by others"),
             (0o755, say(&other), "evenkeel switch"),
             (0o755, "#!/bin/sh\nexit 2\n".to_owned(), "older version"),
             (0o755, "#!/bin/sh\necho 1\n".to_owned(), "older version"),

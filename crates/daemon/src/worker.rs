@@ -578,13 +578,11 @@ impl Starting<'_> {
             .collect()
     }
 
-    /// Has every address of the file guarded before anything else happens: what an earlier
-    /// life left open stays open only as long as its lease.
+    /// Has every address of the file guarded before anything else happens, by the group that
+    /// it is guarded by already or by none: only an assignment puts it into one. (An earlier
+    /// life may have left a group open, and the file may have moved an address into it since.)
     fn with_addresses(&self, mut keeper: Keeper) -> anyhow::Result<Keeper> {
-        for group in self.prepared.topology().groups.values() {
-            let ips: Vec<IpAddr> = group.addresses.iter().map(|address| address.ip).collect();
-            keeper.set_addresses(group.id, Epoch::NONE, &ips)?;
-        }
+        keeper.guard_closed(&self.addresses())?;
         Ok(keeper)
     }
 }

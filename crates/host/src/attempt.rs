@@ -24,6 +24,8 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// Of FIN, SYN, RST and ACK, the flags that tell an attempt by SYN alone.
 const FLAGS: u8 = 0x17;
 const SYN: u8 = 0x02;
+/// In an IPv6 frame.
+const HOP_LIMIT_AT: usize = ETHERNET + 7;
 const TCP_CHECKSUM: usize = 16;
 const TCP_LENGTH_MIN: usize = 20;
 
@@ -130,7 +132,8 @@ pub fn overheard(frame: &[u8]) -> Option<Overheard> {
                 to: SocketAddr::new(packet.target, short(payload, 2)?),
             })
         }
-        ICMPV6 => advertisement(payload),
+        // From this link, as RFC 4861 7.1.2 wants it: no router has passed it on.
+        ICMPV6 if frame.get(HOP_LIMIT_AT) == Some(&255) => advertisement(payload),
         _ => None,
     }
 }
@@ -271,8 +274,10 @@ mod tests {
         assert_eq!(overheard(&gratuitous_request(A, IP)), said(IP.into()));
         assert_eq!(overheard(&gratuitous_reply(A, IP)), said(IP.into()));
         assert_eq!(overheard(&probe(A, IP)), None, "it claims nothing");
-        let frame = unsolicited_advertisement(A, ip6, Forwards::No);
+        let mut frame = unsolicited_advertisement(A, ip6, Forwards::No);
         assert_eq!(overheard(&frame), said(ip6.into()));
+        frame[HOP_LIMIT_AT] = 254;
+        assert_eq!(overheard(&frame), None, "from beyond a router");
     }
 
     /// A checksum of the whole, as a receiver computes it.

@@ -147,6 +147,7 @@ pub struct Drains {
 /// Whether a request is in flight on a connection. `patient`: it has only just been seen.
 pub fn is_busy(flight: &Flight, patient: bool) -> bool {
     let settled = |ago: u32| Duration::from_millis(ago.into()) >= SETTLED;
+    let answered_ago = flight.sent_ago.min(flight.acknowledged_ago);
     match flight.stage {
         Connection::Opening => patient,
         // Its end counts as one byte.
@@ -154,10 +155,10 @@ pub fn is_busy(flight: &Flight, patient: bool) -> bool {
         Connection::Open if flight.unread > 0 || flight.unsent > 0 => true,
         Connection::Open => match (flight.received, flight.sent) {
             (Some(0), Some(0)) => patient,
-            (Some(0), _) => !settled(flight.sent_ago),
+            (Some(0), _) => !settled(answered_ago),
             (Some(_), Some(0)) => true,
             // A question that is younger than the last answer; in the same tick, either.
-            _ => flight.received_ago < flight.sent_ago || !settled(flight.sent_ago),
+            _ => flight.received_ago < flight.sent_ago || !settled(answered_ago),
         },
     }
 }
@@ -300,8 +301,14 @@ impl Drains {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        if !matches!(group.stage, Stage::Asking { .. }) {
-            return;
+        match (group.stage, transaction) {
+            (Stage::Asking { .. }, _) => {}
+            // Later than it was waited for: what comes from now on is dropped all the same.
+            (Stage::Holding { .. } | Stage::Drained, Some(_)) if group.unguarded => {
+                (group.transaction, group.unguarded) = (transaction, false);
+                return;
+            }
+            _ => return,
         }
         group.stage = Stage::Holding { since: now };
         group.look_at = now;
@@ -406,8 +413,13 @@ impl Drains {
                 device,
                 frame: frame.to_vec(),
             }),
+            // Whoever says so while this node still serves is not the next holder. One
+            // machine alone is: no group address, and not nobody.
             Overheard::Announcement { ip, mac } => {
-                group.homes.insert(ip, (device, mac));
+                let leaves = matches!(group.stage, Stage::Leaving { .. });
+                if leaves && mac[0] & 1 == 0 && mac != [0; 6] {
+                    group.homes.insert(ip, (device, mac));
+                }
             }
         }
         self.pass_on(now, id);

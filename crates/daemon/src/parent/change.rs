@@ -211,7 +211,14 @@ impl Supervisor<'_> {
             }
         };
         let text = match &next {
-            Next::Config(next) => Some(Text::new(next.config.text())?),
+            Next::Config(next) => match Text::new(next.config.text()) {
+                Ok(text) => Some(text),
+                // No memory, no descriptor: no reason to end what runs.
+                Err(error) => {
+                    self.give_up_change(&format!("no memory for the new text: {error}"));
+                    return Ok(());
+                }
+            },
             Next::Program(_) => None,
         };
         let warnings = match &next {
@@ -376,6 +383,11 @@ impl Supervisor<'_> {
         match change.next.take() {
             Some((Next::Config(next), Some(text))) => {
                 (self.running, self.text) = (*next, text);
+                // One that came up meanwhile has the former configuration, and must not go on
+                // with it after a crash. Its end brings one that has this.
+                if let Some(reserve) = &self.reserve {
+                    reserve.signal(Kill::KILL);
+                }
                 let digest = digest_of(&self.running);
                 let mut outcome = change.outcome(
                     ReloadState::Applied,

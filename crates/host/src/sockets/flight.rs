@@ -47,6 +47,9 @@ pub struct Flight {
     /// Milliseconds since data was sent, in the kernel's ticks of up to 10 ms; since the
     /// connection was made if none was.
     pub sent_ago: u32,
+    /// Milliseconds since the peer acknowledged anything, likewise: what was sent just now
+    /// over a long way is not answered yet when it arrives.
+    pub acknowledged_ago: u32,
     /// Milliseconds since data came, likewise.
     pub received_ago: u32,
     /// Segments with data that came; `None` if the kernel does not count them.
@@ -95,7 +98,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// `struct inet_diag_msg`: state at 1, queues at 56 and 60. `struct tcp_info`: last data
-/// sent at 44, last data received at 52, segments with data in at 152, out at 156.
+/// sent at 44, received at 52, last acknowledgement at 56, segments with data in at 152, out at 156.
 fn flight(message: Message<'_>) -> Option<Flight> {
     let ends = read(Transport::Tcp, message)?;
     let (answer, mut attributes) = message.split(super::ANSWER_LENGTH)?;
@@ -113,6 +116,7 @@ fn flight(message: Message<'_>) -> Option<Flight> {
         unread: number(answer, 56)?,
         unsent: number(answer, 60)?,
         sent_ago: number(info, 44).unwrap_or(u32::MAX),
+        acknowledged_ago: number(info, 56).unwrap_or(u32::MAX),
         received_ago: number(info, 52).unwrap_or(u32::MAX),
         received: number(info, 152),
         sent: number(info, 156),

@@ -55,6 +55,7 @@ fn idle(port: u16) -> Flight {
         unread: 0,
         unsent: 0,
         sent_ago: 1_000,
+        acknowledged_ago: 1_000,
         received_ago: 1_010,
         received: Some(1),
         sent: Some(1),
@@ -349,6 +350,50 @@ fn a_group_that_stays_holds_nothing_any_more() {
     // Asked again, in the same epoch: from the beginning.
     drains.want(at(9), GROUP, draining(5));
     assert_eq!(drains.next(), Some(at(9)));
+}
+
+/// Over a long way an answer is settled some time after it has arrived, not after it left.
+#[test]
+fn an_answer_that_was_acknowledged_just_now_is_not_settled() {
+    let far = Flight {
+        sent_ago: 90,
+        acknowledged_ago: 4,
+        received_ago: 95,
+        ..idle(1)
+    };
+    assert!(is_busy(&far, false));
+}
+
+/// Somebody who claims the address before this node has left gets nobody's connection.
+#[test]
+fn claims_before_the_group_has_left_do_not_count() {
+    let mut drains = asking(0);
+    drains.held(at(1), GROUP, Some((at(0), at(0))));
+    drains.frame(at(2), 3, &syn(1));
+    drains.frame(at(3), 3, &gratuitous_request(NEXT, IP));
+    drains.looked(at(4), &[]);
+    drains.outputs();
+    drains.want(at(5), GROUP, Wanted::Absent);
+    for nobody in [[0; 6], [0xff; 6]] {
+        drains.frame(at(6), 3, &gratuitous_request(nobody, IP));
+    }
+    assert_eq!(passed(&mut drains), []);
+    drains.frame(at(7), 3, &gratuitous_request(NEXT, IP));
+    assert_eq!(passed(&mut drains), [(1, NEXT)]);
+}
+
+/// The guard answers after it was given up: it drops attempts all the same.
+#[test]
+fn a_late_guard_is_believed() {
+    let mut drains = asking(0);
+    drains.tick(at(0) + GUARD_TIME);
+    drains.held(at(310), GROUP, Some((at(305), at(308))));
+    drains.frame(at(309), 3, &syn(1));
+    drains.looked(at(312), &[]);
+    drains.outputs();
+    drains.want(at(320), GROUP, Wanted::Absent);
+    drains.frame(at(330), 3, &gratuitous_request(NEXT, IP));
+    assert_eq!(passed(&mut drains), [(1, NEXT)]);
 }
 
 #[test]
