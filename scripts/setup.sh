@@ -81,7 +81,7 @@ as_root() {
 # own in namespaces. Whether a package may start its service is asked of
 # /usr/sbin/policy-rc.d (invoke-rc.d(8)); one that says no lies there meanwhile, unless
 # the machine has one of its own, which is then the machine's word and is left alone.
-# An installed apache2 would still be started by the next boot, so the unit is disabled;
+# An installed server would still be started by the next boot, so its unit is disabled;
 # only here, where the package was not there before, so nobody's choice is undone.
 install_packages() {
 	policy=/usr/sbin/policy-rc.d
@@ -107,13 +107,17 @@ fetch_packages() {
 	# shellcheck disable=SC2086 # a list of packages
 	as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $1 ||
 		return 1
-	case " $1 " in
-	*" apache2 "*)
-		if has systemctl && ! as_root systemctl --quiet disable apache2.service 2>/dev/null; then
-			say "note: apache2.service could not be disabled; it may start with the machine"
-		fi
-		;;
-	esac
+	for server in apache2 opensmtpd; do
+		case " $1 " in
+		*" $server "*) disable_unit "$server.service" ;;
+		esac
+	done
+}
+
+disable_unit() {
+	if has systemctl && ! as_root systemctl --quiet disable "$1" 2>/dev/null; then
+		say "note: $1 could not be disabled; it may start with the machine"
+	fi
 }
 
 remove_policy() {
@@ -142,7 +146,7 @@ check_packages() {
 	if [ "$(id -u)" -ne 0 ] && ! has sudo; then
 		say "installing them takes root, and there is no sudo here. As root, run:"
 		say "  apt-get update && apt-get install --no-install-recommends $wanted"
-		say "(apache2 starts a web server of its own then: systemctl disable --now apache2)"
+		say "(apache2 and opensmtpd start servers of their own then: systemctl disable --now them)"
 		return 1
 	fi
 	if ! install_packages "$wanted"; then
