@@ -605,6 +605,8 @@ impl Node {
         self.switchovers.clear();
         if leader == Some(self.me) {
             self.leading_since = now;
+        } else {
+            self.refuse_wishes();
         }
         self.act(Act::Say(Said::Leads { leader }));
         self.dirty = true;

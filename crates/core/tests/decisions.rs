@@ -824,6 +824,23 @@ fn a_holder_that_does_not_let_its_clients_go_is_not_waited_for_long() {
     }
 }
 
+/// Nobody told the next leader: the operator hears it at once, and nothing moves later.
+#[test]
+fn a_wish_ends_with_the_leadership_that_heard_it() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Within(300);
+    wish(&mut world);
+    world.pass(100);
+    world.step(Event::Leader { leader: None });
+    let reply = world.replies.pop().expect("a reply");
+    assert!(reply.expect_err("refused").contains("ask again"));
+    world.step(Event::Leader {
+        leader: Some(id("tie")),
+    });
+    world.pass(2_000);
+    assert_eq!(world.take(), None);
+}
+
 /// What is not planned waits for nobody, even if a planned move is under way.
 #[test]
 fn a_failure_during_a_planned_move_moves_at_once() {

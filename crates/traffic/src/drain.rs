@@ -123,6 +123,8 @@ struct Drain {
     /// Since when the guard drops attempts, at the earliest and at the latest; until the
     /// connections were looked at after that.
     transaction: Option<(Moment, Moment)>,
+    /// The guard was asked to drop attempts.
+    told: bool,
     /// The guard does not drop attempts: they are this node's own until it leaves.
     unguarded: bool,
     /// Requests that were in flight when it began, once they were looked at.
@@ -172,6 +174,7 @@ impl Drain {
             addresses,
             stage: Stage::Easing,
             transaction: None,
+            told: false,
             unguarded: false,
             early: None,
             silent: BTreeMap::new(),
@@ -337,8 +340,9 @@ impl Drains {
 
     /// Attempts can be copied from now on: the guard is asked to drop them.
     pub fn copying(&mut self) {
-        for (id, group) in &self.groups {
-            if matches!(group.stage, Stage::Asking { .. }) {
+        for (id, group) in &mut self.groups {
+            if matches!(group.stage, Stage::Asking { .. }) && !group.told {
+                group.told = true;
                 self.outputs.push(Output::Report(Report::Holding {
                     group: *id,
                     epoch: group.epoch,

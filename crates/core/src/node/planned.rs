@@ -62,6 +62,20 @@ impl Node {
         self.act(Act::Reply { id, outcome });
     }
 
+    /// What is not proposed yet is for whoever leads next, and nobody told that one.
+    pub(super) fn refuse_wishes(&mut self) {
+        let wishes = core::mem::take(&mut self.wishes);
+        let (proposed, not): (Vec<Pending>, Vec<Pending>) =
+            wishes.into_iter().partition(|one| one.proposal.is_some());
+        self.wishes = proposed;
+        for one in not {
+            self.refuse(
+                one.id,
+                "this node does not lead any more: ask again".to_owned(),
+            );
+        }
+    }
+
     fn current_epoch(&self, group: GroupId) -> Epoch {
         let current = self.ledger.current(group);
         current.map_or(Epoch::NONE, |current| current.epoch)
@@ -218,7 +232,8 @@ impl Node {
             }
             if now >= one.deadline {
                 let text = format!(
-                    "{} does not serve {} within {} s; `evenkeel why` tells how far it came",
+                    "{} does not serve {} within its time to drain and {} s more; `evenkeel why` \
+                     tells how far it came",
                     self.topology.node_name(to),
                     self.topology.group_name(group),
                     WISH_PATIENCE.as_secs()

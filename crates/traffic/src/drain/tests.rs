@@ -206,6 +206,15 @@ fn busy_is_what_somebody_waits_for() {
     }
 }
 
+/// A second group that begins to ask asks for itself alone: a hold that is begun anew lets
+/// attempts in between.
+#[test]
+fn the_guard_is_asked_once_for_each_group() {
+    let mut drains = asking(0);
+    drains.copying();
+    assert_eq!(reports(&mut drains), []);
+}
+
 #[test]
 fn attempts_are_held_only_once_the_early_requests_are_done() {
     let mut drains = Drains::default();
