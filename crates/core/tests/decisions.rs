@@ -1018,8 +1018,8 @@ fn a_service_that_does_not_start_sends_the_group_on_but_not_to_and_fro() {
     );
     world.voice("fra1").unready = None;
     world.voice("ams1").unready = Some("service apache: it exited with status 1");
-    world.pass(25_000);
-    assert_eq!(world.take(), None);
+    world.pass(20_000);
+    assert_eq!(world.take(), None, "nor the other one");
 }
 
 #[test]
