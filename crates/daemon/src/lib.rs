@@ -20,6 +20,7 @@ mod process;
 mod reload;
 mod reloading;
 mod removed;
+mod services;
 mod state;
 mod status;
 mod voting;
