@@ -20,7 +20,8 @@ use crate::fault::disk;
 use crate::host::{Host, Place};
 use crate::inside::Lab;
 use crate::observer::Observer;
-use crate::{apache, process, wait};
+use crate::setup::Setup;
+use crate::{apache, process, systemd, wait};
 
 /// The group of every cluster of the lab that is not planned otherwise.
 pub(crate) const GROUP: &str = "www";
@@ -86,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) log_disk: LogDisk,
     /// From one question of a check to the next.
     pub(crate) interval: Duration,
+    /// How Apache runs, and what asks about it.
+    pub(crate) setup: Setup,
 }
 
 /// What the state directories lie on.
@@ -117,6 +120,7 @@ impl Plan {
             fail_when: None,
             log_disk: LogDisk::Plain,
             interval: Duration::from_millis(50),
+            setup: Setup::default(),
         }
     }
 
@@ -173,6 +177,7 @@ pub(crate) struct Cluster {
     servers: Vec<Place>,
     witness: Place,
     groups: Vec<GroupPlan>,
+    setup: Setup,
     /// Those that have power.
     hosts: BTreeMap<String, Host>,
     client: Host,
@@ -185,7 +190,16 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Switches a new cluster on: fresh disks, nothing assigned yet.
     pub(crate) fn start(lab: &Lab, switch: &Arc<Switch>, plan: &Plan) -> Result<Self> {
-        let servers = plan.servers.clone();
+        let (mut servers, mut groups) = (plan.servers.clone(), plan.groups.clone());
+        if plan.setup.has_third() {
+            let third = Place::new("lon1", 14);
+            groups
+                .iter_mut()
+                .for_each(|group| group.nodes.push(third.name.clone()));
+            servers.push(third);
+        }
+        let dress = |place: Place| place.with_systemd(plan.setup.has_systemd());
+        let servers: Vec<Place> = servers.into_iter().map(dress).collect();
         let witness = Place::new(WITNESS, 13);
         let place = lab.directory().join("cluster");
         let _ = fs::remove_dir_all(&place);
@@ -204,10 +218,11 @@ impl Cluster {
             timeout: plan.timeout(),
             interval: plan.interval,
         };
-        let text = config_text::text(&wishes, &servers, &witness, &plan.groups);
+        let text = config_text::text(&wishes, &servers, &witness, &groups);
+        let text = plan.setup.edit(&text, &place)?;
         fs::write(&evenkeel.config, text).context("writing the configuration")?;
         evenkeel.make_authority()?;
-        let addresses = plan.groups.iter().flat_map(|group| &group.addresses);
+        let addresses = groups.iter().flat_map(|group| &group.addresses);
         let addresses: Vec<IpAddr> = addresses.map(|(ip, _)| *ip).collect();
         let observer = Observer::start(switch, &addresses)?;
         let client = Host::boot(lab, switch, &Place::new("client", 50))?;
@@ -217,7 +232,8 @@ impl Cluster {
             evenkeel,
             servers,
             witness,
-            groups: plan.groups.clone(),
+            groups,
+            setup: plan.setup,
             hosts: BTreeMap::new(),
             client,
             disks: Vec::new(),
@@ -332,7 +348,10 @@ impl Cluster {
             .clone();
         let mut host = Host::boot(&self.lab, &self.switch, &place)?;
         if name != self.witness.name {
-            apache::start(&mut host)?;
+            match self.setup.is_warm() {
+                true => apache::start(&mut host)?,
+                false => apache::install(&mut host)?,
+            }
         }
         self.evenkeel.start(&mut host)?;
         self.hosts.insert(name.to_owned(), host);
@@ -424,7 +443,8 @@ impl Cluster {
         self.switch.set_filter(name, &[])?;
         self.switch.set_cable(name, Cable::WHOLE)?;
         process::thaw_all(&host.mark(daemon::PROGRAM))?;
-        if self.servers.iter().any(|place| place.name == name) {
+        let serves = self.servers.iter().any(|place| place.name == name);
+        if serves && self.setup.is_warm() {
             apache::heal(host)?;
         }
         if daemon::processes(host)?.is_empty() {
@@ -515,6 +535,9 @@ impl Cluster {
     /// Tells the daemon of a node to stop, as an init system does, and waits for its end.
     pub(crate) fn stop_daemon(&self, name: &str) -> Result<()> {
         let host = self.host(name)?;
+        if host.has_systemd() {
+            return systemd::systemctl(host, &["stop", daemon::UNIT]).map(drop);
+        }
         let first = daemon::processes(host)?.first().copied();
         let parent = first.with_context(|| format!("{name}'s daemon does not run"))?;
         rustix::process::kill_process(parent, Signal::TERM).context("stopping the daemon")?;
