@@ -5,7 +5,7 @@
 //! | the holder                                   | somebody fitter            | proposal                  |
 //! |----------------------------------------------|----------------------------|---------------------------|
 //! | none yet                                     | any that could serve       | first start               |
-//! | told to stop                                 | fit                        | move                      |
+//! | told to stop                                 | fit                        | move; not planned if unfit by its rule |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
@@ -306,22 +306,25 @@ fn reason_to_leave(
     if let Some(cause) = floor_above(situation, current) {
         return Some((cause, holder));
     }
+    let ruling = situation
+        .view
+        .rule(situation.now, situation.topology, group, holder);
     if own.is_none_or(|own| own.fitness == Fitness::Unready) {
         let next = others().find(|one| better_than_unready(one))?;
         let stopping = situation
             .view
             .fresh(situation.now, holder)
             .is_some_and(|heard| heard.report.stopping);
-        let cause = if stopping {
+        // There is time to let clients go only while they are served. One that may be slow
+        // only is not hurried.
+        let fails = ruling.definite == Truth::Yes || ruling.patient == Truth::Yes;
+        let cause = if stopping && !fails {
             Cause::HolderStopping
         } else {
             Cause::RuleHolds
         };
         return Some((cause, next.node));
     }
-    let ruling = situation
-        .view
-        .rule(situation.now, situation.topology, group, holder);
     if ruling.face == Truth::Yes {
         let better = match (ruling.definite, ruling.patient) {
             (Truth::Yes, _) => better_than_failing,
