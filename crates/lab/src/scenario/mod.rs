@@ -6,6 +6,7 @@ mod freeze;
 mod identity;
 mod load;
 mod majority;
+mod pool;
 mod reload;
 mod rest;
 mod rule;
@@ -57,11 +58,13 @@ pub(crate) enum Scenario {
     Clients,
     /// The configuration changed, the program replaced: not one request fails.
     Reload,
+    /// Planned moves under clients that keep their connections: not one request fails.
+    Pool,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 15] = [
+const USUAL: [Scenario; 16] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -76,6 +79,7 @@ const USUAL: [Scenario; 15] = [
     Scenario::DiskFrozen,
     Scenario::Clients,
     Scenario::Reload,
+    Scenario::Pool,
     Scenario::Rest,
 ];
 
@@ -117,6 +121,7 @@ impl Scenario {
             Self::ClockStep => load::clock_step(cluster),
             Self::Clients => clients::play(cluster, options.runs),
             Self::Reload => reload::play(cluster, plan, options.runs),
+            Self::Pool => pool::play(cluster, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
