@@ -11,6 +11,7 @@ pub mod named;
 pub mod netlink;
 pub mod ping;
 pub mod process;
+pub mod reentry;
 pub mod run;
 pub mod sockets;
 #[expect(

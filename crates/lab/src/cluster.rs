@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::bridge::{Cable, Switch};
-use crate::client::{Client, PACE, QUICK};
+use crate::client::{Client, PACE, PACE6, QUICK};
 use crate::config_text::{self, GroupPlan, Wishes};
 use crate::daemon::{self, Evenkeel, GroupStatus, Status};
 use crate::fault::disk;
@@ -335,6 +335,11 @@ impl Cluster {
     /// A client that begins to ask for one of the group's pages.
     pub(crate) fn client_of(&self, page: &'static str) -> Result<Client> {
         Client::start(&self.client, apache::page(SERVICE), page, PACE)
+    }
+
+    /// The same for the group's IPv6 address, less often.
+    pub(crate) fn client6_of(&self, page: &'static str) -> Result<Client> {
+        Client::start(&self.client, apache::page(SERVICE6), page, PACE6)
     }
 
     /// Switches a node on, with all that runs on it.
