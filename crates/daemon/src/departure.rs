@@ -75,6 +75,7 @@ impl Driver {
                     mover.held(group, transaction);
                 }
             }
+            KeeperNews::Kept(addresses) => self.guarded.add(addresses),
         }
     }
 
