@@ -17,7 +17,7 @@ use crate::hook::{self, Hooks};
 use crate::name;
 use crate::node::FoundNodes;
 use crate::section::{Keys, Section, Text};
-use crate::service::{self, SERVICES_MAX, ServiceSpec, Units};
+use crate::service::{self, SERVICES_MAX, ServiceSpec, Units, When};
 use crate::source::Span;
 
 /// Every group has a lease of its own.
@@ -151,6 +151,11 @@ fn read_one(
         fail_when: fail_when.unwrap_or_else(|| Rule::any_of([])),
         failback,
         drain,
+        before_close: match hooks.before_close {
+            Some(_) => hooks.timeout,
+            None => Duration::ZERO,
+        },
+        cold: services.iter().any(|(one, _)| one.when == When::Active),
         without_majority,
         checks: checks.iter().map(|(spec, _)| spec.policy.clone()).collect(),
     };

@@ -14,6 +14,7 @@ pub fn status(status: &Status) -> String {
     for group in &status.groups {
         let _ = writeln!(text);
         group_lines(&mut text, group);
+        service_lines(&mut text, group, &status.node);
     }
     let _ = writeln!(text);
     node_lines(&mut text, status);
@@ -109,6 +110,21 @@ fn group_node_lines(text: &mut String, group: &Group, node: &GroupNode) {
             check.name,
             check.detail,
             age(check.age_ms)
+        );
+    }
+}
+
+fn service_lines(text: &mut String, group: &Group, here: &str) {
+    for service in &group.services {
+        let state = if service.state == "failed" {
+            "FAILED"
+        } else {
+            service.state.as_str()
+        };
+        let _ = writeln!(
+            text,
+            "  service   {:<12} {state:<8} on {here}, {}  {}",
+            service.name, service.when, service.detail
         );
     }
 }
@@ -222,6 +238,7 @@ mod tests {
             protected,
             next: protected.then(|| "fra1".into()),
             nodes: Vec::new(),
+            services: Vec::new(),
         }
     }
 

@@ -13,11 +13,12 @@ use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
 use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, View};
+use crate::lease::PATIENCE_LEASES;
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
-use crate::role::{Role, Want};
+use crate::role::{Farewell, Role, Run, Want};
 use crate::standby::Wellness;
 use crate::story::Said;
 use crate::switchover::Switchovers;
@@ -168,6 +169,14 @@ pub enum Event {
         /// Connections that were still busy when the time was over.
         busy: u32,
     },
+    /// What the administrator has run before a planned closing is over, as [`Run::Closing`]
+    /// asked.
+    MayClose {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// An operator's wish reached the leader.
     Wish {
         /// To be named in the reply.
@@ -208,6 +217,13 @@ pub enum Act {
         group: GroupId,
         /// What.
         want: Want,
+    },
+    /// Have this of a group run on this machine.
+    Run {
+        /// The group.
+        group: GroupId,
+        /// What.
+        run: Run,
     },
     /// Answer an operator.
     Reply {
@@ -257,6 +273,7 @@ pub struct Node {
     unready: BTreeMap<GroupId, Option<String>>,
     roles: BTreeMap<GroupId, Role>,
     wanted: BTreeMap<GroupId, Want>,
+    running: BTreeMap<GroupId, Run>,
     silences: Vec<Silence>,
     floors_above: BTreeMap<GroupId, Epoch>,
     proposing: BTreeMap<GroupId, (u64, Moment)>,
@@ -334,6 +351,7 @@ impl Node {
             unready: BTreeMap::new(),
             roles,
             wanted: BTreeMap::new(),
+            running: BTreeMap::new(),
             silences: Vec::new(),
             floors_above: BTreeMap::new(),
             proposing: BTreeMap::new(),
@@ -464,6 +482,11 @@ impl Node {
             }
             Event::Phase { group, what, last } => self.phase(now, group, &what, last),
             Event::Drained { group, epoch, busy } => self.drained(now, group, epoch, busy),
+            Event::MayClose { group, epoch } => {
+                if let Some(role) = self.roles.get_mut(&group) {
+                    role.may_close(epoch);
+                }
+            }
             Event::Wish { id, wish } => self.wish(now, id, wish, wall_ms),
             Event::Maintain { id, ask } => self.maintain(now, id, ask, wall_ms),
             Event::Stop => {
@@ -485,7 +508,7 @@ impl Node {
         self.mind_departures(now);
         self.tell(now);
         self.settle_wishes(now);
-        self.want();
+        self.want(now);
     }
 
     /// The next act, in order.
@@ -892,21 +915,40 @@ impl Node {
         }
     }
 
-    fn want(&mut self) {
+    fn want(&mut self, now: Moment) {
         if !self.knows_ledger {
             return;
         }
+        let patience = self.topology.timing.lease * PATIENCE_LEASES;
         let mut news = Vec::new();
         for (group, role) in &self.roles {
             let want = role.want();
             if self.wanted.get(group) != Some(&want) {
-                news.push((*group, want));
+                self.wanted.insert(*group, want.clone());
+                news.push(Act::Want {
+                    group: *group,
+                    want,
+                });
+            }
+            let run = role.run(now, patience);
+            if let Some(run) = run.filter(|run| self.running.get(group) != Some(run)) {
+                self.running.insert(*group, run);
+                news.push(Act::Run { group: *group, run });
             }
         }
-        for (group, want) in news {
-            self.wanted.insert(group, want.clone());
-            self.act(Act::Want { group, want });
+        for act in news {
+            self.act(act);
         }
+    }
+
+    /// What a group here takes before it closes as planned.
+    fn farewell(&self, group: GroupId) -> Farewell {
+        let group = self.topology.groups.get(&group);
+        let farewell = group.map(|group| Farewell {
+            drain: group.drain,
+            before_close: group.before_close,
+        });
+        farewell.unwrap_or_default()
     }
 
     fn note_heard(&mut self, now: Moment) {

@@ -5,7 +5,8 @@
 //! | the holder                                   | somebody fitter            | proposal                  |
 //! |----------------------------------------------|----------------------------|---------------------------|
 //! | none yet                                     | any that could serve       | first start               |
-//! | told to stop                                 | fit                        | move                      |
+//! | told to stop                                 | any that could serve       | move                      |
+//! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
@@ -307,16 +308,16 @@ fn reason_to_leave(
         return Some((cause, holder));
     }
     if own.is_none_or(|own| own.fitness == Fitness::Unready) {
-        let next = others().find(|one| better_than_unready(one))?;
         let stopping = situation
             .view
             .fresh(situation.now, holder)
             .is_some_and(|heard| heard.report.stopping);
-        let cause = if stopping {
-            Cause::HolderStopping
+        let (cause, better): (_, fn(&Candidate) -> bool) = if stopping {
+            (Cause::HolderStopping, better_than_stopping)
         } else {
-            Cause::RuleHolds
+            (Cause::RuleHolds, better_than_failing)
         };
+        let next = others().find(|one| better(one))?;
         return Some((cause, next.node));
     }
     let ruling = situation
@@ -420,9 +421,8 @@ fn addresses_for(situation: &Situation<'_>, group: &Group) -> Vec<ServiceAddress
         .collect()
 }
 
-/// A holder that is about to stop, or says that it cannot serve, is worse than every
-/// node that might.
-fn better_than_unready(one: &Candidate) -> bool {
+/// A holder that is about to stop is worse than every node that might serve.
+fn better_than_stopping(one: &Candidate) -> bool {
     match one.fitness {
         Fitness::Fit
         | Fitness::HeldDown
@@ -433,8 +433,8 @@ fn better_than_unready(one: &Candidate) -> bool {
     }
 }
 
-/// A standby for a holder whose checks fail must be known to be well: a move to a
-/// node that would do no better is an outage for nothing.
+/// A standby for a holder whose checks fail, or that says itself that it cannot serve, must be
+/// known to be well: a move to a node that would do no better is an outage for nothing.
 /// One that an operator drains comes last, and serves rather than nobody.
 fn better_than_failing(one: &Candidate) -> bool {
     match one.drained.unwrap_or(one.fitness) {

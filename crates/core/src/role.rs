@@ -8,7 +8,9 @@
 //! | Lapsed   | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
 //! | Released | Opening (newer)| -      | -      | -          | Released                |
 //!
-//! While it is open, [`Leave`] says whether its clients are let go for a planned move.
+//! While it is open, [`Leave`] says whether its clients are let go for a planned move. What
+//! the administrator has run before the closing runs first, while the group still serves: held
+//! connections would not wait for it.
 
 use core::time::Duration;
 
@@ -47,6 +49,45 @@ pub enum Want {
     },
 }
 
+/// What of a group should run on this machine beside its addresses (a level, not an order).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// Only what runs on every node of the group.
+    Standby,
+    /// All of it: this node is about to open the group.
+    Opening {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// All of it: the group is open here.
+    Open {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// All of it, and what comes before a planned closing.
+    Closing {
+        /// The epoch.
+        epoch: Epoch,
+    },
+}
+
+/// What of a group in use here has to wait for its administrator, and how long its clients
+/// get, when it moves as planned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// For requests in flight.
+    pub drain: Duration,
+    /// For what is run before they are waited for.
+    pub before_close: Duration,
+}
+
+impl Farewell {
+    /// Both.
+    pub fn whole(self) -> Duration {
+        self.before_close + self.drain
+    }
+}
+
 /// One group on this node.
 #[derive(Clone, Debug)]
 pub struct Role {
@@ -61,7 +102,9 @@ pub struct Role {
     leave: Leave,
     /// When the leader asked last to let the clients go.
     asked_at: Option<Moment>,
-    drain: Duration,
+    farewell: Farewell,
+    /// What is run before the closing is over.
+    may_close: bool,
 }
 
 /// The most phases that one move tells of.
@@ -81,7 +124,8 @@ impl Role {
             told: false,
             leave: Leave::Staying,
             asked_at: None,
-            drain: Duration::ZERO,
+            farewell: Farewell::default(),
+            may_close: false,
         }
     }
 
@@ -105,20 +149,32 @@ impl Role {
             self.standing = standing;
             self.since = now;
             (self.leave, self.asked_at) = (Leave::Staying, None);
+            self.may_close = false;
         }
     }
 
     /// Whether the leader asks to let the clients go. True if that changes anything.
-    pub fn asked_to_leave(&mut self, now: Moment, asked: bool, drain: Duration) -> bool {
+    pub fn asked_to_leave(&mut self, now: Moment, asked: bool, farewell: Farewell) -> bool {
         if asked && self.standing == Standing::Open {
             self.asked_at = Some(now);
         }
         let lately = |at: Moment| now.since(at) < UNASKED_MAX;
         let asked = self.asked_at.is_some_and(lately);
         let before = self.leave;
-        self.leave = before.asked(now, asked, drain);
-        self.drain = drain;
+        self.leave = before.asked(now, asked, farewell.whole());
+        self.farewell = farewell;
+        self.may_close &= self.leave.holds();
         self.leave != before
+    }
+
+    /// What is run before the closing of an epoch is over.
+    pub fn may_close(&mut self, epoch: Epoch) {
+        self.may_close |= epoch == self.epoch && self.leave.holds();
+    }
+
+    /// Whether its clients are let go now.
+    fn lets_go(&self) -> bool {
+        self.leave.holds() && (self.may_close || self.farewell.before_close.is_zero())
     }
 
     /// The mover has let the clients of an epoch go. True if that was waited for.
@@ -229,15 +285,31 @@ impl Role {
             Standing::Opening | Standing::Lapsed => Want::Closed {
                 addresses: self.addresses.clone(),
             },
-            Standing::Open if self.leave.holds() => Want::Draining {
+            Standing::Open if self.lets_go() => Want::Draining {
                 epoch: self.epoch,
                 addresses: self.addresses.clone(),
-                drain: self.drain,
+                drain: self.farewell.drain,
             },
             Standing::Open => Want::Open {
                 epoch: self.epoch,
                 addresses: self.addresses.clone(),
             },
+        }
+    }
+
+    /// What should run beside the addresses. Nothing new, for `patience`, after the right to
+    /// act is lost: it may come back, and a pause of the voters is not a move (DESIGN 3.1
+    /// rule 6).
+    pub fn run(&self, now: Moment, patience: Duration) -> Option<Run> {
+        let epoch = self.epoch;
+        match self.standing {
+            Standing::Off => Some(Run::Standby),
+            Standing::Opening => Some(Run::Opening { epoch }),
+            Standing::Open if self.leave.holds() => Some(Run::Closing { epoch }),
+            Standing::Open => Some(Run::Open { epoch }),
+            Standing::Lapsed | Standing::Released => {
+                (now.since(self.since) >= patience).then_some(Run::Standby)
+            }
         }
     }
 }
@@ -361,12 +433,16 @@ mod tests {
     #[test]
     fn clients_are_let_go_only_while_it_is_open_and_asked() {
         let drain = Duration::from_secs(2);
+        let farewell = Farewell {
+            drain,
+            ..Farewell::default()
+        };
         for standing in [Standing::Off, Standing::Opening, Standing::Lapsed] {
             let mut role = role(standing);
-            assert!(!role.asked_to_leave(at(9), true, drain), "{standing:?}");
+            assert!(!role.asked_to_leave(at(9), true, farewell), "{standing:?}");
         }
         let mut role = role(Standing::Open);
-        assert!(role.asked_to_leave(at(9), true, drain));
+        assert!(role.asked_to_leave(at(9), true, farewell));
         let wanted = Want::Draining {
             epoch: epoch(5),
             addresses: vec![],
@@ -379,16 +455,52 @@ mod tests {
         assert_eq!(role.departure(), Departure::Drained { busy: 1, took });
         assert_eq!(role.want(), wanted, "held until it is assigned away");
         assert!(
-            !role.asked_to_leave(at(300), false, drain),
+            !role.asked_to_leave(at(300), false, farewell),
             "it may be agreed on"
         );
-        assert!(role.asked_to_leave(at(309), false, drain));
+        assert!(role.asked_to_leave(at(309), false, farewell));
         assert_eq!(role.departure(), Departure::Staying);
-        role.asked_to_leave(at(310), true, drain);
+        role.asked_to_leave(at(310), true, farewell);
         role.lapsed(at(390), epoch(5));
         assert_eq!(role.departure(), Departure::Staying);
         role.opened(at(395), epoch(5));
         assert!(matches!(role.want(), Want::Open { .. }));
+    }
+
+    #[test]
+    fn what_runs_before_the_closing_is_waited_for_while_it_serves() {
+        let farewell = Farewell {
+            drain: Duration::from_secs(2),
+            before_close: Duration::from_secs(5),
+        };
+        let mut role = role(Standing::Open);
+        role.may_close(epoch(5));
+        role.asked_to_leave(at(9), true, farewell);
+        assert!(matches!(role.want(), Want::Open { .. }), "said too early");
+        let running = |role: &Role| role.run(at(9), Duration::from_secs(1));
+        assert_eq!(running(&role), Some(Run::Closing { epoch: epoch(5) }));
+        assert_eq!(role.departure(), Departure::Draining);
+        role.may_close(epoch(4));
+        assert!(matches!(role.want(), Want::Open { .. }), "an older epoch");
+        role.may_close(epoch(5));
+        assert!(matches!(role.want(), Want::Draining { .. }));
+        role.asked_to_leave(at(900), false, farewell);
+        assert_eq!(running(&role), Some(Run::Open { epoch: epoch(5) }));
+        role.asked_to_leave(at(1_000), true, farewell);
+        assert!(matches!(role.want(), Want::Open { .. }), "it runs anew");
+    }
+
+    #[test]
+    fn what_runs_on_the_holder_stops_when_the_lease_does_not_come_back() {
+        let patience = Duration::from_secs(1);
+        for standing in [Standing::Lapsed, Standing::Released] {
+            let role = role(standing);
+            assert_eq!(role.run(at(1_002), patience), None, "{standing:?}");
+            assert_eq!(role.run(at(1_003), patience), Some(Run::Standby));
+        }
+        let mut role = role(Standing::Lapsed);
+        role.assigned_away(at(4), epoch(6));
+        assert_eq!(role.run(at(4), patience), Some(Run::Standby));
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub enum Fitness {
     HeldDown,
     /// Alive and ready; whether its checks are well is not known.
     Unknown,
-    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet: a
+    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet, or could
+    /// not be seen to be well before its hold-down ends: a
     /// move to it now could be the first of many.
     Recovering,
     /// An operator drains it: it could serve, and does so only if nobody else could.
@@ -256,6 +257,15 @@ fn assess(
                     "it failed the group {}; taken again once it has been well for {} s",
                     times(ledger, group.id, node),
                     WELL_MIN.as_secs()
+                );
+                return (Fitness::Recovering, why);
+            }
+            if group.cold {
+                let why = format!(
+                    "it failed the group {}, and what runs on the holder alone shows nothing \
+                     before it is started: not tried again for {} s",
+                    times(ledger, group.id, node),
+                    left.as_secs() + 1
                 );
                 return (Fitness::Recovering, why);
             }

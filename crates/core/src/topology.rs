@@ -107,6 +107,12 @@ pub struct Group {
     pub failback: Failback,
     /// Planned moves: time for requests in flight.
     pub drain: Duration,
+    /// Planned moves: time for what the administrator has run before that. Zero if there is
+    /// nothing to be waited for.
+    pub before_close: Duration,
+    /// Something of it runs on the holder alone: whether it runs on a standby shows only when
+    /// that one has taken over.
+    pub cold: bool,
     /// What happens without a majority.
     pub without_majority: WithoutMajority,
     /// Its checks, in the order of the file.

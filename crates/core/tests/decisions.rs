@@ -71,6 +71,8 @@ fn topology(rule: &str) -> Topology {
         fail_when: Rule::parse(rule, &names).expect("a rule"),
         failback: Failback::Manual,
         drain: Duration::from_secs(2),
+        before_close: Duration::ZERO,
+        cold: false,
         without_majority: WithoutMajority::Mute,
         checks: vec![policy("ping"), policy("apache")],
     };
@@ -103,6 +105,8 @@ struct Voice {
     silent_since: Option<Moment>,
     /// How it takes it when the leader asks it to let its clients go.
     leaves: Leaves,
+    /// Why it could not serve, as it says itself.
+    unready: Option<&'static str>,
 }
 
 /// How a holder lets its clients go.
@@ -144,11 +148,15 @@ struct World {
 
 impl World {
     fn new(rule: &str) -> Self {
+        Self::of(topology(rule))
+    }
+
+    fn of(topology: Topology) -> Self {
         let now = Moment::from_nanos(1_000_000_000);
         let start = Start {
             me: id("tie"),
             incarnation: life(),
-            topology: topology(rule),
+            topology,
             config_digest: 1,
             ledger: Some(Default::default()),
             first_seq: 0,
@@ -164,6 +172,7 @@ impl World {
             lateness: 0,
             silent_since: None,
             leaves: Leaves::Within(0),
+            unready: None,
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
         let mut world = Self {
@@ -221,7 +230,7 @@ impl World {
                     let since = self.asked.filter(|_| asks);
                     self.asked = since.or(asks.then_some(self.now));
                 }
-                Act::Want { .. } | Act::Transfer { .. } | Act::Say(_) => {}
+                Act::Want { .. } | Act::Run { .. } | Act::Transfer { .. } | Act::Say(_) => {}
             }
         }
     }
@@ -320,7 +329,7 @@ impl World {
                 group: www(),
                 epoch: self.epoch_of_group(),
                 standing: voice.standing,
-                unready: None,
+                unready: voice.unready.map(str::to_owned),
                 departure: self.departure(voice),
             }],
             silences: voice
@@ -1008,4 +1017,55 @@ fn a_standby_that_goes_on_after_all_can_be_chosen_again() {
     world.voice("fra1").stopping = false;
     world.pass(40);
     assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+/// A group with services that run on the holder alone, served by `ams1`.
+fn cold() -> World {
+    let mut topology = topology("any");
+    let group = topology.groups.get_mut(&www()).expect("the group");
+    group.cold = true;
+    let mut world = World::of(topology);
+    world.pass(100);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+    world.pass(4_000);
+    world
+}
+
+#[test]
+fn a_service_that_does_not_start_sends_the_group_on_but_not_to_and_fro() {
+    let mut world = cold();
+    world.voice("ams1").unready = Some("service apache: it exited with status 1");
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    assert_eq!(moved.holder, id("fra1"));
+    let why = &moved.evidence.considered;
+    assert!(why.iter().any(|one| one.why.contains("service apache")));
+    // It looks ready again as soon as nothing is wanted of it, and fails on the other as well.
+    world.voice("ams1").unready = None;
+    world.voice("fra1").unready = Some("service apache: it exited with status 1");
+    world.pass(20_000);
+    assert_eq!(world.take(), None, "it has shown nothing since");
+    world.pass(15_000);
+    assert_eq!(
+        world.take().map(|assign| assign.holder),
+        Some(id("ams1")),
+        "its hold-down is over"
+    );
+    world.voice("fra1").unready = None;
+    world.voice("ams1").unready = Some("service apache: it exited with status 1");
+    world.pass(25_000);
+    assert_eq!(world.take(), None);
+}
+
+#[test]
+fn a_holder_that_cannot_serve_is_left_at_once_for_a_warm_node_though_that_failed_before() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.pass(5_000);
+    world.voice("fra1").unready = Some("service apache: it was ended by signal 9");
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
 }

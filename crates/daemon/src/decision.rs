@@ -28,6 +28,7 @@ use evenkeel_core::{Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, Node
 use evenkeel_host::clock;
 use evenkeel_host::lateness::Canary;
 use evenkeel_host::logind::Seen;
+use evenkeel_services::Report as Service;
 use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
 use evenkeel_transport::{Endpoint, Incoming, Message, PeerEvent, RefusedBy, Request, Responder};
 use evenkeel_wire::v1::hello::{Hello, LOG_UNREAD};
@@ -44,6 +45,7 @@ use crate::lease::{LeaseThread, News, Order, event_of};
 use crate::line::WorkerEnd;
 use crate::mirror::Memory;
 use crate::peers::{ASK, FLOWS, Gate, RAFT, REPORT};
+use crate::services::Running;
 use crate::shutdown;
 use crate::status::{self, Beside};
 use crate::voting::{NoOath, Voting};
@@ -88,6 +90,8 @@ pub struct Sources {
     pub news: mpsc::Receiver<News>,
     /// The mover.
     pub traffic: mpsc::Receiver<Traffic>,
+    /// What runs with the groups.
+    pub services: mpsc::Receiver<Service>,
     /// The guard's keeper.
     pub guard: mpsc::UnboundedReceiver<KeeperNews>,
     /// The checks.
@@ -120,6 +124,8 @@ pub struct Driver {
     pub endpoint: Endpoint,
     /// The mover; a witness has none.
     pub mover: Option<Mover>,
+    /// What runs with the groups; none where nothing does.
+    pub(crate) services: Option<Running>,
     /// Clients' connections; a witness has none.
     pub flows: Option<FlowCarrier>,
     /// The guard's keeper; a witness has none.
@@ -171,6 +177,12 @@ struct Books {
     appended: BTreeMap<u64, (GroupId, Epoch)>,
     farewells: BTreeMap<GroupId, (Assignment, Moment)>,
     stop_by: Option<Moment>,
+    /// Until when what runs here is waited for, once nothing is held here any more.
+    rest_by: Option<Moment>,
+    /// Why this node could take no group at all.
+    unready: Option<String>,
+    /// What was said of each group.
+    readiness: BTreeMap<GroupId, Option<String>>,
     lateness: Duration,
     hello_said: Bytes,
     /// Index of the last entry that is on disk, as far as was told.
@@ -203,6 +215,7 @@ enum Input {
     Told(Message),
     Lease(News),
     Traffic(Traffic),
+    Service(Service),
     Guard(KeeperNews),
     Verdict(Verdict),
     Question(Question),
@@ -249,6 +262,7 @@ impl Driver {
         let Rooms {
             restart,
             mover,
+            services,
             flows,
             keeper,
             gate,
@@ -277,6 +291,7 @@ impl Driver {
             restart,
             endpoint,
             mover,
+            services,
             flows,
             keeper,
             gate,
@@ -364,6 +379,7 @@ impl Driver {
                 }
                 other => self.take(other, &bring),
             }
+            self.tell_services();
         }
     }
 
@@ -375,6 +391,7 @@ impl Driver {
             Input::Told(message) => self.told(&message, bring),
             Input::Lease(news) => self.leased(news, bring),
             Input::Traffic(report) => self.traffic(report, bring),
+            Input::Service(report) => self.served(report, bring),
             Input::Guard(news) => self.kept(news, bring),
             Input::Verdict(verdict) => {
                 let Verdict {
@@ -433,6 +450,7 @@ impl Driver {
                 }
             }
             Act::Want { group, want } => self.want(group, want),
+            Act::Run { group, run } => self.run_group(group, run),
             Act::Reply { id, outcome } => self.reply(id, outcome),
             Act::Transfer { to } => {
                 let Some(engine) = self.engine.clone() else {
@@ -863,6 +881,10 @@ impl Driver {
                 self.generations.switched(clock::now(), voters);
                 None
             }
+            News::Told => {
+                self.leases_told();
+                None
+            }
             News::Event(event) => self.lease_event(event),
         };
         if let Some(event) = event {
@@ -1030,7 +1052,15 @@ impl Driver {
         self.step(Event::Stored(0), bring);
     }
 
+    /// Whether this node could take any group at all.
     pub(crate) fn readiness(&mut self, unready: &Option<String>, bring: &mpsc::Sender<Brought>) {
+        self.books.unready.clone_from(unready);
+        self.tell_readiness(bring);
+    }
+
+    /// Tells the decision machine of each group whether this node could take it, if that is
+    /// news.
+    pub(crate) fn tell_readiness(&mut self, bring: &mpsc::Sender<Brought>) {
         let topology = self.node.topology();
         let own: Vec<GroupId> = topology
             .groups
@@ -1039,13 +1069,12 @@ impl Driver {
             .map(|group| group.id)
             .collect();
         for group in own {
-            self.step(
-                Event::Readiness {
-                    group,
-                    unready: unready.clone(),
-                },
-                bring,
-            );
+            let unready = self.books.unready.clone();
+            let unready = unready.or_else(|| self.services_unready(group));
+            if self.books.readiness.get(&group) != Some(&unready) {
+                self.books.readiness.insert(group, unready.clone());
+                self.step(Event::Readiness { group, unready }, bring);
+            }
         }
     }
 
@@ -1077,6 +1106,7 @@ impl Driver {
         let mut advice = self.advice.clone();
         advice.extend(self.voting_advice());
         advice.extend(self.shutdown_advice());
+        advice.extend(self.services_advice());
         let own = rustix::process::getpid();
         let waits = |pid| pid != own && rustix::process::test_kill_process(pid).is_ok();
         let long_up = clock::now().since(self.up_since) >= RESERVE_MISSED;
@@ -1100,6 +1130,7 @@ impl Driver {
             reload: self.line.board().and_then(|board| board.last().cloned()),
             generations: &self.generations,
             votes: &|now, id| self.is_voting(now, id),
+            services: &|group| self.services_status(group),
         };
         status::status(clock::now(), &self.node, &beside)
     }
@@ -1215,6 +1246,7 @@ impl Driver {
         if self.voting.owes_oath() {
             self.consider_voting(bring);
         }
+        self.mind_services(bring);
         self.step(Event::Tick, bring);
         self.mind_shutdown(bring);
         self.mind_guarded();
@@ -1225,18 +1257,27 @@ impl Driver {
         self.books.stop_by.is_some()
     }
 
-    fn may_end(&self) -> bool {
+    fn may_end(&mut self) -> bool {
         let Some(by) = self.books.stop_by else {
             return false;
         };
+        let now = clock::now();
         if self.node.may_stop() {
-            return true;
+            // It goes on voting while what ran with the groups stops.
+            let patience = self.services_stop_max();
+            let by = *self.books.rest_by.get_or_insert(now + patience);
+            return self.services_rest() || now >= by;
         }
-        let late = clock::now() >= by;
+        let late = now >= by;
         if late {
             tracing::warn!("nobody took over in time: closing all the same");
         }
         late
+    }
+
+    /// Whether clients of a group are still being told that it closes.
+    pub(crate) fn parts_with(&self, group: GroupId) -> bool {
+        self.books.farewells.contains_key(&group)
     }
 
     /// Closes what is left, waits for the addresses to go, and says goodbye.
@@ -1266,6 +1307,9 @@ impl Driver {
         for group in groups {
             self.lease.order(Order::Release(group));
         }
+        let patience = clock::now() + self.services_stop_max();
+        let by = self.books.rest_by.unwrap_or(patience);
+        self.stop_services(&mut sources.services, by).await;
         self.lease.order(Order::Stop);
         if let Some(Ok(engine)) = self.engine.take().map(Arc::try_unwrap) {
             engine.shutdown().await;
@@ -1282,6 +1326,8 @@ pub struct Rooms {
     pub restart: Restart,
     /// The mover; a witness has none.
     pub mover: Option<Mover>,
+    /// What runs with the groups; none where nothing does.
+    pub(crate) services: Option<Running>,
     /// Clients' connections; a witness has none.
     pub flows: Option<FlowCarrier>,
     /// The guard's keeper; a witness has none.
@@ -1346,6 +1392,7 @@ async fn next(
         request = sources.incoming.requests.next() => request.map_or_else(or("transport"), Input::Asked),
         message = sources.incoming.messages.next() => message.map_or_else(or("transport"), Input::Told),
         verdict = sources.verdicts.recv() => verdict.map_or_else(or("checks"), Input::Verdict),
+        report = sources.services.recv() => report.map_or_else(or("services"), Input::Service),
         report = sources.traffic.recv() => report.map_or_else(or("mover"), Input::Traffic),
         state = sources.guard.recv() => state.map_or_else(or("guard"), Input::Guard),
         one = brought.recv() => one.map_or_else(or("driver"), Input::Brought),

@@ -66,6 +66,8 @@ pub enum Order {
     Committed(GroupId, Epoch),
     /// An assignment's entry was truncated.
     Truncated(GroupId, Epoch),
+    /// What runs with a group is ready for this epoch to open.
+    Ready(GroupId, Epoch),
     /// Give a group back.
     Release(GroupId),
     /// This node votes: if its floors were lost before its start, they are known again.
@@ -89,6 +91,8 @@ pub enum News {
     Event(Event),
     /// How a group stands: told for all groups when news were lost.
     State(GroupId, Status),
+    /// All groups were told of.
+    Told,
     /// Whose promises make a lease here; told again if news were lost.
     Voters(Voters),
     /// Which holders this voter does not hear; the whole list.
@@ -415,6 +419,7 @@ impl Thread {
                 Order::FloorRaised(assignment) => self.machine.floor_raised(now, &assignment),
                 Order::Committed(group, epoch) => self.machine.committed(now, group, epoch),
                 Order::Truncated(group, epoch) => self.machine.truncated(now, group, epoch, None),
+                Order::Ready(group, epoch) => self.machine.ready(now, group, epoch),
                 Order::Release(group) => self.machine.release(now, group),
                 Order::Recall => {
                     self.machine.recall(now, self.quiet_until);
@@ -544,6 +549,8 @@ impl Thread {
                 let status = self.machine.status(record.group);
                 self.tell(News::State(record.group, status));
             }
+            // If there is no room for the last word, all is told again.
+            self.tell(News::Told);
         }
     }
 }

@@ -21,6 +21,7 @@ mod process;
 mod reload;
 mod reloading;
 mod removed;
+mod services;
 mod shutdown;
 mod state;
 mod status;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use evenkeel_config::{Config, Hosted};
+use evenkeel_config::Config;
 use evenkeel_core::NodeId;
 use evenkeel_core::lease;
 use evenkeel_core::topology::{Node, Topology};
@@ -14,6 +14,7 @@ use evenkeel_transport::{Fingerprint, Identity};
 
 use crate::inherited::Handed;
 use crate::options::Options;
+use crate::services::is_prepared;
 use crate::state::Whose;
 
 /// What both parent and worker start from.
@@ -49,11 +50,6 @@ enum Refused {
         "[node.{0}] has voter = false, which this version cannot do yet: take it out, every node votes"
     )]
     NoVote(String),
-    #[error(
-        "group {0} has services or hooks, which this version checks in the file and does not run \
-         yet: take them out, and let the operating system start what the group serves"
-    )]
-    NoServices(String),
 }
 
 impl Prepared {
@@ -106,10 +102,6 @@ impl Prepared {
         if let Some(silent) = topology.nodes.values().find(|node| !node.voter) {
             return Err(Refused::NoVote(silent.name.to_string()).into());
         }
-        let hosts = |(_, hosted): &(_, &Hosted)| *hosted != &Hosted::default();
-        if let Some((group, _)) = config.hosted.iter().find(hosts) {
-            return Err(Refused::NoServices(topology.group_name(*group)).into());
-        }
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         if let Some(days) = identity.validity().alarm(SystemTime::now()) {
             warnings.push(format!(
@@ -161,6 +153,8 @@ impl Prepared {
     /// Settings of the lease machine.
     pub fn lease_settings(&self) -> lease::Settings {
         let topology = self.topology();
+        let hosted = self.config.hosted.iter();
+        let hosted = hosted.filter(|(_, hosted)| is_prepared(hosted));
         lease::Settings {
             me: self.node.id,
             voters: topology.voters().map(|node| node.id).collect(),
@@ -168,7 +162,7 @@ impl Prepared {
             lease: topology.timing.lease,
             heartbeat: topology.timing.heartbeat,
             lease_max: topology.timing.lease,
-            prepared: std::collections::BTreeSet::new(),
+            prepared: hosted.map(|(group, _)| *group).collect(),
             faults: lease::Faults::default(),
         }
     }

@@ -4,7 +4,7 @@
 //! | heard                      | what is done                                                    |
 //! |----------------------------|-----------------------------------------------------------------|
 //! | the machine is going down  | the groups are handed over as planned; the process goes on      |
-//! | nothing is held here       | the lock is given back: the shutdown goes on, and ends us       |
+//! | nothing is held, nothing runs here | the lock is given back: the shutdown goes on, and ends us |
 //! | its time is over           | the same                                                        |
 //! | it does not go down        | this node takes part again, and asks for the lock again         |
 //! | SIGTERM                    | what is left is handed over, then the process ends (`decision`) |
@@ -22,6 +22,7 @@ use evenkeel_host::logind::{Lock, Logind, Seen, system_bus};
 use tokio::sync::{mpsc, watch};
 
 use crate::decision::{Brought, Driver};
+use crate::services::stop_max;
 
 /// How long a node that was told to stop tries to hand its groups over, beside the time that
 /// requests in flight get.
@@ -42,7 +43,8 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(120);
 pub(crate) fn stop_patience(config: &Config) -> Duration {
     let drains = config.topology.groups.values().map(|group| group.drain);
     let drain = drains.max().unwrap_or_default();
-    (HANDOVER_MAX + drain + ENDING_MAX).max(STOP_PATIENCE_MIN)
+    let services = stop_max(config.hosted.values());
+    (HANDOVER_MAX + drain + services + ENDING_MAX).max(STOP_PATIENCE_MIN)
 }
 
 /// What people should know if a shutdown waits for less time than handing over may take.
@@ -197,7 +199,9 @@ impl Driver {
             .shutdown
             .delay
             .is_some_and(|delay| now >= since + delay);
-        if over || self.node.may_stop() {
+        // What runs here with the groups is stopped by us, in its order, and not by a shutdown.
+        let rests = self.node.may_stop() && self.services_rest();
+        if over || rests {
             self.shutdown.hold(false);
         }
         let lost = self.shutdown.unknown;
@@ -224,6 +228,13 @@ mod tests {
     #[test]
     fn the_longest_drain_is_waited_for() {
         assert_eq!(stop_patience(&config("2s")), STOP_PATIENCE_MIN);
+        let mut with_service = config("2s");
+        let text = format!(
+            "{}[group.www.service.web]\nunit = \"web.service\"\nstop_timeout = \"70s\"\n",
+            with_service.text()
+        );
+        with_service = evenkeel_config::parse(&text, "f").unwrap_or_else(|fault| panic!("{fault}"));
+        assert!(stop_patience(&with_service) > Duration::from_secs(77));
         for seconds in [30, 600] {
             let drain = Duration::from_secs(seconds);
             let patience = stop_patience(&config(&format!("{seconds}s")));

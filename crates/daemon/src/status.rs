@@ -11,7 +11,7 @@ use evenkeel_core::node::Node;
 use evenkeel_core::quorum::majority;
 use evenkeel_core::standby::{self, Candidate, Fitness};
 use evenkeel_core::topology::Group;
-use evenkeel_core::{Moment, NodeId};
+use evenkeel_core::{GroupId, Moment, NodeId};
 
 use crate::decision::wall_ms;
 
@@ -33,6 +33,8 @@ pub struct Beside<'a> {
     pub advice: Vec<String>,
     /// The last reload or upgrade of this node.
     pub reload: Option<api::Reload>,
+    /// What runs with a group here.
+    pub services: &'a dyn Fn(GroupId) -> Vec<api::Service>,
 }
 
 /// The calendar as RFC 3339, with milliseconds.
@@ -286,6 +288,7 @@ fn group(now: Moment, node: &Node, beside: &Beside<'_>, group: &Group, quorum: b
             .iter()
             .map(|id| group_node(now, node, group, *id, &ranked))
             .collect(),
+        services: (beside.services)(group.id),
     }
 }
 

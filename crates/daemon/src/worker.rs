@@ -5,6 +5,7 @@
 //!   lease     lease machine, its socket, guard      real-time 30
 //!   main      decision machine, engine, QUIC        real-time 20
 //!   mover     addresses and announcements           real-time 10
+//!   services  units, commands and hooks             ordinary, favoured (nice -10)
 //!   flows     clients' connections                  ordinary, favoured (nice -10)
 //!   log       what must be synced                   ordinary
 //!   guard     the guard's cold side                 ordinary
@@ -57,6 +58,7 @@ use crate::options::Options;
 use crate::parent::NEEDS_NEW_LIFE;
 use crate::peers::Gate;
 use crate::prepare::{Prepared, fingerprints};
+use crate::services::Running;
 use crate::shutdown::Shutdown;
 use crate::state;
 
@@ -402,6 +404,8 @@ impl Starting<'_> {
         } else {
             (None, Default::default())
         };
+        let (services_out, services_news) = mpsc::channel(REPORTS_MAX);
+        let services = Running::start(&self.prepared, services_out.clone())?;
         let flows = if self.hosts() {
             let topology = self.prepared.topology();
             Some(FlowCarrier::start(
@@ -448,6 +452,7 @@ impl Starting<'_> {
         let rooms = Rooms {
             restart,
             mover,
+            services,
             flows,
             keeper,
             gate,
@@ -479,6 +484,7 @@ impl Starting<'_> {
             incoming,
             news,
             traffic,
+            services: services_news,
             guard: guard_news,
             verdicts,
             questions,
@@ -499,7 +505,7 @@ impl Starting<'_> {
         let end = driver.run(sources).await;
         drop(prober);
         serving.abort();
-        drop((traffic_out, verdicts_out));
+        drop((traffic_out, verdicts_out, services_out));
         ordinary.shutdown_background();
         Ok(match end {
             End::Stopped => Outcome::Stopped,

@@ -192,6 +192,7 @@ mod tests {
             protected: true,
             next: None,
             nodes: Vec::new(),
+            services: Vec::new(),
         };
         Status {
             groups: groups.iter().map(group).collect(),

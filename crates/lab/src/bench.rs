@@ -19,7 +19,8 @@ use crate::cluster::{Cluster, Plan, Profile, WITNESS};
 use crate::fault::{self, Fault};
 use crate::figures::{self, Seen, Spread, spread};
 use crate::inside::Lab;
-use crate::wait;
+use crate::setup::Setup;
+use crate::{apache, wait};
 
 /// Good requests watched before a fault.
 const CALM: Duration = Duration::from_millis(300);
@@ -69,10 +70,19 @@ pub enum Row {
     NodeDrained,
     /// The holder's daemon is told to stop, requests in flight.
     DaemonStopped,
+    /// The holder is rebooted, a real systemd with its logind, requests in flight.
+    Rebooted,
+    /// The holder's service killed; its processes are watched by their name.
+    ServiceKilledProcess,
+    /// The holder's service killed, a unit of a real systemd that is watched.
+    ServiceKilledUnit,
+    /// The holder's service killed, a unit that runs on the holder alone: the standby has to
+    /// start it first.
+    ColdStandby,
 }
 
 /// All rows, in the table's order.
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 17] = [
     Row::PowerCut,
     Row::ServiceKilled,
     Row::ServiceHung,
@@ -86,7 +96,14 @@ const ROWS: [Row; 13] = [
     Row::Switchover,
     Row::NodeDrained,
     Row::DaemonStopped,
+    Row::Rebooted,
+    Row::ServiceKilledProcess,
+    Row::ServiceKilledUnit,
+    Row::ColdStandby,
 ];
+
+/// What a cold standby may take beyond the start of the service, in ms.
+const BEYOND_START: f64 = 20.0;
 
 /// What a row must reach (DESIGN 7).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,6 +112,8 @@ enum Goal {
     Outage(f64, f64),
     /// No request may fail.
     NoneFailed,
+    /// A client's outage, beyond what the service takes to start, in ms.
+    BeyondStart(f64),
 }
 
 impl Row {
@@ -113,6 +132,10 @@ impl Row {
             Self::Switchover => "planned switchover",
             Self::NodeDrained => "node drained",
             Self::DaemonStopped => "daemon stopped",
+            Self::Rebooted => "machine rebooted",
+            Self::ServiceKilledProcess => "killed, by process",
+            Self::ServiceKilledUnit => "killed, by unit",
+            Self::ColdStandby => "killed, cold standby",
         }
     }
 
@@ -120,7 +143,10 @@ impl Row {
     fn fault(self) -> Option<Fault> {
         Some(match self {
             Self::PowerCut => Fault::PowerCut,
-            Self::ServiceKilled => Fault::ServiceKilled,
+            Self::ServiceKilled
+            | Self::ServiceKilledProcess
+            | Self::ServiceKilledUnit
+            | Self::ColdStandby => Fault::ServiceKilled,
             Self::ServiceHung => Fault::ServiceHung,
             Self::DaemonFrozen => Fault::DaemonFrozen,
             Self::DaemonKilled => Fault::DaemonKilled,
@@ -128,15 +154,20 @@ impl Row {
             Self::CutBoth => Fault::CutBoth,
             Self::CutFrom => Fault::CutFromHost,
             Self::CutTo => Fault::CutToHost,
-            Self::VoterDeath | Self::Switchover | Self::NodeDrained | Self::DaemonStopped => {
-                return None;
-            }
+            Self::VoterDeath
+            | Self::Switchover
+            | Self::NodeDrained
+            | Self::DaemonStopped
+            | Self::Rebooted => return None,
         })
     }
 
     fn goal(self, plan: &Plan) -> Goal {
         match self {
-            Self::ServiceKilled => Goal::Outage(15.0, 40.0),
+            Self::ServiceKilled | Self::ServiceKilledProcess | Self::ServiceKilledUnit => {
+                Goal::Outage(15.0, 40.0)
+            }
+            Self::ColdStandby => Goal::BeyondStart(BEYOND_START),
             Self::ServiceHung => {
                 let limit = plan.timeout().as_secs_f64() * 2e3 + 50.0;
                 Goal::Outage(limit, limit)
@@ -145,7 +176,8 @@ impl Row {
             | Self::VoterDeath
             | Self::Switchover
             | Self::NodeDrained
-            | Self::DaemonStopped => Goal::NoneFailed,
+            | Self::DaemonStopped
+            | Self::Rebooted => Goal::NoneFailed,
             Self::PowerCut
             | Self::DaemonFrozen
             | Self::DaemonKilled
@@ -158,10 +190,20 @@ impl Row {
         }
     }
 
+    /// The cluster that it takes.
+    fn setup(self) -> Setup {
+        match self {
+            Self::ServiceKilledProcess => Setup::Process,
+            Self::ServiceKilledUnit | Self::Rebooted => Setup::Unit,
+            Self::ColdStandby => Setup::Cold,
+            _ => Setup::Http,
+        }
+    }
+
     /// What the client asks for: planned moves have requests in flight.
     fn page(self) -> &'static str {
         match self {
-            Self::Switchover | Self::NodeDrained | Self::DaemonStopped => SLOW,
+            Self::Switchover | Self::NodeDrained | Self::DaemonStopped | Self::Rebooted => SLOW,
             _ => QUICK,
         }
     }
@@ -176,6 +218,8 @@ impl Row {
 #[derive(Clone, Debug)]
 struct Run {
     seen: Seen,
+    /// How long the service alone took to start, where the standby had to start it.
+    start: Option<Duration>,
     violations: Vec<String>,
     returns: Vec<String>,
     missed: u64,
@@ -187,6 +231,8 @@ pub(crate) struct Line {
     profile: Profile,
     row: Row,
     outage_ms: Spread,
+    /// What the service alone took to start in the same runs, where that was part of it.
+    start_ms: Option<Spread>,
     failed: Count,
     requests: u64,
     client_pause_ms: f64,
@@ -221,11 +267,15 @@ fn failed(runs: &[Run]) -> Count {
 
 fn line(row: Row, plan: &Plan, runs: &[Run], wrong: usize) -> Line {
     let gaps: Vec<Duration> = runs.iter().map(|run| run.seen.gap).collect();
-    let (outage, failed) = (spread(&gaps), failed(runs));
+    let starts: Vec<Duration> = runs.iter().filter_map(|run| run.start).collect();
+    let (outage, start, failed) = (spread(&gaps), spread(&starts), failed(runs));
     let goal = row.goal(plan);
     let met = match goal {
         Goal::Outage(p50, p99) => outage.p50 <= p50 && outage.p99 <= p99,
         Goal::NoneFailed => failed.total == 0,
+        Goal::BeyondStart(most) => {
+            !starts.is_empty() && outage.p50 <= start.p50 + most && outage.p99 <= start.p99 + most
+        }
     };
     let violations: Vec<String> = runs.iter().flat_map(|run| run.violations.clone()).collect();
     let returns: Vec<String> = runs.iter().flat_map(|run| run.returns.clone()).collect();
@@ -239,12 +289,14 @@ fn line(row: Row, plan: &Plan, runs: &[Run], wrong: usize) -> Line {
         profile: plan.profile,
         row,
         outage_ms: outage,
+        start_ms: (!starts.is_empty()).then_some(start),
         failed,
         requests: runs.iter().map(|run| run.seen.requests).sum(),
         client_pause_ms: pause.as_secs_f64() * 1e3,
         goal: match goal {
             Goal::Outage(p50, p99) => format!("{p50:.0} / {p99:.0}"),
             Goal::NoneFailed => "0 failed".into(),
+            Goal::BeyondStart(most) => format!("start + {most:.0}"),
         },
         reached: met && wrong == 0 && violations.is_empty() && returns.is_empty() && missed == 0,
         runs_wrong: wrong,
@@ -280,6 +332,16 @@ fn print_line(line: &Line) {
         line.runs_wrong,
         if line.reached { "reached" } else { "SHORT" },
     );
+    if let Some(start) = line.start_ms {
+        println!(
+            "    the service alone starts in {:.1} / {:.1} / {:.1}: {:+.1} / {:+.1} beyond it",
+            start.p50,
+            start.p99,
+            start.max,
+            line.outage_ms.p50 - start.p50,
+            line.outage_ms.p99 - start.p99
+        );
+    }
     for violation in line.violations.iter().take(VIOLATIONS_SHOWN) {
         println!("    TWO ANSWERED: {violation}");
     }
@@ -341,6 +403,7 @@ fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result
         Row::VoterDeath => cluster.power_cut(&standby),
         Row::NodeDrained => cluster.maintain(holder, "drain", holder),
         Row::DaemonStopped => cluster.stop_daemon(holder),
+        Row::Rebooted => cluster.reboot(holder),
         _ => cluster.switch_over(holder, &standby),
     }
 }
@@ -348,6 +411,13 @@ fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result
 /// One run: calm, fault, steady again, healed; all of it under the observer.
 fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     let holder = cluster.wait_whole()?;
+    let start = match row {
+        Row::ColdStandby => {
+            let standby = cluster.host(&cluster.other(&holder)?)?;
+            Some(apache::start_time(standby, cluster.client_host())?)
+        }
+        _ => None,
+    };
     let client = cluster.client_of(row.page())?;
     cluster.observer.mark();
     wait_steady(&client, now(), None).context("before the fault")?;
@@ -371,6 +441,7 @@ fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     );
     Ok(Run {
         seen,
+        start,
         violations: report.violations,
         returns: report.returns,
         missed: report.missed,
@@ -448,12 +519,24 @@ pub(crate) fn run(
     };
     let mut lines = Vec::new();
     for profile in profiles {
-        let plan = Plan::new(program, profile);
-        let mut cluster = Cluster::start(lab, switch, &plan)?;
+        let mut kept: Option<(Setup, Cluster)> = None;
         print_head(profile, options.runs);
         for row in &rows {
+            let mut plan = Plan::new(program, profile);
+            plan.setup = row.setup();
+            if let Some(why) = plan.setup.hindrance() {
+                println!("{:<21} SKIPPED: {why}", row.name());
+                continue;
+            }
+            let cluster = match kept.take() {
+                Some((setup, cluster)) if setup == plan.setup => cluster,
+                other => {
+                    drop(other);
+                    Cluster::start(lab, switch, &plan)?
+                }
+            };
             let (same, line) = run_row(cluster, &plan, *row, options)?;
-            cluster = same;
+            kept = Some((plan.setup, same));
             print_line(&line);
             lines.push(line);
         }

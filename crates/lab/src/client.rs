@@ -153,6 +153,12 @@ impl Client {
         before(to) - before(from)
     }
 
+    /// When the first good answer was there.
+    pub(crate) fn first_good(&self) -> Option<Moment> {
+        let records = self.records();
+        records.iter().find(|one| one.is_good()).map(|one| one.end)
+    }
+
     /// The last good answer, and who gave it.
     pub(crate) fn last_good(&self) -> Option<(Moment, Arc<str>)> {
         let records = self

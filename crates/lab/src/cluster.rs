@@ -19,7 +19,8 @@ use crate::fault::disk;
 use crate::host::{Host, Place};
 use crate::inside::Lab;
 use crate::observer::Observer;
-use crate::{apache, process, wait};
+use crate::setup::Setup;
+use crate::{apache, process, systemd, wait};
 
 /// The group of every cluster of the lab.
 pub(crate) const GROUP: &str = "www";
@@ -81,6 +82,8 @@ pub(crate) struct Plan {
     pub(crate) log_disk: LogDisk,
     /// From one question of a check to the next.
     pub(crate) interval: Duration,
+    /// How Apache runs, and what asks about it.
+    pub(crate) setup: Setup,
 }
 
 /// What the state directories lie on.
@@ -103,6 +106,7 @@ impl Plan {
             fail_when: None,
             log_disk: LogDisk::Plain,
             interval: Duration::from_millis(50),
+            setup: Setup::default(),
         }
     }
 
@@ -158,6 +162,7 @@ pub(crate) struct Cluster {
     evenkeel: Evenkeel,
     servers: Vec<Place>,
     witness: Place,
+    setup: Setup,
     /// Those that have power.
     hosts: BTreeMap<String, Host>,
     client: Host,
@@ -170,7 +175,10 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Switches a new cluster on: fresh disks, nothing assigned yet.
     pub(crate) fn start(lab: &Lab, switch: &Arc<Switch>, plan: &Plan) -> Result<Self> {
-        let servers = vec![Place::new("ams1", 11), Place::new("fra1", 12)];
+        let mut servers = vec![Place::new("ams1", 11), Place::new("fra1", 12)];
+        servers.extend(plan.setup.has_third().then(|| Place::new("lon1", 14)));
+        let dress = |place: Place| place.with_systemd(plan.setup.has_systemd());
+        let servers: Vec<Place> = servers.into_iter().map(dress).collect();
         let witness = Place::new(WITNESS, 13);
         let place = lab.directory().join("cluster");
         let _ = fs::remove_dir_all(&place);
@@ -191,6 +199,7 @@ impl Cluster {
         };
         let addresses = [(SERVICE, 24), (SERVICE6, 64)];
         let text = config_text::text(&wishes, &servers, &witness, &addresses);
+        let text = plan.setup.edit(&text, &place)?;
         fs::write(&evenkeel.config, text).context("writing the configuration")?;
         evenkeel.make_authority()?;
         let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
@@ -201,6 +210,7 @@ impl Cluster {
             evenkeel,
             servers,
             witness,
+            setup: plan.setup,
             hosts: BTreeMap::new(),
             client,
             disks: Vec::new(),
@@ -315,7 +325,10 @@ impl Cluster {
             .clone();
         let mut host = Host::boot(&self.lab, &self.switch, &place)?;
         if name != self.witness.name {
-            apache::start(&mut host)?;
+            match self.setup.is_warm() {
+                true => apache::start(&mut host)?,
+                false => apache::install(&mut host)?,
+            }
         }
         self.evenkeel.start(&mut host)?;
         self.hosts.insert(name.to_owned(), host);
@@ -414,7 +427,8 @@ impl Cluster {
         self.switch.set_filter(name, &[])?;
         self.switch.set_cable(name, Cable::WHOLE)?;
         process::thaw_all(&host.mark(daemon::PROGRAM))?;
-        if self.servers.iter().any(|place| place.name == name) {
+        let serves = self.servers.iter().any(|place| place.name == name);
+        if serves && self.setup.is_warm() {
             apache::heal(host)?;
         }
         if daemon::processes(host)?.is_empty() {
@@ -487,12 +501,26 @@ impl Cluster {
     /// Tells the daemon of a node to stop, as an init system does, and waits for its end.
     pub(crate) fn stop_daemon(&self, name: &str) -> Result<()> {
         let host = self.host(name)?;
+        if host.has_systemd() {
+            return systemd::systemctl(host, &["stop", daemon::UNIT]).map(drop);
+        }
         let first = daemon::processes(host)?.first().copied();
         let parent = first.with_context(|| format!("{name}'s daemon does not run"))?;
         rustix::process::kill_process(parent, Signal::TERM).context("stopping the daemon")?;
         wait::until("the daemon stops", STOP_LIMIT, || {
             Ok(daemon::processes(host)?.is_empty().then_some(()))
         })
+    }
+
+    /// Has a node with a systemd reboot, as an operator does, and waits until it is down. It
+    /// is left without power.
+    pub(crate) fn reboot(&mut self, name: &str) -> Result<()> {
+        let host = self.host_mut(name)?;
+        systemd::systemctl(host, &["reboot"])?;
+        wait::until("the machine goes down", STOP_LIMIT, || {
+            Ok(host.is_down()?.then_some(()))
+        })?;
+        self.power_cut(name)
     }
 
     /// Sends a signal to all processes of a node's daemon.

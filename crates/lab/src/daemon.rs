@@ -12,10 +12,17 @@ use rustix::process::Pid;
 use serde::Deserialize;
 
 use crate::host::Host;
-use crate::{process, wait};
+use crate::process::MARK;
+use crate::{process, systemd, wait};
 
 /// The mark of the daemon's processes.
 pub(crate) const PROGRAM: &str = "evenkeel";
+
+/// Its unit.
+pub(crate) const UNIT: &str = "evenkeel.service";
+
+/// That unit as it is shipped.
+const PACKAGED: &str = include_str!("../../../packaging/evenkeel.service");
 
 /// `status --json`, as far as the lab needs it (DESIGN 5).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -172,6 +179,18 @@ impl Evenkeel {
         socket: &Path,
         mark: &str,
     ) -> Result<u32> {
+        let argv = self.command_line(host, node, state, socket)?;
+        host.start(mark, &argv)
+    }
+
+    /// The command line of the daemon, whose directories are there then.
+    fn command_line(
+        &self,
+        host: &Host,
+        node: &str,
+        state: &Path,
+        socket: &Path,
+    ) -> Result<Vec<OsString>> {
         let pki = host.disk().join(format!("pki-{node}"));
         if !pki.exists() {
             self.issue(node, &pki)?;
@@ -188,7 +207,32 @@ impl Evenkeel {
         for (option, value) in options {
             argv.extend([option.into(), value]);
         }
-        host.start(mark, &argv)
+        Ok(argv)
+    }
+
+    /// Starts the daemon on a host with systemd: the packaged unit, with a drop-in that says
+    /// where the lab has its files.
+    fn start_unit(&self, host: &Host, state: &Path, socket: &Path) -> Result<()> {
+        let argv = self.command_line(host, host.name(), state, socket)?;
+        let words: Vec<String> = argv
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let (program, config) = (self.program.display(), self.config.display());
+        let log = host.disk().join(format!("{PROGRAM}.log"));
+        let drop_in = format!(
+            "[Service]\nEnvironmentFile=\nEnvironment={MARK}={mark}\n\
+             ExecStartPre=\nExecStartPre={program} config check {config}\n\
+             ExecStart=\nExecStart={line}\n\
+             ExecReload=\nExecReload={program} reload --socket {socket}\n\
+             StateDirectory=\nStandardOutput=append:{log}\nStandardError=append:{log}\n",
+            mark = host.mark(PROGRAM),
+            line = words.join(" "),
+            socket = socket.display(),
+            log = log.display(),
+        );
+        systemd::add_unit(host, UNIT, PACKAGED, &drop_in)?;
+        systemd::systemctl(host, &["start", UNIT]).map(drop)
     }
 
     /// Starts the daemon on `host`, of the node of that name.
@@ -198,6 +242,9 @@ impl Evenkeel {
         let _ = fs::remove_file(&socket);
         let (node, state) = (host.name().to_owned(), state(host));
         wait_unused(&state)?;
+        if host.has_systemd() {
+            return self.start_unit(host, &state, &socket);
+        }
         self.run_as(host, &node, &state, &socket, PROGRAM).map(drop)
     }
 

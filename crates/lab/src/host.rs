@@ -18,6 +18,7 @@ use crate::bridge::{Cable, Switch, run};
 use crate::init::{self, Answer, Order};
 use crate::inside::Lab;
 use crate::process::MARK;
+use crate::systemd::{self, Cgroup};
 use crate::{role, wait};
 
 /// Time for the kernel to end all processes of a host.
@@ -30,6 +31,8 @@ pub(crate) struct Place {
     pub(crate) name: String,
     /// Last byte of its addresses.
     pub(crate) number: u8,
+    /// Its first process is a real systemd.
+    pub(crate) systemd: bool,
 }
 
 impl Place {
@@ -38,7 +41,13 @@ impl Place {
         Self {
             name: name.to_owned(),
             number,
+            systemd: false,
         }
+    }
+
+    /// The same, with a real systemd if `systemd` says so.
+    pub(crate) fn with_systemd(self, systemd: bool) -> Self {
+        Self { systemd, ..self }
     }
 
     /// Its IPv4 address, in a network kept for documentation (RFC 5737).
@@ -72,6 +81,8 @@ pub(crate) struct Host {
     init: Pid,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// Where its systemd keeps units; goes last, when nobody is in it any more.
+    _cgroup: Option<Cgroup>,
 }
 
 impl Host {
@@ -79,7 +90,12 @@ impl Host {
     pub(crate) fn boot(lab: &Lab, switch: &Arc<Switch>, place: &Place) -> Result<Self> {
         let name = &place.name;
         fs::create_dir_all(disk_of(lab, place)).context("making the host's disk")?;
-        let mut holder = Command::new("unshare")
+        let cgroup = place.systemd.then(|| Cgroup::make(lab, name)).transpose()?;
+        let mut command = match &cgroup {
+            Some(cgroup) => systemd::prepare(cgroup, &disk_of(lab, place))?,
+            None => Command::new("unshare"),
+        };
+        let mut holder = command
             .args([
                 "--mount",
                 "--net",
@@ -92,6 +108,7 @@ impl Host {
             .arg(lab.program())
             .arg(role::INIT)
             .arg(name)
+            .args(place.systemd.then(|| disk_of(lab, place)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -110,6 +127,7 @@ impl Host {
             init: init::pid(number)?,
             orders,
             answers,
+            _cgroup: cgroup,
         };
         switch.disconnect(name);
         switch.set_filter(name, &[])?;
@@ -126,6 +144,9 @@ impl Host {
                 place.ip6()
             ),
         )?;
+        if place.systemd {
+            systemd::wait_up(&host)?;
+        }
         Ok(host)
     }
 
@@ -142,6 +163,21 @@ impl Host {
     /// This program, to start it in a helper role.
     pub(crate) fn program(&self) -> &std::path::Path {
         self.lab.program()
+    }
+
+    /// Whether its first process is a real systemd.
+    pub(crate) fn has_systemd(&self) -> bool {
+        self.place.systemd
+    }
+
+    /// Its address.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.place.ip()
+    }
+
+    /// A path of the host as the lab finds it.
+    pub(crate) fn seen(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.init.as_raw_nonzero()))
     }
 
     /// The mark of the processes of `program` on this host.
@@ -204,6 +240,12 @@ impl Host {
         Ok(File::open(&path)
             .with_context(|| format!("opening {path}"))?
             .into())
+    }
+
+    /// Whether its first process has ended by itself.
+    pub(crate) fn is_down(&mut self) -> Result<bool> {
+        let ended = self.holder.try_wait().context("looking at the host")?;
+        Ok(ended.is_some())
     }
 
     /// Cuts the power: no frame leaves any more, and every process is gone. The cable

@@ -17,6 +17,8 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 use serde::{Deserialize, Serialize};
 
+use crate::systemd;
+
 /// How long the burial waits when the host has no process to wait for.
 const NO_CHILD_PAUSE: Duration = Duration::from_millis(20);
 
@@ -112,7 +114,8 @@ fn bury(starting: &Mutex<()>) {
     }
 }
 
-/// The role itself.
+/// The role itself. With a second argument, the host's disk, a real systemd takes this
+/// process's place, and a child of it carries out the orders.
 pub(crate) fn main(arguments: &[OsString]) -> Result<ExitCode> {
     let name = arguments
         .first()
@@ -126,7 +129,20 @@ pub(crate) fn main(arguments: &[OsString]) -> Result<ExitCode> {
     make_mounts()?;
     make_settings()?;
     rustix::system::sethostname(name.as_bytes()).context("naming the host")?;
+    match arguments.get(1) {
+        Some(disk) => systemd::take_place(number, Path::new(disk)),
+        None => obey(number),
+    }
+}
 
+/// The role of the child of a host's systemd.
+pub(crate) fn agent(arguments: &[OsString]) -> Result<ExitCode> {
+    let number = arguments.first().and_then(|number| number.to_str());
+    obey(number.context("which number?")?.parse()?)
+}
+
+/// Says that the host is up and starts what it is told to, until nobody tells it any more.
+fn obey(number: i32) -> Result<ExitCode> {
     let starting = Arc::new(Mutex::new(()));
     let burial = Arc::clone(&starting);
     std::thread::Builder::new()

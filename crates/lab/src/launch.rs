@@ -20,7 +20,7 @@ pub(crate) const DIRECTORY: &str = "EVENKEEL_LAB_DIR";
 const PLACE: &str = "/var/tmp";
 
 /// Beginning of a lab directory's name; the janitor removes nothing else.
-const PREFIX: &str = "evenkeel-lab-";
+pub(crate) const PREFIX: &str = "evenkeel-lab-";
 
 /// Time for the last processes of an ended lab to let go of its directory.
 const CLEAR_OUT: Duration = Duration::from_secs(10);
@@ -154,6 +154,7 @@ pub(crate) fn janitor(arguments: &[OsString]) -> Result<ExitCode> {
         .context("waiting for the lab to end")?;
     crate::fault::disk::thaw_left_frozen(&directory);
     crate::fault::clock::undo_left_step(&directory);
+    crate::systemd::remove_left(&directory);
     wait::until("removing the lab's directory", CLEAR_OUT, || {
         Ok(match fs::remove_dir_all(&directory) {
             Ok(()) => Some(()),

@@ -32,6 +32,8 @@ mod process;
 mod role;
 mod scenario;
 mod self_test;
+mod setup;
+mod systemd;
 mod wait;
 
 pub use bench::Row;

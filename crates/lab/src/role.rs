@@ -9,6 +9,8 @@ use crate::{application, cli, fault, init, launch};
 pub(crate) const INSIDE: &str = "lab-inside";
 /// The first process of a host.
 pub(crate) const INIT: &str = "lab-init";
+/// Carries out orders on a host whose first process is systemd.
+pub(crate) const AGENT: &str = "lab-agent";
 /// Removes the lab's directory when the lab has gone.
 pub(crate) const JANITOR: &str = "lab-janitor";
 /// The slow application behind a host's Apache.
@@ -27,6 +29,7 @@ pub fn entry(arguments: &[OsString]) -> Option<ExitCode> {
     let done = match role {
         INSIDE => cli::main_inside(rest),
         INIT => init::main(rest),
+        AGENT => init::agent(rest),
         JANITOR => launch::janitor(rest),
         APPLICATION => application::main(rest),
         SPIN => fault::load::spin(rest),

@@ -3,6 +3,7 @@
 
 mod command;
 mod group;
+mod left;
 mod service;
 mod unit;
 
@@ -12,17 +13,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use evenkeel_config::{Hosted, Runs};
+use evenkeel_config::{Hosted, Runs, When};
 use evenkeel_core::{GroupId, GroupName, NodeName};
 use evenkeel_host::sys::sched;
 use evenkeel_host::systemd::{SYSTEM_BUS, Systemd};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use self::left::Left;
 use crate::ServicesError;
 use crate::machine::{Context, GroupStatus, Report, Want};
 
 /// How long a program that is just being executed may hold up the end of the room.
 const END_MAX: Duration = Duration::from_millis(500);
+
+/// How long a service takes at most, after its time to stop, until it is given up: the signals
+/// of the ladder, and the questions between them.
+const LADDER_MAX: Duration = Duration::from_secs(10);
+
+/// How long everything of a group that runs on the holder alone may take to stop, with the
+/// ladder of signals and the hook that comes after.
+pub fn stop_max(hosted: &Hosted) -> Duration {
+    let active = hosted.services.iter();
+    let active = active.filter(|one| one.when == When::Active);
+    let services: Duration = active.map(|one| one.stop_timeout + LADDER_MAX).sum();
+    let hook = match hosted.hooks.after_close {
+        Some(_) => hosted.hooks.timeout,
+        None => Duration::ZERO,
+    };
+    services + hook
+}
 
 /// A group that this node may hold.
 #[derive(Clone, Debug)]
@@ -71,7 +90,15 @@ struct Shared {
     notes: PathBuf,
     /// Nothing where no group has a unit.
     systemd: Option<Systemd>,
-    status: Arc<Mutex<BTreeMap<GroupId, GroupStatus>>>,
+    status: Arc<Mutex<Published>>,
+}
+
+/// What people and the daemon see.
+#[derive(Debug, Default)]
+struct Published {
+    groups: BTreeMap<GroupId, GroupStatus>,
+    /// Grows with each change.
+    version: u64,
 }
 
 type Word = Option<(Want, Context)>;
@@ -81,9 +108,11 @@ type Word = Option<(Want, Context)>;
 #[derive(Debug)]
 pub struct Services {
     words: BTreeMap<GroupId, watch::Sender<Word>>,
-    status: Arc<Mutex<BTreeMap<GroupId, GroupStatus>>>,
+    status: Arc<Mutex<Published>>,
+    /// Told or dropped to have stopped what is left of an earlier life.
+    sweep: Option<oneshot::Sender<()>>,
     /// Dropped to end the thread.
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -106,8 +135,10 @@ impl Services {
             .enable_all()
             .build()
             .map_err(ServicesError::Start)?;
-        let status: Arc<Mutex<BTreeMap<GroupId, GroupStatus>>> = Arc::default();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let status: Arc<Mutex<Published>> = Arc::default();
+        let left = left::find(&settings);
+        let (sweep, swept) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let mut words = BTreeMap::new();
         let mut groups = Vec::new();
         for group in settings.groups.clone() {
@@ -123,13 +154,14 @@ impl Services {
                 // run. What is started is ordinary all the same.
                 let _ = sched::favoured();
                 runtime.block_on(async move {
-                    let shared = shared(settings, shared_status);
+                    let shared = shared(settings, shared_status, &left);
                     let tasks: Vec<_> = groups
                         .into_iter()
                         .map(|(group, hear)| {
                             tokio::spawn(group::run(shared.clone(), group, hear, reports.clone()))
                         })
                         .collect();
+                    tokio::spawn(sweep_up(swept, shared.clone(), left));
                     // Closed without a word: the handle is gone.
                     let _ = stopped.await;
                     drop(tasks);
@@ -140,6 +172,7 @@ impl Services {
         Ok(Self {
             words,
             status,
+            sweep: Some(sweep),
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -154,12 +187,33 @@ impl Services {
         }
     }
 
+    /// Stops what an earlier life started for groups that it held and that `settings` does not
+    /// name any more. For the caller to say when that is closed.
+    pub fn sweep(&mut self) {
+        if let Some(sweep) = self.sweep.take() {
+            // The thread may have ended.
+            let _ = sweep.send(());
+        }
+    }
+
     /// What each group looks like.
     pub fn status(&self) -> BTreeMap<GroupId, GroupStatus> {
-        self.status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.published().groups.clone()
+    }
+
+    /// The same, if it is not what it was when `known` was the version. Cheap if nothing has
+    /// changed.
+    pub fn status_since(&self, known: &mut u64) -> Option<BTreeMap<GroupId, GroupStatus>> {
+        let published = self.published();
+        if published.version == *known {
+            return None;
+        }
+        *known = published.version;
+        Some(published.groups.clone())
+    }
+
+    fn published(&self) -> std::sync::MutexGuard<'_, Published> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,13 +227,29 @@ impl Drop for Services {
     }
 }
 
-fn shared(settings: Settings, status: Arc<Mutex<BTreeMap<GroupId, GroupStatus>>>) -> Shared {
+/// Waits for the word, then stops what is left.
+async fn sweep_up(swept: oneshot::Receiver<()>, shared: Shared, left: Vec<Left>) {
+    // Dropped without a word: the room ends.
+    if swept.await.is_ok() {
+        for one in left {
+            tokio::spawn(left::stop(shared.clone(), one));
+        }
+    }
+}
+
+/// Whether a room for `settings` would have anything to do.
+pub fn is_needed(settings: &Settings) -> bool {
+    !settings.groups.is_empty() || !left::find(settings).is_empty()
+}
+
+fn shared(settings: Settings, status: Arc<Mutex<Published>>, left: &[Left]) -> Shared {
     let services = settings
         .groups
         .iter()
         .flat_map(|group| &group.hosted.services);
     let mut units = services.filter(|service| matches!(service.what, Runs::Unit(_)));
-    let systemd = units.next().map(|_| Systemd::start(&settings.bus));
+    let needed = units.next().is_some() || left.iter().any(Left::is_unit);
+    let systemd = needed.then(|| Systemd::start(&settings.bus));
     Shared {
         node: settings.node,
         notes: settings.notes,

@@ -22,5 +22,5 @@ pub mod machine;
 mod v1;
 
 pub use error::ServicesError;
-pub use io::{GroupSettings, Services, Settings};
-pub use machine::{Context, GroupStatus, Hook, Report, ServiceStatus, Want};
+pub use io::{GroupSettings, Services, Settings, is_needed, stop_max};
+pub use machine::{Context, GroupStatus, Hook, Report, ServiceStatus, State, Want};

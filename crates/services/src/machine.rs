@@ -198,13 +198,17 @@ impl Machine {
             },
             detail: one.failed.clone().or_else(|| one.trouble.clone()),
         };
-        // A failure of an earlier word is forgiven; one that is now is not.
+        let holds = self.want.is_some_and(Want::is_holding);
+        // A failure of an earlier word is forgiven; one that is now is not. Where the group is
+        // held, what merely cannot be seen is no reason to leave: the bus may be away.
         let wrong = |one: &One| {
-            let what = one.failed.as_ref().or(one.trouble.as_ref())?;
+            let trouble = one.trouble.as_ref().filter(|_| !holds);
+            let what = one.failed.as_ref().or(trouble)?;
             Some(format!("service {}: {what}", one.service.name))
         };
         GroupStatus {
             unready: self.all.iter().filter_map(wrong).collect(),
+            faults: Vec::new(),
             want: self.want,
             reached: self.told,
             hook: self.running.map(|(hook, _)| hook),

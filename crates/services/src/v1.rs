@@ -1,18 +1,148 @@
-//! What is stored: which process a command became, so that the next life of the daemon
-//! neither starts it twice nor forgets to stop it. One line, `1 PID START`: START is the
-//! moment of the start in clock ticks since boot, which tells the process from a later one
-//! with its number. The directory is below /run, so a note never outlives its boot.
+//! What is stored, so that the next life of the daemon neither starts a thing twice nor
+//! forgets to stop it. The directory is below /run, so a note never outlives its boot.
+//!
+//! Which process a command became: one line, `1 PID START`. START is the moment of the start
+//! in clock ticks since boot, which tells the process from a later one with its number.
+//!
+//! What was started because its group is held here, and how it is stopped ([`Held`]): the
+//! line `1 KIND MS`, MS being its time to stop in milliseconds, and below it the unit, or one
+//! line for the shell, or the path of a program and a line for each of its arguments. Line
+//! breaks and backslashes within are written `\n` and `\\`.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
+use evenkeel_config::Command;
 use evenkeel_host::process::Identity;
 
 /// Two numbers.
 const LENGTH_MAX: u64 = 64;
 
+/// A command and its arguments: what the configuration allows is shorter.
+const HELD_MAX: u64 = 256 * 1024;
+
 const VERSION: &str = "1";
+
+/// Something that was started because its group is held here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// A unit of systemd.
+    Unit {
+        /// Its name.
+        unit: String,
+        /// Time to stop.
+        stop_timeout: Duration,
+    },
+    /// A process, which has a note of its own.
+    Process {
+        /// Time to stop.
+        stop_timeout: Duration,
+    },
+    /// What a command started and another stops.
+    Scripts {
+        /// The other.
+        stop: Command,
+        /// Time to stop.
+        stop_timeout: Duration,
+    },
+}
+
+impl Held {
+    /// Its time to stop.
+    pub(crate) fn stop_timeout(&self) -> Duration {
+        match self {
+            Self::Unit { stop_timeout, .. }
+            | Self::Process { stop_timeout }
+            | Self::Scripts { stop_timeout, .. } => *stop_timeout,
+        }
+    }
+
+    fn write(&self) -> String {
+        let (kind, lines): (_, Vec<&str>) = match self {
+            Self::Unit { unit, .. } => ("unit", vec![unit]),
+            Self::Process { .. } => ("process", Vec::new()),
+            Self::Scripts { stop, .. } => match stop {
+                Command::Shell(line) => ("shell", vec![line]),
+                Command::Program { path, arguments } => {
+                    let arguments = arguments.iter().map(String::as_str);
+                    (
+                        "program",
+                        std::iter::once(path.as_str()).chain(arguments).collect(),
+                    )
+                }
+            },
+        };
+        let mut text = format!("{VERSION} {kind} {}\n", self.stop_timeout().as_millis());
+        for line in lines {
+            text.push_str(&line.replace('\\', "\\\\").replace('\n', "\\n"));
+            text.push('\n');
+        }
+        text
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut head = lines.next()?.split(' ');
+        if head.next() != Some(VERSION) {
+            return None;
+        }
+        let kind = head.next()?;
+        let stop_timeout = Duration::from_millis(head.next()?.parse().ok()?);
+        let mut lines = lines.map(unescaped);
+        Some(match kind {
+            "unit" => Self::Unit {
+                unit: lines.next()?,
+                stop_timeout,
+            },
+            "process" => Self::Process { stop_timeout },
+            "shell" => Self::Scripts {
+                stop: Command::Shell(lines.next()?),
+                stop_timeout,
+            },
+            "program" => Self::Scripts {
+                stop: Command::Program {
+                    path: lines.next()?,
+                    arguments: lines.collect(),
+                },
+                stop_timeout,
+            },
+            _ => return None,
+        })
+    }
+}
+
+fn unescaped(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        text.push(match c {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some(other) => other,
+                None => '\\',
+            },
+            other => other,
+        });
+    }
+    text
+}
+
+/// Notes what is started because its group is held here.
+pub(crate) fn note_held(path: &Path, held: &Held) -> io::Result<()> {
+    let new = path.with_extension("new-held");
+    fs::write(&new, held.write())?;
+    fs::rename(new, path)
+}
+
+/// What is noted so, if the note makes sense.
+pub(crate) fn noted_held(path: &Path) -> Option<Held> {
+    if fs::metadata(path).ok()?.len() > HELD_MAX {
+        return None;
+    }
+    Held::read(&fs::read_to_string(path).ok()?)
+}
 
 /// Notes a process. The old note or the new one is there at any moment.
 pub(crate) fn note(path: &Path, identity: Identity) -> io::Result<()> {
@@ -46,6 +176,34 @@ pub(crate) fn forget(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_read_back_and_rubbish_is_none() {
+        let stop_timeout = Duration::from_millis(1_500);
+        let stop = |stop| Held::Scripts { stop, stop_timeout };
+        let all = [
+            Held::Unit {
+                unit: "apache2.service".into(),
+                stop_timeout,
+            },
+            Held::Process { stop_timeout },
+            stop(Command::Shell("a \\n | b\nc\\".into())),
+            stop(Command::Program {
+                path: "/usr/bin/x y".into(),
+                arguments: vec![String::new(), "\n".into(), "-v".into()],
+            }),
+        ];
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("www.app.held");
+        for held in all {
+            note_held(&path, &held).expect("written");
+            assert_eq!(noted_held(&path), Some(held));
+        }
+        for rubbish in ["", "1", "2 unit 9\nx", "1 unit x\ny", "1 unit 9", "1 odd 9"] {
+            fs::write(&path, rubbish).expect("written");
+            assert_eq!(noted_held(&path), None, "{rubbish}");
+        }
+    }
 
     #[test]
     fn a_note_is_read_back_and_rubbish_is_none() {

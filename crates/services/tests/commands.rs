@@ -274,6 +274,48 @@ fn a_service_that_ignores_sigterm_is_killed_with_its_group() {
 }
 
 #[test]
+fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
+    let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n\
+        [group.www.service.scripts]\nstart = [\"DIR/say\", \"start\"]\nstop = [\"DIR/say\", \"stop it\"]\n\
+        [group.www.service.warm]\nwhen = \"always\"\nstart = \"echo $$ > DIR/warm; exec sleep 600\"\n";
+    let say = ("say", "#!/bin/sh\necho \"$1\" >> DIR/said\n");
+    let mut room = Room::new(text, &[APP, say]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let (app, warm) = (room.pid("pid"), room.pid("warm"));
+    // A worker with the same file disturbs nothing.
+    room.restart();
+    room.services.as_mut().expect("it runs").sweep();
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    assert!(!room.text("said").contains("stop"));
+    assert!(lives(app) && lives(warm));
+    assert_eq!(room.pid("pid"), app, "nor is it started twice");
+    // One whose file has nothing of it.
+    room.hosted = hosted("", room.directory.path());
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(lives(app), "not before it is closed");
+    room.services.as_mut().expect("it runs").sweep();
+    room.eventually("it ends", |_| !lives(app));
+    room.eventually("it is stopped", |room| {
+        room.text("said").ends_with("stop it\n")
+    });
+    assert!(lives(warm), "what runs always is left alone");
+    kill(warm);
+    let notes = || {
+        fs::read_dir(room.file("notes"))
+            .into_iter()
+            .flatten()
+            .flatten()
+    };
+    room.eventually("no notes are left", |_| {
+        !notes().any(|note| note.path().extension() == Some("held".as_ref()))
+    });
+}
+
+#[test]
 fn starts_that_fail_say_why() {
     let start = |line: &str, reason: &str| {
         let mut room = Room::new(

@@ -249,6 +249,23 @@ pub struct Group {
     pub next: Option<String>,
     /// Every node of the group.
     pub nodes: Vec<GroupNode>,
+    /// What runs with it on the node that answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+}
+
+/// A service of a group on the node that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// `active`: on the holder alone; `always`: on every node of the group.
+    pub when: String,
+    /// `up`, `down`, `starting`, `stopping`, `failed` or `unknown`.
+    pub state: String,
+    /// What is wrong, if anything is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
 }
 
 /// One node's readiness for one group.

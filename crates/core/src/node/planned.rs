@@ -7,6 +7,7 @@ use crate::evidence::{FACT_LENGTH_MAX, shortened};
 use crate::health::{GroupReport, Standing};
 use crate::names::{Epoch, GroupId, NodeId};
 use crate::policy::{self, Wish};
+use crate::role::Farewell;
 use crate::story::Said;
 use crate::switchover::{Departure, Go, account};
 
@@ -42,8 +43,6 @@ impl Node {
             Err(reason) => self.refuse(id, reason),
             Ok(assign) => {
                 let from = self.current_epoch(wish.group);
-                let drain = self.topology.groups.get(&wish.group);
-                let drain = drain.map(|group| group.drain).unwrap_or_default();
                 // It is granted anew, and proposed, when this node leads next: at once.
                 self.wishes.push(Pending {
                     id,
@@ -51,7 +50,7 @@ impl Node {
                     from,
                     to: assign.holder,
                     proposal: None,
-                    deadline: now + drain + WISH_PATIENCE,
+                    deadline: now + self.farewell(wish.group).whole() + WISH_PATIENCE,
                 });
             }
         }
@@ -131,10 +130,9 @@ impl Node {
         {
             let holder = current.assign.holder;
             let said = self.view.standing(now, holder, group);
-            let drain = self.topology.groups.get(&group);
-            let drain = drain.map(|group| group.drain).unwrap_or_default();
+            let whole = self.farewell(group).whole();
             let before = self.switchovers.leaving().len();
-            let go = self.switchovers.consider(now, drain, current, said);
+            let go = self.switchovers.consider(now, whole, current, said);
             let departure = said.map(|said| said.departure).unwrap_or_default();
             if self.switchovers.leaving().len() != before {
                 self.dirty = true;
@@ -164,12 +162,11 @@ impl Node {
             None => Vec::new(),
         };
         let mut said = Vec::new();
-        for (group, role) in &mut self.roles {
+        let farewells: Vec<Farewell> = self.roles.keys().map(|id| self.farewell(*id)).collect();
+        for ((group, role), farewell) in self.roles.iter_mut().zip(farewells) {
             let epoch = role.epoch();
             let asked = leaving.contains(&(*group, epoch));
-            let drain = self.topology.groups.get(group);
-            let drain = drain.map(|group| group.drain).unwrap_or_default();
-            if role.asked_to_leave(now, asked, drain) {
+            if role.asked_to_leave(now, asked, farewell) {
                 let (group, stays) = (*group, role.departure() == Departure::Staying);
                 said.push(match stays {
                     true => Said::Stayed { group, epoch },

@@ -62,6 +62,8 @@ fn group(number: usize) -> Group {
             Failback::AutoAfter(Duration::from_secs(secs))
         }),
         drain: Duration::ZERO,
+        before_close: Duration::ZERO,
+        cold: false,
         without_majority: WithoutMajority::Mute,
         checks: vec![CheckPolicy {
             name: check(),

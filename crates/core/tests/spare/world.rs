@@ -381,7 +381,7 @@ impl World {
                     self.elect = Some((self.now + AGREEMENT, number(to)));
                 }
             }
-            Act::Want { .. } | Act::Say(_) => {}
+            Act::Want { .. } | Act::Run { .. } | Act::Say(_) => {}
         }
     }
 

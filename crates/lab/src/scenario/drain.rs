@@ -49,7 +49,7 @@ fn says(cluster: &Cluster, at: &str, order: &[&str], code: i32, words: &str) -> 
 }
 
 /// Until a node's `status` has the words.
-fn shows(cluster: &Cluster, at: &str, words: &str) -> Result<()> {
+pub(super) fn shows(cluster: &Cluster, at: &str, words: &str) -> Result<()> {
     wait::until(&format!("{at} shows {words:?}"), SOON, || {
         let told = cluster.evenkeel().order(cluster.host(at)?, &["status"])?;
         Ok(told.contains(words).then_some(()))

@@ -9,6 +9,7 @@ mod majority;
 mod reload;
 mod rest;
 mod rule;
+mod services;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use crate::bridge::Switch;
 use crate::cli::ScenarioOptions;
 use crate::cluster::{Cluster, Plan};
 use crate::inside::Lab;
+use crate::setup::Setup;
 
 /// The scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -57,11 +59,14 @@ pub(crate) enum Scenario {
     Clients,
     /// The configuration changed, the program replaced: not one request fails.
     Reload,
+    /// Services and hooks on a real systemd: in order, once, and whatever goes wrong with them
+    /// without a move or a wait that it is not worth. Root only.
+    Services,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 15] = [
+const USUAL: [Scenario; 16] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -76,6 +81,7 @@ const USUAL: [Scenario; 15] = [
     Scenario::DiskFrozen,
     Scenario::Clients,
     Scenario::Reload,
+    Scenario::Services,
     Scenario::Rest,
 ];
 
@@ -93,6 +99,7 @@ impl Scenario {
         plan.interval = Duration::from_millis(options.check_interval);
         match self {
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
+            Self::Services => plan.setup = Setup::Services,
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
             Self::DiskFrozen => plan.log_disk = crate::cluster::LogDisk::Image,
             _ => {}
@@ -117,12 +124,16 @@ impl Scenario {
             Self::ClockStep => load::clock_step(cluster),
             Self::Clients => clients::play(cluster, options.runs),
             Self::Reload => reload::play(cluster, plan, options.runs),
+            Self::Services => services::play(cluster, plan),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
 
     /// Why it cannot be played here.
     fn hindrance(self) -> Option<String> {
+        if self == Self::Services {
+            return Setup::Services.hindrance();
+        }
         let root = crate::apache::can_change_user();
         (!root && matches!(self, Self::DiskFrozen | Self::ClockStep))
             .then(|| "needs real root".to_owned())

@@ -73,7 +73,7 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan, runs: usize) -> Result<En
 
 type Step = fn(&Cluster, &Plan, &str, &str) -> Result<()>;
 
-fn none_failed(records: &[Record]) -> Result<()> {
+pub(super) fn none_failed(records: &[Record]) -> Result<()> {
     let failed: Vec<&Record> = records
         .iter()
         .filter(|one| !one.is_good() && one.outcome != Outcome::Unasked)

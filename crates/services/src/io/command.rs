@@ -143,6 +143,21 @@ impl Foreground {
         }
     }
 
+    /// Only to be stopped.
+    pub(super) fn to_stop(note: &Path, stop_timeout: Duration) -> Self {
+        let found = v1::noted(note).and_then(|identity| Watched::open_same(identity).ok());
+        Self {
+            start: Program::shell("exit 1"),
+            status: None,
+            start_timeout: Duration::ZERO,
+            stop_timeout,
+            note: note.to_owned(),
+            life: found.map(Life::Found),
+            detail: "it does not run".to_owned(),
+            anew: true,
+        }
+    }
+
     async fn start_it(&mut self, deadline: Instant) -> Result<(), String> {
         if self.life.is_none() {
             // Its output goes where ours does: it outlives us, and a pipe to us would not.
@@ -254,6 +269,18 @@ impl Scripts {
             status: status.map(|status| program(status, &[])),
             start_timeout: spec.start_timeout,
             stop_timeout: spec.stop_timeout,
+            due: Instant::now(),
+        }
+    }
+
+    /// Only to be stopped.
+    pub(super) fn to_stop(stop: &Command, stop_timeout: Duration) -> Self {
+        Self {
+            start: Program::shell("exit 1"),
+            stop: program(stop, &[]),
+            status: None,
+            start_timeout: Duration::ZERO,
+            stop_timeout,
             due: Instant::now(),
         }
     }

@@ -11,10 +11,11 @@ use evenkeel_host::run::{Leftovers, Limits, run as run_program};
 use tokio::sync::{mpsc, watch};
 
 use super::command::program;
+use super::left;
 use super::service::{self, Order};
 use super::{GroupSettings, Shared, Word};
 use crate::doctor;
-use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, Want};
+use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want};
 
 /// Events on their way to the machine. Each service and each hook has one step under way
 /// at most; whoever finds it full waits, and loses nothing.
@@ -95,6 +96,7 @@ pub(super) async fn run(
             }
         };
         if let Some(event) = event {
+            task.note_stop(&event);
             for effect in task.machine.step(clock::now(), event) {
                 task.carry_out(effect);
             }
@@ -158,6 +160,16 @@ impl Task {
         Some(Event::Want(want))
     }
 
+    /// What has stopped is not to be stopped by a later life.
+    fn note_stop(&self, event: &Event) {
+        let Event::Stopped(at, StopOutcome::Clean | StopOutcome::Forced { .. }) = event else {
+            return;
+        };
+        if let Some(spec) = self.settings.hosted.services.get(*at) {
+            left::forget(&self.shared.notes, &self.settings.name, &spec.name);
+        }
+    }
+
     /// How long nothing has to be done if nothing happens.
     fn pause(&self) -> Duration {
         match self.machine.deadline() {
@@ -168,7 +180,12 @@ impl Task {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Start(at) => self.order(at, Order::Start),
+            Effect::Start(at) => {
+                if let Some(spec) = self.settings.hosted.services.get(at) {
+                    left::note(&self.shared.notes, &self.settings.name, spec);
+                }
+                self.order(at, Order::Start);
+            }
             Effect::GiveUp(at) => self.order(at, Order::GiveUp),
             Effect::Stop(at) => self.order(at, Order::Stop),
             Effect::RunHook(hook, epoch) => self.run_hook(hook, epoch),
@@ -308,11 +325,15 @@ impl Task {
 
     fn publish(&self) {
         let mut status = self.machine.status();
-        status.unready.extend(self.faults.borrow().iter().cloned());
-        self.shared
-            .status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(self.settings.group, status);
+        status.faults = self.faults.borrow().clone();
+        if !status.want.is_some_and(Want::is_holding) {
+            status.unready.extend(status.faults.iter().cloned());
+        }
+        let all = &self.shared.status;
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.groups.get(&self.settings.group) != Some(&status) {
+            all.groups.insert(self.settings.group, status);
+            all.version += 1;
+        }
     }
 }

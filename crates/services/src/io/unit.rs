@@ -42,6 +42,18 @@ impl Unit {
         }
     }
 
+    /// Only to be stopped.
+    pub(super) fn to_stop(systemd: &Systemd, unit: &str, stop_timeout: Duration) -> Self {
+        Self {
+            systemd: systemd.clone(),
+            unit: unit.to_owned(),
+            start_timeout: Duration::ZERO,
+            stop_timeout,
+            watch: systemd.watch(unit),
+            anew: true,
+        }
+    }
+
     /// Starts it and, if the bus is lost meanwhile, finds out what came of it.
     async fn start_it(&self) -> Result<(), String> {
         loop {

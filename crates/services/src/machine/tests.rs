@@ -285,13 +285,22 @@ fn a_bus_that_is_away_is_no_death() {
     bench.done(Hook::BeforeOpen);
     bench.open(5);
     assert_eq!(bench.sees(0, Seen::Unknown), NONE);
-    assert_eq!(bench.machine.status().unready, ["service a: seen"]);
+    let status = bench.machine.status();
+    assert!(status.unready.is_empty(), "it moves no group");
+    assert_eq!(status.services[0].detail.as_deref(), Some("seen"));
     assert_eq!(bench.sees(0, Seen::Up), NONE);
-    assert!(bench.machine.status().unready.is_empty());
+    assert_eq!(bench.machine.status().services[0].detail, None);
     assert_eq!(
         bench.sees(0, Seen::Missing),
         ["Died a", "Failed a seen", "notify FAULT"]
     );
+}
+
+#[test]
+fn a_standby_that_cannot_see_its_services_is_not_ready() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    assert_eq!(bench.sees(0, Seen::Unknown), NONE);
+    assert_eq!(bench.machine.status().unready, ["service a: seen"]);
 }
 
 #[test]

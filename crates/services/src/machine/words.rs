@@ -29,6 +29,11 @@ pub enum Want {
 }
 
 impl Want {
+    /// Whether the group is held here, or about to be.
+    pub fn is_holding(self) -> bool {
+        self.epoch().is_some()
+    }
+
     pub(super) fn epoch(self) -> Option<Epoch> {
         match self {
             Self::Standby => None,
@@ -285,4 +290,7 @@ pub struct GroupStatus {
     pub services: Vec<ServiceStatus>,
     /// Why this node could not hold the group well; empty if it could.
     pub unready: Vec<String>,
+    /// What is wrong with the files that are run. It makes a standby unready; a holder has
+    /// them run already.
+    pub faults: Vec<String>,
 }

@@ -1,0 +1,144 @@
+//! What an earlier life started for a group that it held, and that the file does not name any
+//! more: stopped, because nobody else will. Each `active` service is noted when it is first
+//! started, with all that is needed to stop it; the note goes when it has been stopped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use evenkeel_config::{Runs, SERVICES_MAX, ServiceSpec, When};
+use evenkeel_core::{GroupName, ServiceName};
+
+use super::command::{Foreground, Scripts};
+use super::service::Driver;
+use super::unit::Unit;
+use super::{Settings, Shared};
+use crate::machine::StopOutcome;
+use crate::v1::{self, Held};
+
+/// What the names of such notes end in.
+const ENDING: &str = "held";
+
+fn path(notes: &Path, group: &GroupName, service: &ServiceName) -> PathBuf {
+    notes.join(format!("{group}.{service}.{ENDING}"))
+}
+
+/// Notes that a service is started because its group is held here.
+pub(super) fn note(notes: &Path, group: &GroupName, spec: &ServiceSpec) {
+    if spec.when == When::Always {
+        return;
+    }
+    if let Err(error) = v1::note_held(&path(notes, group, &spec.name), &held(spec)) {
+        tracing::warn!(%error, %group, service = %spec.name, "should a changed file not name it \
+            any more, it will run on");
+    }
+}
+
+/// It has been stopped.
+pub(super) fn forget(notes: &Path, group: &GroupName, service: &ServiceName) {
+    v1::forget(&path(notes, group, service));
+}
+
+fn held(spec: &ServiceSpec) -> Held {
+    let stop_timeout = spec.stop_timeout;
+    match &spec.what {
+        Runs::Unit(unit) => Held::Unit {
+            unit: unit.clone(),
+            stop_timeout,
+        },
+        Runs::Foreground { .. } => Held::Process { stop_timeout },
+        Runs::Scripts { stop, .. } => Held::Scripts {
+            stop: stop.clone(),
+            stop_timeout,
+        },
+    }
+}
+
+/// Something that nobody names any more.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// `GROUP.SERVICE`.
+    name: String,
+    held: Held,
+    note: PathBuf,
+}
+
+impl Left {
+    /// Whether systemd is needed to stop it.
+    pub(super) fn is_unit(&self) -> bool {
+        matches!(self.held, Held::Unit { .. })
+    }
+}
+
+/// What is noted and not named by `settings`.
+pub(super) fn find(settings: &Settings) -> Vec<Left> {
+    let services = || {
+        let groups = settings.groups.iter();
+        groups.flat_map(|group| group.hosted.services.iter().map(move |one| (group, one)))
+    };
+    let named = |name: &str, noted: &Held| {
+        services().any(|(group, spec)| match (&spec.what, noted) {
+            // By whatever name: it is in good hands.
+            (Runs::Unit(unit), Held::Unit { unit: noted, .. }) => unit == noted,
+            (Runs::Unit(_), _) | (_, Held::Unit { .. }) => false,
+            (Runs::Foreground { .. } | Runs::Scripts { .. }, _) => {
+                name == format!("{}.{}", group.name, spec.name)
+            }
+        })
+    };
+    // Unreadable is empty: nothing was started by an earlier life.
+    let files = fs::read_dir(&settings.notes)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let notes = files.take(SERVICES_MAX * 4).filter_map(|file| {
+        let note = file.path();
+        let name = note.file_name()?.to_str()?;
+        let name = name.strip_suffix(ENDING)?.strip_suffix('.')?.to_owned();
+        let held = v1::noted_held(&note)?;
+        Some(Left { name, held, note })
+    });
+    notes
+        .filter(|left| !named(&left.name, &left.held))
+        .collect()
+}
+
+/// Stops it by the ladder.
+pub(super) async fn stop(shared: Shared, left: Left) {
+    let stop_timeout = left.held.stop_timeout();
+    let process = shared.notes.join(&left.name);
+    let outcome = match &left.held {
+        Held::Unit { unit, .. } => match &shared.systemd {
+            Some(systemd) => Unit::to_stop(systemd, unit, stop_timeout).stop().await,
+            // Asked for in `shared` when there is one.
+            None => return,
+        },
+        Held::Process { .. } => Foreground::to_stop(&process, stop_timeout).stop().await,
+        Held::Scripts { stop, .. } => Scripts::to_stop(stop, stop_timeout).stop().await,
+    };
+    let service = &left.name;
+    match outcome {
+        StopOutcome::Clean => {
+            tracing::info!(
+                service,
+                "stopped: the configuration does not name it any more"
+            );
+        }
+        StopOutcome::Forced { how } => {
+            tracing::warn!(
+                service,
+                how,
+                "stopped: the configuration does not name it any more"
+            );
+        }
+        StopOutcome::Failed { reason } => {
+            // The note stays for the next life to try.
+            tracing::error!(
+                service,
+                reason,
+                "may still run, though the configuration does not name it any more"
+            );
+            return;
+        }
+    }
+    v1::forget(&left.note);
+}
