@@ -193,6 +193,8 @@ pub enum Event {
     },
     /// This node was told to stop.
     Stop,
+    /// It goes on after all: a shutdown was called off.
+    Stay,
     /// Time passed.
     Tick,
 }
@@ -490,6 +492,10 @@ impl Node {
             Event::Stop => {
                 self.dirty |= !self.stopping;
                 self.stopping = true;
+            }
+            Event::Stay => {
+                self.dirty |= self.stopping;
+                self.stopping = false;
             }
             Event::Tick => {}
         }

@@ -1001,6 +1001,41 @@ fn a_group_that_is_gone_keeps_nobody_from_stopping() {
     assert!(world.node.may_stop());
 }
 
+/// A shutdown that was called off: the node takes part again, and says so.
+#[test]
+fn a_node_that_goes_on_after_all_takes_part_again() {
+    let mut world = World::new("any");
+    world.step(Event::Leader {
+        leader: Some(id("fra1")),
+    });
+    let said = |world: &mut World, event: Event| {
+        world.node.step(world.now, event, 0);
+        let acts = std::iter::from_fn(|| world.node.poll());
+        let reports = acts.filter_map(|act| match act {
+            Act::Tell(report) => Some(report.stopping),
+            _ => None,
+        });
+        reports.collect::<Vec<bool>>()
+    };
+    assert_eq!(said(&mut world, Event::Stop), [true], "told at once");
+    assert!(world.node.may_stop());
+    assert_eq!(said(&mut world, Event::Stay), [false], "told at once");
+    assert!(!world.node.may_stop());
+    assert_eq!(said(&mut world, Event::Stay), [], "no news");
+}
+
+#[test]
+fn a_standby_that_goes_on_after_all_can_be_chosen_again() {
+    let mut world = World::serving("any");
+    world.voice("fra1").stopping = true;
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(200);
+    assert_eq!(world.take(), None, "the other one is about to go");
+    world.voice("fra1").stopping = false;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
 /// A group with services that run on the holder alone, served by `ams1`.
 fn cold() -> World {
     let mut topology = topology("any");

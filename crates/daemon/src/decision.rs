@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
 use evenkeel_host::clock;
 use evenkeel_host::lateness::Canary;
+use evenkeel_host::logind::Seen;
 use evenkeel_services::Report as Service;
 use evenkeel_traffic::{Mover, Report as Traffic, Want as OnWire};
 use evenkeel_transport::{Endpoint, Incoming, Message, PeerEvent, RefusedBy, Request, Responder};
@@ -39,12 +39,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agreement::{SharedLedger, assignment_of};
 use crate::flows::FlowCarrier;
 use crate::generations::{Changed, LogPlace, Pending, close};
+use crate::guarded::Guarded;
 use crate::keeper::{KeeperNews, KeeperThread};
 use crate::lease::{LeaseThread, News, Order, event_of};
 use crate::line::WorkerEnd;
 use crate::mirror::Memory;
 use crate::peers::{ASK, FLOWS, Gate, RAFT, REPORT};
 use crate::services::Running;
+use crate::shutdown;
 use crate::status::{self, Beside};
 use crate::voting::{NoOath, Voting};
 
@@ -52,8 +54,6 @@ use crate::voting::{NoOath, Voting};
 pub const PRIORITY: u8 = 20;
 /// How long a closing holder may take to tell its clients before its guard closes.
 pub(crate) const FAREWELL_MAX: Duration = Duration::from_millis(10);
-/// How long a node that was told to stop tries to hand its groups over.
-const HANDOVER_MAX: Duration = Duration::from_secs(5);
 /// How long the last addresses may take to leave when the daemon ends.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// How long a question to the leader may take: longer than its own patience.
@@ -100,6 +100,8 @@ pub struct Sources {
     pub questions: mpsc::Receiver<Question>,
     /// Told to stop.
     pub stop: oneshot::Receiver<()>,
+    /// A shutdown of the machine.
+    pub machine: shutdown::Machine,
 }
 
 /// Where everything goes.
@@ -158,6 +160,10 @@ pub struct Driver {
     pub(crate) let_go_at: Option<Moment>,
     /// The way to the parent.
     pub(crate) line: Arc<WorkerEnd>,
+    /// A shutdown of the machine.
+    pub(crate) shutdown: shutdown::Shutdown,
+    /// Which addresses the guard certainly has.
+    pub(crate) guarded: Guarded,
     up_since: Moment,
     books: Books,
 }
@@ -215,6 +221,7 @@ enum Input {
     Question(Question),
     Brought(Brought),
     Stop,
+    Machine(Seen),
     Tick,
     /// The engine has stopped: its disk has failed.
     EngineEnded,
@@ -269,6 +276,8 @@ impl Driver {
             state,
             memory,
             line,
+            shutdown,
+            guarded,
         } = rooms;
         let voters = node.topology().voters().map(|voter| voter.id).collect();
         let voting = Voting::new(&state, me, voters);
@@ -300,6 +309,8 @@ impl Driver {
             held: BTreeSet::new(),
             let_go_at: None,
             line: Arc::new(line),
+            shutdown,
+            guarded,
             up_since: clock::now(),
             books: Books::default(),
         }
@@ -324,6 +335,7 @@ impl Driver {
         self.greet();
         // Not before it knows what to say of itself.
         self.endpoint.begin();
+        self.memory.set_serving();
         if self.engine.is_none() {
             // Its log could not be opened at the start: tried again.
             self.lose_engine(&bring);
@@ -353,8 +365,7 @@ impl Driver {
                 }
                 Input::Stop => {
                     stop_heard = true;
-                    let patience = HANDOVER_MAX + self.longest_drain();
-                    self.books.stop_by = Some(clock::now() + patience);
+                    self.books.stop_by = Some(clock::now() + self.handover_patience());
                     tracing::info!("told to stop: handing over");
                     self.step(Event::Stop, &bring);
                 }
@@ -407,6 +418,7 @@ impl Driver {
                 );
             }
             Input::Question((asked, answer)) => self.question(asked, answer, bring),
+            Input::Machine(seen) => self.machine(seen, bring),
             Input::Brought(Brought::Proposed { id, failed }) => {
                 self.step(Event::Proposed { id, failed }, bring);
             }
@@ -497,6 +509,7 @@ impl Driver {
         };
         if let Some(addresses) = addresses
             && self.placed.get(&group) != Some(&addresses)
+            && self.may_place(&addresses)
         {
             match mover.assign(group, &addresses) {
                 Ok(()) => {
@@ -653,13 +666,6 @@ impl Driver {
             .step(clock::now(), Event::Restored { ledger }, wall_ms());
         self.lease.order(Order::Tell);
         self.tell_lost();
-    }
-
-    fn guard(&self, group: GroupId, epoch: Epoch, addresses: &[ServiceAddress]) {
-        if let Some(keeper) = &self.keeper {
-            let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
-            keeper.guard(group, epoch, ips);
-        }
     }
 
     fn appended(&mut self, epoch: Epoch, assign: Assign, bring: &mpsc::Sender<Brought>) {
@@ -1109,6 +1115,7 @@ impl Driver {
     fn advice(&self) -> Vec<String> {
         let mut advice = self.advice.clone();
         advice.extend(self.voting_advice());
+        advice.extend(self.shutdown_advice());
         advice.extend(self.services_advice());
         let own = rustix::process::getpid();
         let waits = |pid| pid != own && rustix::process::test_kill_process(pid).is_ok();
@@ -1251,6 +1258,13 @@ impl Driver {
         }
         self.mind_services(bring);
         self.step(Event::Tick, bring);
+        self.mind_shutdown(bring);
+        self.mind_guarded();
+    }
+
+    /// Whether this process is to end.
+    pub(crate) fn told_to_stop(&self) -> bool {
+        self.books.stop_by.is_some()
     }
 
     fn may_end(&mut self) -> bool {
@@ -1350,6 +1364,10 @@ pub struct Rooms {
     pub memory: Memory,
     /// The way to the parent.
     pub line: WorkerEnd,
+    /// A shutdown of the machine.
+    pub shutdown: shutdown::Shutdown,
+    /// Which addresses the guard has.
+    pub guarded: Guarded,
 }
 
 pub(crate) fn as_json(answer: &Answer) -> Bytes {
@@ -1390,6 +1408,7 @@ async fn next(
         one = brought.recv() => one.map_or_else(or("driver"), Input::Brought),
         question = sources.questions.recv() => question.map_or_else(or("control socket"), Input::Question),
         _ = &mut sources.stop, if !stop_heard => Input::Stop,
+        seen = sources.machine.next() => Input::Machine(seen),
         () = tokio::time::sleep(clock::now().until(due)) => Input::Tick,
     }
 }

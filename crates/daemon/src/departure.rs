@@ -81,6 +81,7 @@ impl Driver {
                     mover.freed(group);
                 }
             }
+            KeeperNews::Kept(addresses) => self.guarded.add(addresses),
         }
     }
 

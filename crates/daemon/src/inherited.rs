@@ -6,10 +6,11 @@
 //! socket that nobody uses. So these belong to the parent, which only keeps them, and each
 //! worker goes on with the same. What arrives in between waits in them.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context;
@@ -18,10 +19,13 @@ use evenkeel_guard::Claim;
 use evenkeel_host::clock;
 use evenkeel_host::sys::inherit;
 use evenkeel_host::sys::udp::UdpPair;
+use evenkeel_transport::pki::Credentials;
 use rustix::fs::MemfdFlags;
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::line::{ParentEnd, WorkerEnd};
+use crate::prepare::Prepared;
 
 /// Carries it from parent to worker, as numbers with blanks between: counter, nonce,
 /// memory, file, lock, both sockets, claim, pipe, board, parent, start (nanoseconds of the
@@ -30,25 +34,70 @@ pub const WORKER: &str = "EVENKEEL_WORKER";
 /// In the place of the claim where there is none.
 const NONE: RawFd = -1;
 
-/// The text of a configuration, as workers get it.
+/// The text of a configuration, and certificate and key, as workers get them.
 pub struct Text(File);
+
+/// What is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// The text of the configuration.
+    pub config: String,
+    /// Certificates and key.
+    pub credentials: Credentials,
+}
+
+/// The same as it is written.
+#[derive(Serialize, Deserialize)]
+struct HandedForm<'a> {
+    config: Cow<'a, str>,
+    authority: Cow<'a, str>,
+    certificate: Cow<'a, str>,
+    key: Cow<'a, str>,
+}
 
 impl Text {
     /// One that processes started from here on can read.
-    pub fn new(text: &str) -> std::io::Result<Self> {
+    pub fn new(config: &str, credentials: &Credentials) -> std::io::Result<Self> {
+        let form = HandedForm {
+            config: config.into(),
+            authority: (&*credentials.authority).into(),
+            certificate: (&*credentials.certificate).into(),
+            key: (&*credentials.key).into(),
+        };
         let mut file = File::from(rustix::fs::memfd_create(
             "evenkeel-file",
             MemfdFlags::CLOEXEC,
         )?);
-        file.write_all(text.as_bytes())?;
+        rustix::fs::fchmod(&file, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+        file.write_all(&serde_json::to_vec(&form)?)?;
         bequeath(&file)?;
         Ok(Self(file))
     }
 
-    /// What it says. Opened anew, since a descriptor's position is shared with all who have it.
-    fn read(descriptor: RawFd) -> anyhow::Result<String> {
-        std::fs::read_to_string(path_of(descriptor))
-            .context("failed to read the configuration as the parent has it")
+    /// The text of what a parent has read.
+    pub fn of(prepared: &Prepared) -> std::io::Result<Self> {
+        Self::new(prepared.config.text(), &prepared.credentials)
+    }
+
+    /// Where other processes of this daemon can read it.
+    pub fn path(&self) -> PathBuf {
+        path_for_children(&self.0)
+    }
+
+    /// What one says. Opened anew, since a descriptor's position is shared with all who have it.
+    pub fn read(path: &Path) -> anyhow::Result<Handed> {
+        let bytes =
+            std::fs::read(path).context("failed to read the configuration as the parent has it")?;
+        let form: HandedForm<'_> = serde_json::from_slice(&bytes)
+            .context("the configuration as the parent has it makes no sense")?;
+        Ok(Handed {
+            config: form.config.into_owned(),
+            credentials: Credentials {
+                authority: form.authority.into_owned(),
+                certificate: form.certificate.into_owned(),
+                key: form.key.into_owned(),
+            },
+        })
     }
 }
 
@@ -129,8 +178,8 @@ pub struct Succession {
     pub incarnation: Incarnation,
     /// Its memory.
     pub memory: OwnedFd,
-    /// The text of the configuration.
-    pub text: String,
+    /// Configuration, certificates and key.
+    pub handed: Handed,
     /// The state directory's lock.
     pub lock: OwnedFd,
     /// The sockets.
@@ -151,7 +200,7 @@ impl Succession {
         Ok(Self {
             incarnation: inherited.incarnation,
             memory,
-            text: inherited.file,
+            handed: inherited.handed,
             lock: inherited.lock,
             kept: Kept::new(inherited.sockets, inherited.claim, lock, line)?,
         })
@@ -159,7 +208,7 @@ impl Succession {
 }
 
 /// Leaves a descriptor open in the programs that this process starts.
-fn bequeath(descriptor: impl AsFd) -> std::io::Result<()> {
+pub fn bequeath(descriptor: impl AsFd) -> std::io::Result<()> {
     Ok(rustix::io::fcntl_setfd(
         descriptor,
         rustix::io::FdFlags::empty(),
@@ -171,14 +220,20 @@ pub fn path_of(descriptor: RawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{descriptor}"))
 }
 
+/// The same for processes that this one starts, whether or not they inherit it.
+pub fn path_for_children(descriptor: impl AsFd) -> PathBuf {
+    let number = descriptor.as_fd().as_raw_fd();
+    PathBuf::from(format!("/proc/{}/fd/{number}", std::process::id()))
+}
+
 /// What a worker got.
 pub struct Inherited {
     /// The life it belongs to.
     pub incarnation: Incarnation,
     /// The life's memory.
     pub memory: PathBuf,
-    /// The text of the configuration.
-    pub file: String,
+    /// Configuration, certificates and key.
+    pub handed: Handed,
     /// The sockets of the node's address.
     pub sockets: UdpPair,
     /// The guard's claim to its nftables table.
@@ -204,7 +259,7 @@ impl Inherited {
             nonce: words.number()?,
         };
         let memory = words.descriptor()?;
-        let file = Text::read(words.descriptor()?.as_raw_fd())?;
+        let handed = Text::read(&path_of(words.descriptor()?.as_raw_fd()))?;
         let lock = words.descriptor()?;
         let sockets = UdpPair {
             control: words.descriptor()?.into(),
@@ -220,7 +275,7 @@ impl Inherited {
         Ok(Self {
             incarnation,
             memory: path_of(memory.as_raw_fd()),
-            file,
+            handed,
             sockets,
             claim,
             line: WorkerEnd::of(words.descriptor()?, words.descriptor()?)?,
@@ -266,6 +321,15 @@ mod tests {
             .expect("a runtime")
     }
 
+    fn text(config: &str) -> Text {
+        let credentials = Credentials {
+            authority: "authority".to_owned(),
+            certificate: "certificate".to_owned(),
+            key: "key".to_owned(),
+        };
+        Text::new(config, &credentials).expect("a text")
+    }
+
     fn kept() -> (Kept, OwnedFd) {
         let address = "127.0.0.1:0".parse().expect("an address");
         let sockets = udp::pair(address).expect("two sockets");
@@ -285,13 +349,15 @@ mod tests {
         let runtime = runtime();
         let _inside = runtime.enter();
         let (kept, memory) = kept();
-        let text = Text::new("cluster = 1").expect("a text");
+        let text = text("cluster = 1");
         let taken = Inherited::take(&kept.told(life, &memory, &text)).expect("taken");
         assert_eq!(taken.incarnation, life);
         assert!(taken.claim.is_none());
-        assert_eq!(taken.file, "cluster = 1");
+        assert_eq!(taken.handed.config, "cluster = 1");
+        assert_eq!(taken.handed.credentials.key, "key");
         let again = Inherited::take(&kept.told(life, &memory, &text)).expect("taken again");
-        assert_eq!(again.file, taken.file);
+        assert_eq!(again.handed, taken.handed);
+        assert_eq!(Text::read(&text.path()).expect("read"), taken.handed);
         let bound = |socket: &UdpSocket| socket.local_addr().expect("bound");
         assert_eq!(bound(&taken.sockets.control), bound(&kept.sockets.control));
         assert_eq!(bound(&taken.sockets.lease), bound(&kept.sockets.lease));
@@ -308,11 +374,11 @@ mod tests {
         let runtime = runtime();
         let _inside = runtime.enter();
         let (kept, memory) = kept();
-        let text = Text::new("cluster = 2").expect("a text");
+        let text = text("cluster = 2");
         let told = kept.told_successor(life, &memory, &text).expect("told");
         let next = Succession::take(&told).expect("taken");
         assert_eq!(
-            (next.incarnation, next.text.as_str()),
+            (next.incarnation, next.handed.config.as_str()),
             (life, "cluster = 2")
         );
         let told = next.kept.told(life, &next.memory, &text);

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use evenkeel_core::{Epoch, GroupId, Moment};
 use evenkeel_guard::{BackendState, GuardState, Keeper, VERIFY_INTERVAL};
+use evenkeel_host::address;
+use evenkeel_host::netlink::{Connection, Family};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc;
@@ -16,8 +18,15 @@ use tokio::sync::mpsc;
 /// Orders that may wait: one per assignment.
 const ORDERS_MAX: usize = 512;
 
+/// How long an address that is new to the guard is waited for: the guard's thread may be in
+/// the middle of a repair, some 50 ms.
+const GUARD_MAX: Duration = Duration::from_millis(500);
+
 enum Order {
     Guard(GroupId, Epoch, Vec<IpAddr>),
+    /// The same, and to be told when it is done.
+    GuardNow(GroupId, Epoch, Vec<IpAddr>, SyncSender<bool>),
+    Forget(Vec<IpAddr>),
     Hold(GroupId, Vec<IpAddr>, Duration),
     Unhold(GroupId),
     Stop,
@@ -47,6 +56,8 @@ pub enum KeeperNews {
         /// The group.
         group: GroupId,
     },
+    /// Of what was to be forgotten, this is guarded all the same.
+    Kept(Vec<IpAddr>),
 }
 
 /// How the thread's news are heard.
@@ -76,6 +87,20 @@ impl KeeperThread {
     /// Says which addresses belong to a group under an assignment.
     pub fn guard(&self, group: GroupId, assigned: Epoch, addresses: Vec<IpAddr>) {
         self.order(Order::Guard(group, assigned, addresses));
+    }
+
+    /// The same, and waits until the kernel has it, [`GUARD_MAX`] at most; says whether it
+    /// does.
+    pub fn guard_now(&self, group: GroupId, assigned: Epoch, addresses: Vec<IpAddr>) -> bool {
+        let (done, told) = sync_channel(1);
+        self.order(Order::GuardNow(group, assigned, addresses, done));
+        told.recv_timeout(GUARD_MAX).unwrap_or(false)
+    }
+
+    /// Stops guarding addresses that are in no group and on no device of this machine; the
+    /// others are told by [`KeeperNews::Kept`].
+    pub fn forget(&self, addresses: Vec<IpAddr>) {
+        self.order(Order::Forget(addresses));
     }
 
     /// Drops attempts to connect to `addresses`, for at most so long: [`KeeperNews::Held`].
@@ -126,6 +151,15 @@ fn run(
                     guard(&mut keeper, group, assigned, addresses);
                     None
                 }
+                Order::GuardNow(group, assigned, addresses, done) => {
+                    // Who asked may have given up.
+                    let _ = done.send(guard(&mut keeper, group, assigned, addresses));
+                    None
+                }
+                Order::Forget(addresses) => {
+                    let kept = forget(&mut keeper, &addresses);
+                    (!kept.is_empty()).then_some(KeeperNews::Kept(kept))
+                }
                 Order::Hold(group, addresses, at_most) => Some(KeeperNews::Held {
                     group,
                     transaction: hold(&mut keeper, group, &addresses, at_most),
@@ -165,12 +199,43 @@ fn run(
     }
 }
 
-fn guard(keeper: &mut Keeper, group: GroupId, assigned: Epoch, addresses: Vec<IpAddr>) {
+/// Says whether the kernel has them.
+fn guard(keeper: &mut Keeper, group: GroupId, assigned: Epoch, addresses: Vec<IpAddr>) -> bool {
     let addresses: BTreeSet<IpAddr> = addresses.into_iter().collect();
     let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-    if let Err(error) = keeper.set_addresses(group, assigned, &addresses) {
+    let set = keeper.set_addresses(group, assigned, &addresses);
+    if let Err(error) = &set {
         tracing::error!(%error, "failed to guard the addresses of a group: they stay closed");
     }
+    set.is_ok()
+}
+
+/// Gives back what is on no device; returns what stays guarded.
+fn forget(keeper: &mut Keeper, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let placed =
+        Connection::open(Family::Route).and_then(|mut route| address::addresses(&mut route));
+    let free: Vec<IpAddr> = match placed {
+        Ok(placed) => {
+            let on_device = |ip: &&IpAddr| placed.iter().any(|one| one.ip == **ip);
+            addresses
+                .iter()
+                .filter(|ip| !on_device(ip))
+                .copied()
+                .collect()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "failed to list addresses: those that left stay guarded");
+            Vec::new()
+        }
+    };
+    match keeper.forget(&free) {
+        Ok(()) if free.is_empty() => {}
+        Ok(()) => tracing::info!(addresses = ?free, "not guarded any more: they left the cluster"),
+        Err(error) => tracing::warn!(%error, "addresses that left the cluster stay guarded"),
+    }
+    let guarded = keeper.addresses();
+    let kept = addresses.iter().filter(|ip| guarded.contains(ip));
+    kept.copied().collect()
 }
 
 fn hold(

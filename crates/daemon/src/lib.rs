@@ -6,6 +6,7 @@ mod departure;
 mod drain;
 mod flows;
 mod generations;
+mod guarded;
 mod inherited;
 mod keeper;
 mod lease;
@@ -21,11 +22,13 @@ mod reload;
 mod reloading;
 mod removed;
 mod services;
+mod shutdown;
 mod state;
 mod status;
 mod voting;
 mod worker;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use evenkeel_host::sys::sched;
@@ -50,7 +53,8 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// What this program understands of what another version leaves to it, as JSON: asked before
-/// it takes that one's place.
-pub fn forms() -> String {
-    serde_json::to_string(&reload::Forms::own()).unwrap_or_default()
+/// it takes that one's place. With what it makes of the configuration at `of`, as a parent
+/// hands it down.
+pub fn forms(of: Option<&Path>) -> String {
+    serde_json::to_string(&reload::Forms::own(of)).unwrap_or_default()
 }

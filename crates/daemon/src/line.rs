@@ -20,12 +20,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe::Receiver;
 
-/// Outcomes that are remembered: an operator asks for theirs within seconds.
+/// Outcomes of each kind (what was to change something, and what was not) that are
+/// remembered: an operator asks for theirs within seconds. Each kind has room of its own, since
+/// other nodes have this one's file checked as often as they like.
 const OUTCOMES_MAX: usize = 8;
 /// The longest text of an outcome, in bytes: some faults of a file with their places.
 const TEXT_MAX: usize = 6 * 1024;
 /// The longest board, in bytes: outcomes with every character of their texts escaped.
-const BOARD_MAX: usize = 8 * OUTCOMES_MAX * TEXT_MAX;
+const BOARD_MAX: usize = 8 * 2 * OUTCOMES_MAX * TEXT_MAX;
 /// The longest question, in bytes: written in one piece or not at all (`pipe(7)`,
 /// `PIPE_BUF`).
 const ASK_MAX: usize = 4096;
@@ -63,8 +65,11 @@ impl Board {
                 .push_str("\n... and more: `evenkeel config check` tells all");
         }
         self.outcomes.retain(|known| known.id != outcome.id);
-        if self.outcomes.len() >= OUTCOMES_MAX {
-            self.outcomes.remove(0);
+        let alike = |known: &Reload| changes(known) == changes(&outcome);
+        if self.outcomes.iter().filter(|known| alike(known)).count() >= OUTCOMES_MAX
+            && let Some(oldest) = self.outcomes.iter().position(alike)
+        {
+            self.outcomes.remove(oldest);
         }
         self.outcomes.push(outcome);
     }
@@ -76,9 +81,13 @@ impl Board {
 
     /// The last one that was to change something.
     pub fn last(&self) -> Option<&Reload> {
-        let changes = |one: &&Reload| one.what != ReloadWhat::Check;
-        self.outcomes.iter().rev().find(changes)
+        self.outcomes.iter().rev().find(|one| changes(one))
     }
+}
+
+/// Whether it was to change something.
+fn changes(outcome: &Reload) -> bool {
+    outcome.what != ReloadWhat::Check
 }
 
 /// The parent's end.
@@ -263,6 +272,13 @@ mod tests {
             ));
         }
         assert_eq!(board.outcomes.len(), OUTCOMES_MAX);
+        for id in 200..300 {
+            board.note(outcome(id, ReloadWhat::Check, "\u{1}".repeat(TEXT_MAX)));
+        }
+        assert_eq!(board.outcomes.len(), 2 * OUTCOMES_MAX);
+        let kept = |id| board.outcome(id).is_some();
+        assert!(kept(92) && kept(99), "checks take no answer away");
+        assert!(kept(299) && !kept(91) && !kept(291));
         let length = serde_json::to_vec(&board).expect("written").len();
         assert!(length <= BOARD_MAX, "{length}");
         board.note(outcome(1000, ReloadWhat::Check, String::new()));

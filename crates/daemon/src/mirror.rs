@@ -11,7 +11,7 @@
 //!
 //! ```text
 //!   head    magic, counter, nonce, quiet until, ready, worker, retired, settled, alone,
-//!           generation, voted (2), reserve, baton
+//!           generation, voted (2), reserve, serving, baton
 //!   groups  GROUPS_MAX x 2 x (number, checksum, record)
 //!   keys    KEYS_MAX   x 2 x (number, checksum, key)
 //! ```
@@ -46,6 +46,7 @@ const ALONE_WORD: usize = 8;
 const GENERATION_WORD: usize = 9;
 const VOTED_WORD: usize = 10;
 const RESERVE_WORD: usize = 12;
+const SERVING_WORD: usize = 13;
 const BATON_WORD: usize = 16;
 const GROUPS_AT: usize = HEAD_WORDS * WORD;
 const GROUP_PLACE: usize = (2 + RECORD_WORDS) * WORD;
@@ -141,9 +142,15 @@ impl Memory {
         self.put(READY_WORD * WORD, u64::from(std::process::id()));
     }
 
-    /// Whether the worker of that number has come up, and none since.
-    pub fn is_ready(&self, worker: Pid) -> bool {
-        self.word(READY_WORD * WORD) == u64::from(worker.as_raw_nonzero().get().cast_unsigned())
+    /// Whether the worker of that number has done all that it does before it speaks to others:
+    /// what its configuration takes away from this node is closed and given back.
+    pub fn is_serving(&self, worker: Pid) -> bool {
+        self.word(SERVING_WORD * WORD) == u64::from(worker.as_raw_nonzero().get().cast_unsigned())
+    }
+
+    /// Notes that this worker has.
+    pub fn set_serving(&self) {
+        self.put(SERVING_WORD * WORD, u64::from(std::process::id()));
     }
 
     /// Whether no worker of this incarnation has written it yet.

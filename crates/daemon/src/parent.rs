@@ -25,6 +25,7 @@ use std::time::Duration;
 use evenkeel_core::Incarnation;
 use evenkeel_guard::Claim;
 use evenkeel_host::clock;
+use evenkeel_host::notify;
 use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_host::sys::udp;
 use ring::rand::SecureRandom;
@@ -39,6 +40,7 @@ use crate::mirror::{Memory, baton};
 use crate::options::Options;
 use crate::prepare::Prepared;
 use crate::process::Process;
+use crate::shutdown::stop_patience;
 use crate::state::StateDir;
 
 mod change;
@@ -62,8 +64,8 @@ const RESERVE_AFTER: Duration = Duration::from_millis(500);
 const RESERVE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a reserve that was killed is waited for.
 const DISMISS_MAX: Duration = Duration::from_secs(1);
-/// How long a worker may take to hand over before it is ended.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// What the service manager waits for longer than we do.
+const STOP_SLACK: Duration = Duration::from_secs(5);
 /// Exit code of a worker whose mirror cannot be trusted: it needs a new life.
 pub const NEEDS_NEW_LIFE: u8 = 75;
 
@@ -269,6 +271,8 @@ struct Supervisor<'a> {
     program: PathBuf,
     /// Told to stop while a worker was being ended.
     stop_after: bool,
+    /// Workers that were killed and that something keeps from ending.
+    departing: Vec<Process>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -279,7 +283,7 @@ impl<'a> Supervisor<'a> {
         state: StateDir,
         life: LifeOfDaemon,
     ) -> anyhow::Result<Self> {
-        let text = Text::new(running.config.text())?;
+        let text = Text::of(&running)?;
         let own = Path::new(OWN_PROGRAM);
         // Listening first: a signal must not end a parent that has begun a life.
         let signals = Signals::listen()?;
@@ -322,6 +326,7 @@ impl<'a> Supervisor<'a> {
             board: Board::default(),
             program: std::env::current_exe()?,
             stop_after: false,
+            departing: Vec::new(),
         })
     }
 
@@ -346,7 +351,7 @@ impl<'a> Supervisor<'a> {
                     None
                 }
                 Woken::Look => {
-                    self.look_at_change();
+                    self.look_at_change().await;
                     None
                 }
                 Woken::Told(Told::Reload) => {
@@ -362,10 +367,14 @@ impl<'a> Supervisor<'a> {
                 return self.end(code).await;
             }
             if self.stop_after && !self.is_ending_worker() {
-                self.promote_if_it_leads();
+                let _ = self.promote_if_it_leads();
                 // First, or it would go on where the worker stops.
                 self.dismiss_reserve().await?;
-                return stop(&mut self.worker).await;
+                let patience = stop_patience(&self.running.config);
+                if let Err(error) = notify::stopping(patience + STOP_SLACK) {
+                    tracing::debug!(%error, "the service manager cannot be told to wait");
+                }
+                return stop(&mut self.worker, patience).await;
             }
         }
     }
@@ -417,6 +426,7 @@ impl<'a> Supervisor<'a> {
 
     /// Waits for what happens next.
     async fn woken(&mut self) -> std::io::Result<Woken> {
+        self.departing.retain_mut(|one| !one.has_ended());
         let missing = self.reserve.is_none() && !self.is_ending_worker();
         let look = self.change.as_ref().and_then(Change::next_look);
         let reserve = async {
@@ -448,15 +458,21 @@ impl<'a> Supervisor<'a> {
         Memory::open(&self.life.path()).ok()?.worker()
     }
 
-    /// The worker may be dead without our knowing it yet: then the reserve has its leases.
-    fn promote_if_it_leads(&mut self) {
+    /// The worker may be dead without our knowing it yet, or never be gone as long as a disk
+    /// hangs: then the reserve has its leases, and is the worker. Says whether it is.
+    fn promote_if_it_leads(&mut self) -> bool {
         let leads = self.leading();
         if leads.is_some()
             && self.reserve.as_ref().map(Process::pid) == leads
             && let Some(reserve) = self.reserve.take()
         {
-            self.worker = reserve;
+            let former = std::mem::replace(&mut self.worker, reserve);
+            self.departing.push(former);
+            self.worker_since = Instant::now();
+            self.reserve_due = self.worker_since + RESERVE_AFTER;
+            return true;
         }
+        false
     }
 
     /// The reserve is the worker now; without one, another is started.
@@ -466,21 +482,35 @@ impl<'a> Supervisor<'a> {
         } else {
             pause_after(self.pause)
         };
-        self.worker = match self.reserve.take() {
+        match self.reserve.take() {
             Some(reserve) => {
                 self.reserve_pause = Duration::ZERO;
-                reserve
+                self.worker = reserve;
             }
-            None => {
-                tokio::time::sleep(self.pause).await;
-                let own = Path::new(OWN_PROGRAM);
-                self.life
-                    .start_worker(own, self.options, &self.kept, &self.text)?
-            }
-        };
+            None => self.start_again().await,
+        }
         self.worker_since = Instant::now();
         self.reserve_due = self.worker_since + RESERVE_AFTER.max(self.pause);
         Ok(())
+    }
+
+    /// Starts a worker where none is left, as often as it takes: without memory or processes
+    /// for one now, there may be in a moment, and the leases of a parent that ends are lost.
+    /// Only being told to stop ends it; the worker is then the one that has ended.
+    async fn start_again(&mut self) {
+        let own = Path::new(OWN_PROGRAM);
+        let (life, options) = (&self.life, self.options);
+        let (kept, text) = (&self.kept, &self.text);
+        let start = || life.start_worker(own, options, kept, text);
+        let started = tokio::select! {
+            biased;
+            started = start_until_it_works(start, self.pause) => Some(started),
+            () = told_to_stop(&mut self.signals) => None,
+        };
+        match started {
+            Some(worker) => self.worker = worker,
+            None => self.stop_after = true,
+        }
     }
 
     fn start_reserve(&mut self) {
@@ -551,15 +581,34 @@ fn pause_after(last: Duration) -> Duration {
     }
 }
 
-async fn stop(worker: &mut Process) -> anyhow::Result<ExitCode> {
+/// Starts a worker, at once or ever later.
+async fn start_until_it_works(
+    start: impl Fn() -> anyhow::Result<Process>,
+    mut pause: Duration,
+) -> Process {
+    loop {
+        tokio::time::sleep(pause).await;
+        match start() {
+            Ok(worker) => return worker,
+            Err(error) => {
+                tracing::error!(%error, "no worker can be started; trying again");
+                pause = pause_after(pause);
+            }
+        }
+    }
+}
+
+/// Returns when we are told to stop; reloads are not begun meanwhile.
+async fn told_to_stop(signals: &mut Signals) {
+    while !matches!(signals.next().await, Told::Stop) {}
+}
+
+async fn stop(worker: &mut Process, patience: Duration) -> anyhow::Result<ExitCode> {
     worker.signal(Kill::TERM);
-    if tokio::time::timeout(STOP_PATIENCE, worker.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(patience, worker.wait()).await.is_err() {
         tracing::error!(
             "the worker did not hand over within {} s: ending it",
-            STOP_PATIENCE.as_secs()
+            patience.as_secs()
         );
         worker.signal(Kill::KILL);
         let _ = tokio::time::timeout(DISMISS_MAX, worker.wait()).await;
@@ -571,6 +620,54 @@ async fn stop(worker: &mut Process) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    }
+
+    #[test]
+    fn a_worker_that_cannot_be_started_is_tried_again_until_it_can() {
+        let tries = std::cell::Cell::new(0);
+        let start = || {
+            tries.set(tries.get() + 1);
+            match tries.get() {
+                // As the kernel says it without processes left (EAGAIN).
+                1..=3 => Err(std::io::Error::from_raw_os_error(11).into()),
+                _ => Ok(Process::start(Command::new("sleep").arg("600"))?),
+            }
+        };
+        runtime().block_on(async {
+            let mut worker = start_until_it_works(start, Duration::ZERO).await;
+            assert_eq!(tries.get(), 4);
+            worker.signal(Kill::KILL);
+            assert!(!worker.wait().await.expect("ended").success());
+        });
+    }
+
+    #[test]
+    fn a_worker_gets_its_patience_and_no_more() {
+        runtime().block_on(async {
+            let script = "trap '' TERM; echo up; while :; do sleep 600 & wait; done";
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", script])
+                .stdout(std::process::Stdio::piped());
+            let mut child = command.spawn().expect("started");
+            let mut up = [0; 3];
+            let mut out = child.stdout.take().expect("piped");
+            std::io::Read::read_exact(&mut out, &mut up).expect("it is up");
+            let mut worker = Process::adopt(Pid::from_child(&child)).expect("adopted");
+            let code = stop(&mut worker, Duration::from_millis(50)).await;
+            assert_eq!(code.expect("stopped"), ExitCode::FAILURE);
+            assert!(worker.has_ended());
+            let mut worker = Process::start(Command::new("sleep").arg("600")).expect("started");
+            let code = stop(&mut worker, Duration::from_secs(600)).await;
+            assert_eq!(code.expect("stopped"), ExitCode::SUCCESS);
+        });
+    }
 
     #[test]
     fn crashes_in_a_row_are_answered_more_and_more_slowly() {

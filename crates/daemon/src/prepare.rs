@@ -9,8 +9,10 @@ use evenkeel_config::Config;
 use evenkeel_core::NodeId;
 use evenkeel_core::lease;
 use evenkeel_core::topology::{Node, Topology};
-use evenkeel_transport::{Fingerprint, Identity, pki};
+use evenkeel_transport::pki::Credentials;
+use evenkeel_transport::{Fingerprint, Identity};
 
+use crate::inherited::Handed;
 use crate::options::Options;
 use crate::services::is_prepared;
 use crate::state::Whose;
@@ -21,6 +23,8 @@ pub struct Prepared {
     pub config: Config,
     /// This node's certificate and key.
     pub identity: Identity,
+    /// What they were read from.
+    pub credentials: Credentials,
     /// Fingerprint of the cluster's authority: names the cluster.
     pub authority: String,
     /// This node.
@@ -52,20 +56,24 @@ impl Prepared {
     /// Reads and checks everything.
     pub fn load(options: &Options) -> anyhow::Result<Self> {
         let config = evenkeel_config::load(&options.config).map_err(Refused::File)?;
-        Self::with(options, config)
+        Self::with(options, config, None)
     }
 
-    /// The same for a worker, with the text of the file as its parent read it. The file
-    /// may have been changed since; a change counts for all of a daemon at once, not for
-    /// whichever worker starts next. (A longer lease, above all, must be remembered by the
-    /// state directory before anybody is promised it: rule 4.)
-    pub fn again(options: &Options, text: &str) -> anyhow::Result<Self> {
+    /// The same for a worker or the program after this one, with what the parent read. The
+    /// files may have been changed since, or their disk be broken; a change counts for all of a
+    /// daemon at once, not for whichever worker starts next. (A longer lease, above all, must
+    /// be remembered by the state directory before anybody is promised it: rule 4.)
+    pub fn again(options: &Options, handed: Handed) -> anyhow::Result<Self> {
         let origin = options.config.display().to_string();
-        let config = evenkeel_config::parse(text, &origin).map_err(Refused::File)?;
-        Self::with(options, config)
+        let config = evenkeel_config::parse(&handed.config, &origin).map_err(Refused::File)?;
+        Self::with(options, config, Some(handed.credentials))
     }
 
-    fn with(options: &Options, config: Config) -> anyhow::Result<Self> {
+    fn with(
+        options: &Options,
+        config: Config,
+        credentials: Option<Credentials>,
+    ) -> anyhow::Result<Self> {
         let topology = &config.topology;
         let node = topology
             .nodes
@@ -84,7 +92,12 @@ impl Prepared {
                 }
             })?;
         let revoked = fingerprints(&config);
-        let identity = pki::load(&options.pki, &topology.cluster, &options.node, &revoked)?;
+        let (pki, cluster) = (&options.pki, &topology.cluster);
+        let credentials = match credentials {
+            Some(credentials) => credentials,
+            None => Credentials::read(pki, &options.node)?,
+        };
+        let identity = credentials.identity(pki, cluster, &options.node, &revoked)?;
         let authority = identity.authority_fingerprint().to_string();
         if let Some(silent) = topology.nodes.values().find(|node| !node.voter) {
             return Err(Refused::NoVote(silent.name.to_string()).into());
@@ -105,6 +118,7 @@ impl Prepared {
         Ok(Self {
             config,
             identity,
+            credentials,
             authority,
             node,
             warnings,

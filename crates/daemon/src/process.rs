@@ -21,8 +21,12 @@ pub struct Process {
 impl Process {
     /// Starts one.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        let child = command.spawn()?;
-        Self::adopt(Pid::from_child(&child))
+        let mut child = command.spawn()?;
+        Self::adopt(Pid::from_child(&child)).inspect_err(|_| {
+            // Nobody would know of it.
+            let _ = child.kill();
+            let _ = child.wait();
+        })
     }
 
     /// Takes up a child of this process that was started before.
@@ -52,6 +56,16 @@ impl Process {
                 None => ready.clear_ready(),
             }
         }
+    }
+
+    /// Whether it has ended. One that has is no zombie any more.
+    pub fn has_ended(&mut self) -> bool {
+        if self.ended.is_none()
+            && let Ok(Some((_, status))) = waitpid(Some(self.pid), WaitOptions::NOHANG)
+        {
+            self.ended = Some(ExitStatus::from_raw(status.as_raw()));
+        }
+        self.ended.is_some()
     }
 
     /// Sends it a signal, unless its end is known. One that is gone already is what is wanted.

@@ -15,16 +15,20 @@
 //! | voters, name or authority of the cluster | no: never                                      |
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use evenkeel_config::Place;
+use evenkeel_config::{Config, Place};
 use evenkeel_core::lease::Record;
 use evenkeel_core::{GroupId, Incarnation, NodeId};
+use evenkeel_host::run::{End, Leftovers, Limits, Program, run};
 use serde::{Deserialize, Serialize};
 
+use crate::inherited::{Text, path_for_children};
 use crate::mirror;
 use crate::options::Options;
 use crate::prepare::Prepared;
@@ -32,12 +36,11 @@ use crate::worker::{at_address, own_groups};
 
 /// How long a program may take to say what it understands.
 const FORMS_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is looked at meanwhile.
-const FORMS_LOOK: Duration = Duration::from_millis(10);
 /// The longest answer of a program that is taken seriously, in bytes.
 const FORMS_MAX: usize = 4096;
 /// Raised when what a parent hands to its workers or its successor changes its form.
-const HANDOVER: u32 = 1;
+/// 2: certificates and key with the text, and what is known of the state directory.
+const HANDOVER: u32 = 2;
 
 /// What runs, as far as it decides what a reload may change.
 #[derive(Debug)]
@@ -220,24 +223,87 @@ pub struct Forms {
     pub mirror: u64,
     /// What a parent hands down.
     pub handover: u32,
+    /// What it makes of the configuration that runs, if it was asked for that.
+    #[serde(default)]
+    pub made: Option<Result<Made, String>>,
 }
 
-impl Forms {
-    /// Of this program.
-    pub fn own() -> Self {
+/// What a program makes of a configuration, as far as it must be the same as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// What nodes compare.
+    pub digest: u64,
+    /// What promises are counted by.
+    pub lease_ns: u64,
+    /// How often they are asked for.
+    pub heartbeat_ns: u64,
+    /// Who votes, as every Renew names it.
+    pub membership: u64,
+}
+
+impl Made {
+    /// What this program makes of it.
+    pub fn of(config: &Config) -> Self {
+        let timing = &config.topology.timing;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            mirror: mirror::MAGIC,
-            handover: HANDOVER,
+            digest: config.digest,
+            lease_ns: nanos(timing.lease),
+            heartbeat_ns: nanos(timing.heartbeat),
+            membership: config.topology.membership(),
         }
     }
 }
 
+impl Forms {
+    /// Of this program; of the configuration at `of` as well, as a parent hands it down.
+    pub fn own(of: Option<&Path>) -> Self {
+        let made = of.map(|path| {
+            let handed = Text::read(path).map_err(|error| format!("{error:#}"))?;
+            let config = evenkeel_config::parse(&handed.config, "the configuration that runs");
+            config
+                .map(|config| Made::of(&config))
+                .map_err(|faults| faults.to_string())
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mirror: mirror::MAGIC,
+            handover: HANDOVER,
+            made,
+        }
+    }
+}
+
+/// Another program, opened once: what is judged is what is executed, whatever becomes of its
+/// path meanwhile.
+#[derive(Debug)]
+pub struct Successor {
+    /// The program itself.
+    pub file: File,
+    /// What it says.
+    pub forms: Forms,
+}
+
+impl Successor {
+    /// Where it can be executed by this process and by those that it starts.
+    pub fn path(&self) -> PathBuf {
+        path_for_children(&self.file)
+    }
+}
+
 /// Asks the program at `path` what it understands, and says whether it can go on where this
-/// one is. Waits for it, some seconds at most.
-pub fn may_succeed(path: &Path) -> anyhow::Result<Forms> {
+/// one is, which makes `now` of the configuration in `text`. Waits for it, some seconds at most.
+pub fn may_succeed(path: &Path, text: &Path, now: &Made) -> anyhow::Result<Successor> {
     let shown = path.display();
-    let about = std::fs::metadata(path).with_context(|| format!("cannot look at {shown}"))?;
+    // Not waited for, should it be a FIFO.
+    let file = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .with_context(|| format!("cannot open {shown}"))?;
+    let about = file
+        .metadata()
+        .with_context(|| format!("cannot look at {shown}"))?;
     if !about.is_file() {
         bail!("{shown} is not a regular file: put the new program there");
     }
@@ -250,8 +316,13 @@ pub fn may_succeed(path: &Path) -> anyhow::Result<Forms> {
             "{shown} can be written by others than its owner: chmod 755, and make sure that it is the right one"
         );
     }
-    let forms = ask_forms(path)?;
-    let own = Forms::own();
+    let forms = ask_forms(path, &file, text)?;
+    understands(&shown.to_string(), &forms, now)?;
+    Ok(Successor { file, forms })
+}
+
+fn understands(shown: &str, forms: &Forms, now: &Made) -> anyhow::Result<()> {
+    let own = Forms::own(None);
     if (forms.mirror, forms.handover) != (own.mirror, own.handover) {
         bail!(
             "{shown} (version {}) does not understand what this one ({}) would leave to it, its \
@@ -260,45 +331,68 @@ pub fn may_succeed(path: &Path) -> anyhow::Result<Forms> {
             own.version
         );
     }
-    Ok(forms)
+    let made = match &forms.made {
+        Some(Ok(made)) => made,
+        Some(Err(fault)) => bail!(
+            "{shown} (version {}) refuses the configuration that runs: {fault}",
+            forms.version
+        ),
+        None => bail!("{shown} does not say what it makes of the configuration that runs"),
+    };
+    let timing = |made: &Made| (made.lease_ns, made.heartbeat_ns);
+    if timing(made) != timing(now) {
+        let time = Duration::from_nanos;
+        bail!(
+            "{shown} (version {}) makes another lease or heartbeat of the same file, {:?} / {:?} and \
+             not {:?} / {:?}: promises are counted by them, and a voter refuses a longer lease than \
+             it knows. Write the ones that run into [timing] and reload, or install it everywhere \
+             and restart the nodes one at a time, a node that holds a group last",
+            forms.version,
+            time(made.lease_ns),
+            time(made.heartbeat_ns),
+            time(now.lease_ns),
+            time(now.heartbeat_ns)
+        );
+    }
+    if made.membership != now.membership {
+        bail!(
+            "{shown} (version {}) counts the voters of the same file differently: its leases would \
+             not be understood by the others",
+            forms.version
+        );
+    }
+    Ok(())
 }
 
-fn ask_forms(path: &Path) -> anyhow::Result<Forms> {
+/// In a session of its own, without a descriptor or the environment of this process: it is not
+/// trusted with anything yet.
+fn ask_forms(path: &Path, file: &File, text: &Path) -> anyhow::Result<Forms> {
     let shown = path.display();
-    let mut child = Command::new(path)
-        .arg("forms")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("cannot run {shown}"))?;
-    let until = Instant::now() + FORMS_PATIENCE;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if Instant::now() >= until {
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("{shown} does not say what it understands within {FORMS_PATIENCE:?}");
-        }
-        std::thread::sleep(FORMS_LOOK);
+    let arguments: [&OsStr; 3] = ["forms".as_ref(), "--of".as_ref(), text.as_ref()];
+    let program = Program::new(path_for_children(file), arguments);
+    let limits = Limits {
+        time: FORMS_PATIENCE,
+        output: FORMS_MAX,
+        leftovers: Leftovers::Kill,
     };
-    let mut said = Vec::new();
-    if let Some(out) = child.stdout.take() {
-        // It has ended. One that answered more than a pipe holds was killed above.
-        let mut out = std::io::Read::take(out, FORMS_MAX as u64);
-        std::io::Read::read_to_end(&mut out, &mut said)?;
-    }
-    let forms = serde_json::from_slice(&said)
-        .ok()
-        .filter(|_| status.success());
-    forms.with_context(|| {
-        format!(
-            "{shown} is no evenkeel that can take another one's place ({status}): an older version \
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let finished = runtime
+        .block_on(run(&program, &limits))
+        .map_err(|error| anyhow::anyhow!("cannot run {shown}: failed to {error}"))?;
+    let said = finished.end.is_success() && !finished.cut;
+    let forms = said.then(|| serde_json::from_slice(&finished.output).ok());
+    match (finished.end, forms.flatten()) {
+        (_, Some(forms)) => Ok(forms),
+        (End::Killed, None) => {
+            bail!("{shown} does not say what it understands within {FORMS_PATIENCE:?}")
+        }
+        (end, None) => bail!(
+            "{shown} is no evenkeel that can take another one's place (it {end}): an older version \
              needs a restart"
-        )
-    })
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -551,6 +645,83 @@ ping = "{node}"
     }
 
     #[test]
+    fn a_program_that_makes_another_lease_of_the_same_text_is_refused() {
+        let config = evenkeel_config::parse(FILE, "f").unwrap_or_else(|faults| panic!("{faults}"));
+        let now = Made::of(&config);
+        let said = |made: Option<Result<Made, String>>| {
+            let forms = Forms {
+                made,
+                ..Forms::own(None)
+            };
+            understands("/new", &forms, &now).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(Some(Ok(now.clone()))), Ok(()));
+        let longer = Made {
+            lease_ns: 1_500_000_000,
+            ..now.clone()
+        };
+        let error = said(Some(Ok(longer))).expect_err("refused");
+        assert!(
+            error.contains("1.5s") && error.contains("[timing]"),
+            "{error}"
+        );
+        let often = Made {
+            heartbeat_ns: 1,
+            ..now.clone()
+        };
+        assert!(said(Some(Ok(often))).is_err());
+        let others = Made {
+            membership: 1,
+            ..now.clone()
+        };
+        assert!(
+            said(Some(Ok(others)))
+                .expect_err("refused")
+                .contains("voters")
+        );
+        assert!(
+            said(Some(Err("f:1:1: no".to_owned())))
+                .expect_err("refused")
+                .contains("f:1:1")
+        );
+        assert!(said(None).is_err());
+        // Only what it tells nodes apart by: they say so until all are upgraded.
+        let digest = Made {
+            digest: 1,
+            ..now.clone()
+        };
+        assert_eq!(said(Some(Ok(digest))), Ok(()));
+    }
+
+    #[test]
+    fn a_program_says_what_it_makes_of_the_text_that_runs() {
+        let world = World::new();
+        let running = world.prepared(FILE).expect("good");
+        let text = Text::of(&running).expect("a text");
+        let made = Forms::own(Some(&text.path())).made;
+        assert_eq!(made, Some(Ok(Made::of(&running.config))));
+        let faulty = Text::new("cluster = 1", &running.credentials).expect("a text");
+        let made = Forms::own(Some(&faulty.path())).made;
+        assert!(matches!(made, Some(Err(_))), "{made:?}");
+        let made = Forms::own(Some(Path::new("/nonexistent"))).made;
+        assert!(matches!(made, Some(Err(_))), "{made:?}");
+    }
+
+    #[test]
+    fn a_worker_needs_no_certificate_on_the_disk() {
+        let world = World::new();
+        let running = world.prepared(FILE).expect("good");
+        let text = Text::of(&running).expect("a text");
+        std::fs::remove_dir_all(world.options().pki).expect("removed");
+        std::fs::remove_file(world.options().config).expect("removed");
+        let handed = Text::read(&text.path()).expect("read");
+        let again = Prepared::again(&world.options(), handed).expect("good");
+        let of = |one: &Prepared| one.identity.fingerprint();
+        assert_eq!(of(&again), of(&running));
+        assert_eq!(again.config.digest, running.config.digest);
+    }
+
+    #[test]
     fn a_program_that_cannot_go_on_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("program");
@@ -558,16 +729,26 @@ ping = "{node}"
             let json = serde_json::to_string(forms).expect("written");
             format!("#!/bin/sh\nprintf '%s' '{json}'\n")
         };
-        let own = Forms::own();
+        let config = evenkeel_config::parse(FILE, "f").unwrap_or_else(|faults| panic!("{faults}"));
+        let now = Made::of(&config);
+        let none = Path::new("/nonexistent");
+        let own = Forms {
+            made: Some(Ok(now.clone())),
+            ..Forms::own(None)
+        };
         let other = Forms {
             mirror: own.mirror + 1,
             ..own.clone()
         };
+        // It would end with 3 if it found anything of ours.
+        let leaks = "#!/bin/sh\nenv | grep -q EVENKEEL_ && exit 3\nexit 0\n";
         let refused = |mode: u32, text: &str| {
             std::fs::write(&path, text).expect("written");
             let mode = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(&path, mode).expect("set");
-            may_succeed(&path).err().map(|error| error.to_string())
+            may_succeed(&path, none, &now)
+                .err()
+                .map(|error| error.to_string())
         };
         let expected = [
             (0o644, say(&own), "not executable"),
@@ -575,6 +756,7 @@ ping = "{node}"
             (0o775, say(&own), "written by others"),
             (0o755, say(&other), "evenkeel switch"),
             (0o755, "#!/bin/sh\nexit 2\n".to_owned(), "older version"),
+            (0o755, leaks.to_owned(), "ended with status 0"),
             (0o755, "#!/bin/sh\necho 1\n".to_owned(), "older version"),
         ];
         for (mode, text, what) in expected {
@@ -582,7 +764,14 @@ ping = "{node}"
             assert!(said.contains(what), "{said}");
         }
         assert_eq!(refused(0o755, &say(&own)), None);
-        assert!(may_succeed(dir.path()).is_err(), "a directory");
-        assert!(may_succeed(&dir.path().join("none")).is_err());
+        // What was judged is what is executed, whatever lies there since.
+        let judged = may_succeed(&path, none, &now).expect("good");
+        let beside = dir.path().join("beside");
+        std::fs::write(&beside, "#!/bin/sh\nexit 9\n").expect("written");
+        std::fs::rename(&beside, &path).expect("replaced");
+        let output = std::process::Command::new(judged.path()).output();
+        assert!(output.expect("it runs").status.success());
+        assert!(may_succeed(dir.path(), none, &now).is_err(), "a directory");
+        assert!(may_succeed(&dir.path().join("none"), none, &now).is_err());
     }
 }

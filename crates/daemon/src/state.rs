@@ -153,6 +153,15 @@ pub struct Whose<'a> {
     pub lease: Duration,
 }
 
+/// What is known of a state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// How often the node has been started.
+    pub counter: u64,
+    /// The longest lease ever allowed.
+    pub lease_max_ns: u64,
+}
+
 /// A state directory, locked for as long as this lives.
 #[derive(Debug)]
 pub struct StateDir {
@@ -181,10 +190,23 @@ impl StateDir {
         Self::with_lock(path, whose, lock)
     }
 
-    /// Goes on with a directory that this process has locked already: the program before this
-    /// one has opened it.
-    pub fn go_on(path: &Path, whose: &Whose<'_>, lock: OwnedFd) -> Result<Self, StateError> {
-        Self::with_lock(path, whose, lock.into())
+    /// Goes on with a directory that this process has locked already, and with what the program
+    /// before this one knew of it: nothing is read, since its disk may hang or be broken.
+    pub fn go_on(path: &Path, lock: OwnedFd, known: Known) -> Self {
+        Self {
+            path: path.to_owned(),
+            lock: lock.into(),
+            counter: known.counter,
+            lease_max: Duration::from_nanos(known.lease_max_ns),
+        }
+    }
+
+    /// What the program after this one has to know.
+    pub fn known(&self) -> Known {
+        Known {
+            counter: self.counter,
+            lease_max_ns: u64::try_from(self.lease_max.as_nanos()).unwrap_or(u64::MAX),
+        }
     }
 
     fn with_lock(path: &Path, whose: &Whose<'_>, lock: File) -> Result<Self, StateError> {

@@ -49,6 +49,7 @@ use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignmen
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
 use crate::flows::FlowCarrier;
 use crate::generations::{LogPlace, members_of};
+use crate::guarded::Guarded;
 use crate::inherited::Inherited;
 use crate::keeper::KeeperThread;
 use crate::lease::{self, Parts, Started, Turned};
@@ -58,6 +59,7 @@ use crate::parent::NEEDS_NEW_LIFE;
 use crate::peers::Gate;
 use crate::prepare::{Prepared, fingerprints};
 use crate::services::Running;
+use crate::shutdown::Shutdown;
 use crate::state;
 
 /// Real-time priority of the mover.
@@ -119,7 +121,7 @@ fn bring_up(options: &Options, inherited: &str) -> anyhow::Result<Outcome> {
     }
     // First of all: a continued worker's leases have milliseconds left.
     let realtime = sched::realtime(decision::PRIORITY, Share::InTurns);
-    let prepared = Prepared::again(options, &inherited.file)?;
+    let prepared = Prepared::again(options, inherited.handed.clone())?;
     let memory = Memory::open(&inherited.memory)?;
     let mut advice = Vec::new();
     note(&mut advice, realtime);
@@ -356,7 +358,7 @@ impl Starting<'_> {
         let me = self.prepared.node.id;
         let Leading {
             lease: (lease, news),
-            keeper,
+            mut keeper,
             connected,
             voters,
             engine,
@@ -391,6 +393,12 @@ impl Starting<'_> {
         let (traffic_out, traffic) = mpsc::channel(REPORTS_MAX);
         let (mover, placed) = if self.hosts() {
             let groups = self.agreed_addresses(own_groups(&self.prepared));
+            if let Some(keeper) = &mut keeper {
+                // The log may have addresses that the file has not.
+                let agreed = groups.iter().flat_map(|(_, addresses)| addresses);
+                let agreed: Vec<IpAddr> = agreed.map(|address| address.ip).collect();
+                keeper.guard_closed(&agreed)?;
+            }
             let mover = mover(&self.prepared, &groups, traffic_out.clone())?;
             (Some(mover), groups.into_iter().collect())
         } else {
@@ -409,6 +417,7 @@ impl Starting<'_> {
         } else {
             None
         };
+        let guarded = keeper.as_ref().map(Keeper::addresses).unwrap_or_default();
         let (keeper, guard_news, _no_guard) = match keeper {
             Some(keeper) => {
                 let (keeper, news) = KeeperThread::start(keeper)?;
@@ -425,6 +434,10 @@ impl Starting<'_> {
         let prober = {
             let _inside = ordinary.enter();
             Prober::start(probes, verdicts_out.clone())
+        };
+        let (shutdown, machine) = {
+            let _inside = ordinary.enter();
+            Shutdown::start(self.hosts())
         };
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let serving = ordinary.spawn(control.serve(move |request| {
@@ -453,6 +466,8 @@ impl Starting<'_> {
             state: self.options.state.clone(),
             memory: Memory::open(&self.inherited.memory)?,
             line: self.inherited.line,
+            shutdown,
+            guarded: Guarded::new(guarded),
         };
         let driver = Driver::new(
             node,
@@ -474,6 +489,7 @@ impl Starting<'_> {
             verdicts,
             questions,
             stop,
+            machine,
         };
         self.memory.set_ready();
         tracing::info!(

@@ -99,7 +99,11 @@ pub enum Command {
     },
     /// What this program understands of another one's leavings.
     #[command(hide = true)]
-    Forms,
+    Forms {
+        /// What it makes of the configuration there, as a running daemon hands it down.
+        #[arg(long)]
+        of: Option<PathBuf>,
+    },
     /// Watch a three-node cluster on this machine lose its active server.
     Demo {
         /// No colours, even on a terminal.

@@ -62,8 +62,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Upgrade { client } => {
             change(&client, |client: &mut reload::Client<'_>| client.upgrade())
         }
-        Command::Forms => {
-            println!("{}", evenkeel_daemon::forms());
+        Command::Forms { of } => {
+            println!("{}", evenkeel_daemon::forms(of.as_deref()));
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo { plain } => demo(plain),

@@ -355,6 +355,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// All addresses that are guarded, of a group or of none.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.guarded.keys().copied().collect()
+    }
+
     /// The addresses that belong to no group any more and are held closed.
     pub fn orphans(&self) -> Vec<IpAddr> {
         let orphan = |(address, group): (&IpAddr, &GroupId)| {

@@ -480,13 +480,16 @@ async fn job(
     ))
 }
 
-async fn listen(rule: MatchRule<'_>, connection: &Connection) -> zbus::Result<MessageStream> {
+pub(crate) async fn listen(
+    rule: MatchRule<'_>,
+    connection: &Connection,
+) -> zbus::Result<MessageStream> {
     let most = std::num::NonZeroUsize::new(QUEUED_MAX);
     MessageStream::for_match_rule(rule, connection, most).await
 }
 
 /// The next signal; nothing once the connection is broken.
-async fn next(signals: &mut MessageStream) -> Option<Message> {
+pub(crate) async fn next(signals: &mut MessageStream) -> Option<Message> {
     poll_fn(|context| Pin::new(&mut *signals).poll_next(context))
         .await?
         .ok()

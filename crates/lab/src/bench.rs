@@ -70,6 +70,8 @@ pub enum Row {
     NodeDrained,
     /// The holder's daemon is told to stop, requests in flight.
     DaemonStopped,
+    /// The holder is rebooted, a real systemd with its logind, requests in flight.
+    Rebooted,
     /// The holder's service killed; its processes are watched by their name.
     ServiceKilledProcess,
     /// The holder's service killed, a unit of a real systemd that is watched.
@@ -80,7 +82,7 @@ pub enum Row {
 }
 
 /// All rows, in the table's order.
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 17] = [
     Row::PowerCut,
     Row::ServiceKilled,
     Row::ServiceHung,
@@ -94,6 +96,7 @@ const ROWS: [Row; 16] = [
     Row::Switchover,
     Row::NodeDrained,
     Row::DaemonStopped,
+    Row::Rebooted,
     Row::ServiceKilledProcess,
     Row::ServiceKilledUnit,
     Row::ColdStandby,
@@ -129,6 +132,7 @@ impl Row {
             Self::Switchover => "planned switchover",
             Self::NodeDrained => "node drained",
             Self::DaemonStopped => "daemon stopped",
+            Self::Rebooted => "machine rebooted",
             Self::ServiceKilledProcess => "killed, by process",
             Self::ServiceKilledUnit => "killed, by unit",
             Self::ColdStandby => "killed, cold standby",
@@ -150,9 +154,11 @@ impl Row {
             Self::CutBoth => Fault::CutBoth,
             Self::CutFrom => Fault::CutFromHost,
             Self::CutTo => Fault::CutToHost,
-            Self::VoterDeath | Self::Switchover | Self::NodeDrained | Self::DaemonStopped => {
-                return None;
-            }
+            Self::VoterDeath
+            | Self::Switchover
+            | Self::NodeDrained
+            | Self::DaemonStopped
+            | Self::Rebooted => return None,
         })
     }
 
@@ -170,7 +176,8 @@ impl Row {
             | Self::VoterDeath
             | Self::Switchover
             | Self::NodeDrained
-            | Self::DaemonStopped => Goal::NoneFailed,
+            | Self::DaemonStopped
+            | Self::Rebooted => Goal::NoneFailed,
             Self::PowerCut
             | Self::DaemonFrozen
             | Self::DaemonKilled
@@ -187,7 +194,7 @@ impl Row {
     fn setup(self) -> Setup {
         match self {
             Self::ServiceKilledProcess => Setup::Process,
-            Self::ServiceKilledUnit => Setup::Unit,
+            Self::ServiceKilledUnit | Self::Rebooted => Setup::Unit,
             Self::ColdStandby => Setup::Cold,
             _ => Setup::Http,
         }
@@ -196,7 +203,7 @@ impl Row {
     /// What the client asks for: planned moves have requests in flight.
     fn page(self) -> &'static str {
         match self {
-            Self::Switchover | Self::NodeDrained | Self::DaemonStopped => SLOW,
+            Self::Switchover | Self::NodeDrained | Self::DaemonStopped | Self::Rebooted => SLOW,
             _ => QUICK,
         }
     }
@@ -433,6 +440,7 @@ fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result
         Row::VoterDeath => cluster.power_cut(&standby),
         Row::NodeDrained => cluster.maintain(holder, "drain", holder),
         Row::DaemonStopped => cluster.stop_daemon(holder),
+        Row::Rebooted => cluster.reboot(holder),
         _ => cluster.switch_over(holder, &standby),
     }
 }

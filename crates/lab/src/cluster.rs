@@ -551,6 +551,17 @@ impl Cluster {
         })
     }
 
+    /// Has a node with a systemd reboot, as an operator does, and waits until it is down. It
+    /// is left without power.
+    pub(crate) fn reboot(&mut self, name: &str) -> Result<()> {
+        let host = self.host_mut(name)?;
+        systemd::systemctl(host, &["reboot"])?;
+        wait::until("the machine goes down", STOP_LIMIT, || {
+            Ok(host.is_down()?.then_some(()))
+        })?;
+        self.power_cut(name)
+    }
+
     /// Sends a signal to all processes of a node's daemon.
     pub(crate) fn signal_daemon(&self, name: &str, signal: Signal) -> Result<()> {
         process::signal(&self.host(name)?.mark(daemon::PROGRAM), signal)

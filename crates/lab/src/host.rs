@@ -242,6 +242,12 @@ impl Host {
             .into())
     }
 
+    /// Whether its first process has ended by itself.
+    pub(crate) fn is_down(&mut self) -> Result<bool> {
+        let ended = self.holder.try_wait().context("looking at the host")?;
+        Ok(ended.is_some())
+    }
+
     /// Cuts the power: no frame leaves any more, and every process is gone. The cable
     /// comes first: the kernel of the lab outlives the host and would otherwise refuse
     /// connections in its name for a moment, which no machine without power does.

@@ -33,10 +33,29 @@ const UNITS: &str = "units";
 /// Time for it to be up, and for its control groups to be empty after its end.
 const SOON: Duration = Duration::from_secs(10);
 
-/// What it is told to be: a bus. The others are there because every unit requires or
-/// follows them by default.
-const OWN_UNITS: [(&str, &str); 9] = [
-    ("lab.target", "Requires=dbus.service\nAfter=dbus.service\n"),
+/// What it is told to be: a bus, a logind, and something that a reboot can be. The others are
+/// there because every unit requires or follows them by default.
+const OWN_UNITS: [(&str, &str); 12] = [
+    (
+        "lab.target",
+        "Requires=dbus.service\nWants=systemd-logind.service\nAfter=dbus.service\n",
+    ),
+    (
+        "systemd-logind.service",
+        "After=dbus.service\n[Service]\nType=dbus\nBusName=org.freedesktop.login1\n\
+         ExecStart=/usr/lib/systemd/systemd-logind\nRuntimeDirectoryPreserve=yes\n\
+         RuntimeDirectory=systemd/sessions systemd/seats systemd/users systemd/inhibit \
+         systemd/shutdown\n",
+    ),
+    (
+        "reboot.target",
+        "Requires=systemd-reboot.service\nAfter=systemd-reboot.service\n",
+    ),
+    (
+        "systemd-reboot.service",
+        "Requires=shutdown.target\nAfter=shutdown.target\nSuccessAction=reboot-force\n\
+         [Service]\nType=oneshot\nExecStart=/bin/true\n",
+    ),
     (
         "dbus.socket",
         "[Socket]\nListenStream=/run/dbus/system_bus_socket\n",

@@ -261,39 +261,92 @@ pub fn load(
     node: &NodeName,
     revoked: &[Fingerprint],
 ) -> Result<Identity, PkiError> {
-    refuse_reserved(node)?;
-    let ca = Files::of(dir, AUTHORITY);
-    let ours = Files::of(dir, node.as_str());
-    let authority = read_authority(&ca, || {
-        format!("copy it from where `evenkeel pki issue --node {node}` wrote it")
-    })?;
-    if !authority.cluster().is_empty() && authority.cluster() != cluster {
-        return Err(PkiError::OtherCluster {
-            path: ca.certificate,
-            found: authority.cluster().to_owned(),
-            wanted: cluster.to_owned(),
-        });
+    Credentials::read(dir, node)?.identity(dir, cluster, node, revoked)
+}
+
+/// The files of an identity as they were read, so that a program that goes on with it needs
+/// none of them. PEM, each.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The certificate of the cluster's authority.
+    pub authority: String,
+    /// The node's own.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Never the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
     }
-    let remedy = || {
-        format!(
-            "`evenkeel pki issue --dir DIR --node {node}` makes it; copy it to {}",
-            dir.display()
-        )
-    };
-    let certificate = read_certificate(&ours.certificate, remedy)?;
-    let presented = check_own(&authority, &certificate, node, revoked, &ours.certificate)?;
-    let key = read_key(&ours.key, remedy)?;
-    let certified = CertifiedKey::from_der(vec![certificate], key, &provider()).map_err(|_| {
-        PkiError::Unpaired {
-            key: ours.key,
-            certificate: ours.certificate,
+}
+
+impl Credentials {
+    /// Reads those of `node` from `dir`.
+    pub fn read(dir: &Path, node: &NodeName) -> Result<Self, PkiError> {
+        refuse_reserved(node)?;
+        let ca = Files::of(dir, AUTHORITY);
+        let ours = Files::of(dir, node.as_str());
+        let remedy = || {
+            format!(
+                "`evenkeel pki issue --dir DIR --node {node}` makes it; copy it to {}",
+                dir.display()
+            )
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let authority = read(&ca.certificate, || {
+            format!("copy it from where `evenkeel pki issue --node {node}` wrote it")
+        })?;
+        let certificate = read(&ours.certificate, remedy)?;
+        refuse_exposed(&ours.key, remedy)?;
+        Ok(Self {
+            authority: text(authority),
+            certificate: text(certificate),
+            key: text(read(&ours.key, remedy)?),
+        })
+    }
+
+    /// What they prove, for the cluster of the file; refuses whatever the other nodes would
+    /// refuse. `dir` is where they were, for people.
+    pub fn identity(
+        &self,
+        dir: &Path,
+        cluster: &str,
+        node: &NodeName,
+        revoked: &[Fingerprint],
+    ) -> Result<Identity, PkiError> {
+        let ca = Files::of(dir, AUTHORITY);
+        let ours = Files::of(dir, node.as_str());
+        let authority = authority(
+            &ca,
+            certificate(&ca.certificate, self.authority.as_bytes())?,
+        )?;
+        if !authority.cluster().is_empty() && authority.cluster() != cluster {
+            return Err(PkiError::OtherCluster {
+                path: ca.certificate,
+                found: authority.cluster().to_owned(),
+                wanted: cluster.to_owned(),
+            });
         }
-    })?;
-    Ok(Identity {
-        authority,
-        certified: Arc::new(certified),
-        presented,
-    })
+        let certificate = certificate(&ours.certificate, self.certificate.as_bytes())?;
+        let presented = check_own(&authority, &certificate, node, revoked, &ours.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        let key = key.map_err(|error| malformed(&ours.key, &error))?;
+        let certified =
+            CertifiedKey::from_der(vec![certificate], key, &provider()).map_err(|_| {
+                PkiError::Unpaired {
+                    key: ours.key,
+                    certificate: ours.certificate,
+                }
+            })?;
+        Ok(Identity {
+            authority,
+            certified: Arc::new(certified),
+            presented,
+        })
+    }
 }
 
 fn check_own(
@@ -417,7 +470,10 @@ fn load_authority(dir: &Path) -> Result<(Authority, Issuer<'static, KeyPair>), P
 }
 
 fn read_authority(files: &Files, remedy: impl Fn() -> String) -> Result<Authority, PkiError> {
-    let der = read_certificate(&files.certificate, remedy)?;
+    authority(files, read_certificate(&files.certificate, remedy)?)
+}
+
+fn authority(files: &Files, der: CertificateDer<'static>) -> Result<Authority, PkiError> {
     Authority::new(der).map_err(|what| PkiError::Malformed {
         path: files.certificate.clone(),
         what,
@@ -444,20 +500,18 @@ fn read_certificate(
     path: &Path,
     remedy: impl Fn() -> String,
 ) -> Result<CertificateDer<'static>, PkiError> {
-    let pem = read(path, remedy)?;
-    CertificateDer::from_pem_slice(&pem).map_err(|error| PkiError::Malformed {
-        path: path.to_owned(),
-        what: error.to_string(),
-    })
+    certificate(path, &read(path, remedy)?)
 }
 
-fn read_key(path: &Path, remedy: impl Fn() -> String) -> Result<PrivateKeyDer<'static>, PkiError> {
-    refuse_exposed(path, &remedy)?;
-    let pem = read(path, remedy)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| PkiError::Malformed {
+fn certificate(path: &Path, pem: &[u8]) -> Result<CertificateDer<'static>, PkiError> {
+    CertificateDer::from_pem_slice(pem).map_err(|error| malformed(path, &error))
+}
+
+fn malformed(path: &Path, error: &rustls_pki_types::pem::Error) -> PkiError {
+    PkiError::Malformed {
         path: path.to_owned(),
         what: error.to_string(),
-    })
+    }
 }
 
 fn refuse_exposed(path: &Path, remedy: impl Fn() -> String) -> Result<(), PkiError> {

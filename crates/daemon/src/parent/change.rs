@@ -4,7 +4,7 @@
 //! |-----------|-----------------------------------------------------|----------------------------------|
 //! | reading   | the file is read and judged, the program asked      | refused, nothing was touched     |
 //! | preparing | a reserve with the new one comes up beside the worker | refused; another reserve       |
-//! | ending    | the worker is killed, the reserve has its leases    | -                                |
+//! | ending    | the worker is killed, the reserve has its leases    | does it not end: the reserve goes on beside it |
 //! | proving   | the new worker brings the rooms up                  | back to the former one, refused  |
 //!
 //! Who has the baton has the leases (`host::sys::baton`), so two workers with different
@@ -13,11 +13,12 @@
 //! mirror, the model and the benchmark have all been shown to bear, and an orderly end would
 //! be a second way to the same place with a time in it when nobody renews.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use evenkeel_console::api::v1::{Reload, ReloadState, ReloadWhat};
+use evenkeel_host::sys::signals;
 use ring::rand::SecureRandom;
 use rustix::process::Signal as Kill;
 use tokio::sync::oneshot;
@@ -27,9 +28,10 @@ use super::{RESERVE_AFTER, Supervisor};
 use crate::inherited::Text;
 use crate::line::Ask;
 use crate::mirror::{Found, Memory};
+use crate::options::Options;
 use crate::prepare::Prepared;
 use crate::process::Process;
-use crate::reload::{self, Forms, Holding};
+use crate::reload::{self, Holding, Made, Successor};
 use crate::status::rfc3339;
 
 /// How long a file may take to be read and judged: longer means that its disk hangs. Longer
@@ -38,9 +40,11 @@ const READ_MAX: Duration = Duration::from_secs(6);
 /// How long a reserve may take until it waits for the worker's end: usually a tenth of a
 /// second, several on a machine that is overloaded.
 const PREPARE_MAX: Duration = Duration::from_secs(10);
-/// How long a worker that was killed may take to be gone: a disk that hangs keeps it.
-const END_MAX: Duration = Duration::from_secs(10);
-/// How long the new worker may take to bring its rooms up.
+/// How long a worker that was killed may take to be gone; usually a twentieth of a second. A
+/// disk that hangs keeps it for longer, and then its reserve is taken for the worker.
+const END_MAX: Duration = Duration::from_secs(5);
+/// How long the new worker may take to bring its rooms up, and to close what it must not
+/// hold any more.
 const PROVE_MAX: Duration = Duration::from_secs(10);
 /// How often a change under way is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -55,7 +59,7 @@ pub(super) enum Next {
     /// This configuration.
     Config(Box<Prepared>),
     /// This program.
-    Program(Forms),
+    Program(Successor),
 }
 
 /// How far a change is.
@@ -150,15 +154,26 @@ impl Supervisor<'_> {
             return;
         }
         let (say, judged) = oneshot::channel();
-        let (options, program) = (self.options.clone(), self.program.clone());
-        let what = ask.what;
-        // On a thread of its own: a file system may hang, and the parent must not.
+        let reading = Reading {
+            what: ask.what,
+            options: self.options.clone(),
+            program: self.program.clone(),
+            text: self.text.path(),
+            made: Made::of(&self.running.config),
+        };
+        // On a thread of its own: a file system may hang, and the parent must not. It hears no
+        // signals: what it heard could be lost when the parent executes another program.
+        let held = signals::hold();
         let started = std::thread::Builder::new()
             .name("reload".to_owned())
             .spawn(move || {
                 // The parent may have given it up.
-                let _ = say.send(judge(what, &options, &program));
+                let _ = say.send(reading.judge());
             });
+        let let_through = signals::let_through();
+        if let Err(error) = held.and(let_through) {
+            tracing::warn!(%error, "failed to keep signals from a thread");
+        }
         let change = Change {
             ask,
             at_ms: now_ms,
@@ -211,7 +226,7 @@ impl Supervisor<'_> {
             }
         };
         let text = match &next {
-            Next::Config(next) => match Text::new(next.config.text()) {
+            Next::Config(next) => match Text::of(next) {
                 Ok(text) => Some(text),
                 // No memory, no descriptor: no reason to end what runs.
                 Err(error) => {
@@ -266,13 +281,13 @@ impl Supervisor<'_> {
             return Ok(());
         };
         let program = match next {
-            Next::Config(_) => Path::new(super::OWN_PROGRAM),
-            Next::Program(_) => &self.program,
+            Next::Config(_) => PathBuf::from(super::OWN_PROGRAM),
+            Next::Program(next) => next.path(),
         };
         let text = text.as_ref().unwrap_or(&self.text);
         match self
             .life
-            .start_worker(program, self.options, &self.kept, text)
+            .start_worker(&program, self.options, &self.kept, text)
         {
             Ok(reserve) => {
                 self.reserve = Some(reserve);
@@ -289,7 +304,7 @@ impl Supervisor<'_> {
     }
 
     /// Looks how far it is.
-    pub(super) fn look_at_change(&mut self) {
+    pub(super) async fn look_at_change(&mut self) {
         let Some(change) = &mut self.change else {
             return;
         };
@@ -322,12 +337,20 @@ impl Supervisor<'_> {
                     );
                 }
             }
+            // The reserve has the leases, whatever keeps the dead one: it goes on without what
+            // that one has still open, its log above all.
             Stage::Ending if late => {
-                // The reserve has the leases and the rooms, whatever keeps the dead one.
-                tracing::warn!("the former worker does not end: a disk that hangs?");
                 change.due = Instant::now() + END_MAX;
+                tracing::warn!("the former worker does not end: a disk that hangs?");
+                if self.promote_if_it_leads()
+                    && let Some(change) = &mut self.change
+                {
+                    change.enter(Stage::Proving, PROVE_MAX);
+                }
             }
-            Stage::Proving if memory.is_some_and(|memory| memory.is_ready(worker)) => self.commit(),
+            Stage::Proving if memory.is_some_and(|memory| memory.is_serving(worker)) => {
+                self.commit().await;
+            }
             // Its end leads back.
             Stage::Proving if late => self.worker.signal(Kill::KILL),
             Stage::Reading(_) | Stage::Ending | Stage::Proving => {}
@@ -376,7 +399,7 @@ impl Supervisor<'_> {
     }
 
     /// The new worker is up.
-    fn commit(&mut self) {
+    async fn commit(&mut self) {
         let Some(mut change) = self.change.take() else {
             return;
         };
@@ -396,11 +419,11 @@ impl Supervisor<'_> {
                 outcome.digest = Some(digest);
                 self.show(outcome);
             }
-            Some((Next::Program(forms), _)) => {
-                let text = format!("version {} runs", forms.version);
+            Some((Next::Program(next), _)) => {
+                let text = format!("version {} runs", next.forms.version);
                 let done = change.outcome(ReloadState::Applied, text);
                 // It does not return if it works.
-                let error = self.succeed(&done);
+                let error = self.succeed(&next.file, &done).await;
                 let mut outcome = done;
                 outcome.text = format!(
                     "{}, but not its parent, which could not be replaced ({error}): a crash of the \
@@ -446,13 +469,26 @@ impl Supervisor<'_> {
     }
 }
 
-fn judge(what: ReloadWhat, options: &crate::options::Options, program: &Path) -> Judged {
-    match what {
-        ReloadWhat::Check | ReloadWhat::Reload => reload::read(options)
-            .map(|next| Next::Config(Box::new(next)))
-            .map_err(|error| format!("{error:#}")),
-        ReloadWhat::Upgrade => reload::may_succeed(program)
-            .map(Next::Program)
-            .map_err(|error| format!("{error:#}")),
+/// What is read on a thread of its own.
+struct Reading {
+    what: ReloadWhat,
+    options: Options,
+    program: PathBuf,
+    /// The text that runs, for the program to make something of it.
+    text: PathBuf,
+    /// What this one makes of it.
+    made: Made,
+}
+
+impl Reading {
+    fn judge(&self) -> Judged {
+        match self.what {
+            ReloadWhat::Check | ReloadWhat::Reload => reload::read(&self.options)
+                .map(|next| Next::Config(Box::new(next)))
+                .map_err(|error| format!("{error:#}")),
+            ReloadWhat::Upgrade => reload::may_succeed(&self.program, &self.text, &self.made)
+                .map(Next::Program)
+                .map_err(|error| format!("{error:#}")),
+        }
     }
 }

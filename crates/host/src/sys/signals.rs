@@ -18,6 +18,17 @@ pub fn let_through() -> io::Result<()> {
     mask(libc::SIG_UNBLOCK)
 }
 
+/// Sends the calling thread a signal, which waits there if it is [held back](hold), also over
+/// an execution.
+pub fn say_again(signal: rustix::process::Signal) -> io::Result<()> {
+    // SAFETY: it takes and returns plain numbers; a signal that is not held back does what this
+    // program has said that it shall.
+    match unsafe { libc::raise(signal.as_raw()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn mask(how: libc::c_int) -> io::Result<()> {
     let mut set = std::mem::MaybeUninit::uninit();
     // SAFETY: the set is initialised by the first call and lives until the last one; the

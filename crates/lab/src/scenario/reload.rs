@@ -229,7 +229,7 @@ fn wait_addresses(cluster: &Cluster, at: &str, group: &str, addresses: &[String]
 
 /// Programs that cannot go on are refused.
 fn no_programs(cluster: &Cluster, plan: &Plan, holder: &str, good: &Path) -> Result<()> {
-    let asks = format!("[ \"$1\" = forms ] && exec {} forms", good.display());
+    let asks = format!("[ \"$1\" = forms ] && exec {} \"$@\"", good.display());
     for (script, reason) in [
         ("exit 1".to_owned(), "an older version needs a restart"),
         (format!("{asks}; exit 1"), "does not come up"),
