@@ -3,6 +3,7 @@
 mod agreement;
 mod decision;
 mod departure;
+pub mod doctor;
 mod drain;
 mod flows;
 mod generations;
@@ -15,6 +16,7 @@ mod mirror;
 pub mod options;
 mod parent;
 mod peers;
+mod plan;
 mod prepare;
 mod process;
 mod reload;
