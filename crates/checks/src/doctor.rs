@@ -1,4 +1,5 @@
-//! What makes this machine unfit to ask, found without asking.
+//! What makes this machine unfit to ask a configuration's checks, found without asking and
+//! without changing anything. None of it is a fault of the file: another node may be fit.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +8,10 @@ use evenkeel_core::finding::Finding;
 use evenkeel_core::names::NodeId;
 use evenkeel_core::topology::Group;
 use evenkeel_host::run::trusted;
+use evenkeel_host::systemd::{Running, Systemd};
+
+use crate::io::unit::missing;
+use crate::probe::{Asker, Probe, Resolved};
 
 /// Looks at the programs of the checks that `me` asks for a group. Waits for file systems.
 pub fn examine(group: &Group, checks: &[CheckSpec], me: NodeId) -> Vec<Finding> {
@@ -34,6 +39,26 @@ pub fn examine(group: &Group, checks: &[CheckSpec], me: NodeId) -> Vec<Finding> 
         });
     }
     findings
+}
+
+/// Everything that is wrong on this machine with what these probes ask of it. Asks systemd if
+/// it has to; call it within a tokio runtime, where waiting is allowed.
+pub async fn examine_units(probes: &[Probe], systemd: &Systemd) -> Vec<String> {
+    let mut faults = Vec::new();
+    for probe in probes.iter().filter(|probe| probe.role == Asker::Node) {
+        let Resolved::Unit(unit) = &probe.question else {
+            continue;
+        };
+        let check = &probe.check;
+        match systemd.look(unit).await {
+            Ok(state) if state.running() == Running::Missing => {
+                faults.push(format!("check {check}: {unit} is {}", missing(&state)));
+            }
+            Ok(_) => {}
+            Err(error) => faults.push(format!("check {check}: failed to {error}")),
+        }
+    }
+    faults
 }
 
 #[cfg(test)]

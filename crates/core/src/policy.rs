@@ -172,7 +172,6 @@ pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -
 pub(crate) fn rank(situation: &Situation<'_>, group: &Group) -> Vec<Candidate> {
     let mut ranked = standby::rank(
         situation.now,
-        situation.topology,
         situation.ledger,
         situation.view,
         situation.wellness,
@@ -307,9 +306,7 @@ fn reason_to_leave(
     if let Some(cause) = floor_above(situation, current) {
         return Some((cause, holder));
     }
-    let ruling = situation
-        .view
-        .rule(situation.now, situation.topology, group, holder);
+    let ruling = situation.view.rule(situation.now, group, holder);
     if own.is_none_or(|own| own.fitness == Fitness::Unready) {
         let stopping = situation
             .view
@@ -646,9 +643,7 @@ fn tell_stopped(situation: &Situation<'_>, considered: &mut Vec<Considered>) {
 }
 
 fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec<CheckFact> {
-    let ruling = situation
-        .view
-        .rule(situation.now, situation.topology, group, node);
+    let ruling = situation.view.rule(situation.now, group, node);
     ruling
         .failing
         .into_iter()

@@ -22,6 +22,9 @@ pub const WELL_MIN: Duration = Duration::from_secs(3);
 /// can slow keeps its count.
 pub const FORGIVEN_AFTER: Duration = Duration::from_secs(3600);
 
+/// How many failing checks the reason of a candidate names.
+const NAMED_MAX: usize = 4;
+
 /// How fit a node is to serve a group, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fitness {
@@ -31,9 +34,9 @@ pub enum Fitness {
     HeldDown,
     /// Alive and ready; whether its checks are well is not known.
     Unknown,
-    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet, or could
-    /// not be seen to be well before its hold-down ends: a
-    /// move to it now could be the first of many.
+    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet, or is held
+    /// down and nothing shows that it is well, because what it would serve with runs on the
+    /// holder alone: a move to it now could be the first of many.
     Recovering,
     /// An operator drains it: it could serve, and does so only if nobody else could.
     Drained,
@@ -118,7 +121,7 @@ impl Wellness {
                         }
                     }
                 }
-                let ruling = view.rule(now, topology, group, *node);
+                let ruling = view.rule(now, group, *node);
                 if view.alive(now, *node) && ruling.face == Truth::No {
                     self.well_since.entry(key).or_insert(now);
                 } else {
@@ -173,14 +176,13 @@ impl Wellness {
 /// Judges one node for one group.
 pub fn judge(
     now: Moment,
-    topology: &Topology,
     ledger: &Ledger,
     view: &View,
     wellness: &Wellness,
     group: &Group,
     node: NodeId,
 ) -> Candidate {
-    let (fitness, mut why) = assess(now, topology, ledger, view, wellness, group, node);
+    let (fitness, mut why) = assess(now, ledger, view, wellness, group, node);
     let drained = ledger.drained(node).map(|drained| {
         let left = wellness.drain_left(now, node, drained);
         why = format!("{}; {why}", drained_words(left));
@@ -209,7 +211,6 @@ pub fn judge(
 
 fn assess(
     now: Moment,
-    topology: &Topology,
     ledger: &Ledger,
     view: &View,
     wellness: &Wellness,
@@ -235,12 +236,15 @@ fn assess(
             }
         }
     }
-    let ruling = view.rule(now, topology, group, node);
+    let ruling = view.rule(now, group, node);
     let names = |says: &str| {
-        let names = ruling.failing.iter();
-        let names: Vec<String> = names
+        let names = ruling.failing.iter().take(NAMED_MAX);
+        let mut names: Vec<String> = names
             .map(|(name, merged)| format!("{name} {says}: {}", merged.detail))
             .collect();
+        if ruling.failures > names.len() {
+            names.push(format!("and {} more", ruling.failures - names.len()));
+        }
         names.join("; ")
     };
     match ruling.face {
@@ -251,21 +255,22 @@ fn assess(
             let Some(left) = wellness.held_down(now, ledger, group.id, node) else {
                 return (Fitness::Fit, "well".to_owned());
             };
+            if ruling.idle || group.cold {
+                // Nobody knows whether what failed here would do so again.
+                let why = format!(
+                    "it failed the group {}, and what it would serve with does not run there now; \
+                     taken again in {} s",
+                    times(ledger, group.id, node),
+                    left.as_secs() + 1
+                );
+                return (Fitness::Recovering, why);
+            }
             let well = wellness.well_for(now, group.id, node).unwrap_or_default();
             if well < WELL_MIN {
                 let why = format!(
                     "it failed the group {}; taken again once it has been well for {} s",
                     times(ledger, group.id, node),
                     WELL_MIN.as_secs()
-                );
-                return (Fitness::Recovering, why);
-            }
-            if group.cold {
-                let why = format!(
-                    "it failed the group {}, and what runs on the holder alone shows nothing \
-                     before it is started: not tried again for {} s",
-                    times(ledger, group.id, node),
-                    left.as_secs() + 1
                 );
                 return (Fitness::Recovering, why);
             }
@@ -282,7 +287,6 @@ fn assess(
 /// All nodes of a group, best first: by fitness, then by the order of the file.
 pub fn rank(
     now: Moment,
-    topology: &Topology,
     ledger: &Ledger,
     view: &View,
     wellness: &Wellness,
@@ -291,7 +295,7 @@ pub fn rank(
     let mut all: Vec<Candidate> = group
         .nodes
         .iter()
-        .map(|node| judge(now, topology, ledger, view, wellness, group, *node))
+        .map(|node| judge(now, ledger, view, wellness, group, *node))
         .collect();
     all.sort_by_key(order);
     all

@@ -37,6 +37,7 @@ use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{SharedLedger, assignment_of};
+use crate::checks::{self, Resting};
 use crate::flows::FlowCarrier;
 use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::guarded::Guarded;
@@ -164,6 +165,8 @@ pub struct Driver {
     pub(crate) shutdown: shutdown::Shutdown,
     /// Which addresses the guard certainly has.
     pub(crate) guarded: Guarded,
+    /// Checks that are asked only where their group is open.
+    resting: Resting,
     up_since: Moment,
     books: Books,
 }
@@ -217,7 +220,7 @@ enum Input {
     Traffic(Traffic),
     Service(Service),
     Guard(KeeperNews),
-    Verdict(Verdict),
+    Verdicts(Vec<Verdict>),
     Question(Question),
     Brought(Brought),
     Stop,
@@ -278,6 +281,7 @@ impl Driver {
             line,
             shutdown,
             guarded,
+            resting,
         } = rooms;
         let voters = node.topology().voters().map(|voter| voter.id).collect();
         let voting = Voting::new(&state, me, voters);
@@ -311,6 +315,7 @@ impl Driver {
             line: Arc::new(line),
             shutdown,
             guarded,
+            resting,
             up_since: clock::now(),
             books: Books::default(),
         }
@@ -393,29 +398,10 @@ impl Driver {
             Input::Traffic(report) => self.traffic(report, bring),
             Input::Service(report) => self.served(report, bring),
             Input::Guard(news) => self.kept(news, bring),
-            Input::Verdict(verdict) => {
-                let Verdict {
-                    group,
-                    check,
-                    judged,
-                    state,
-                    at,
-                    silent_since,
-                    detail,
-                    ..
-                } = verdict;
-                self.step(
-                    Event::Verdict {
-                        group,
-                        check,
-                        judged,
-                        state,
-                        at,
-                        silent_since,
-                        detail,
-                    },
-                    bring,
-                );
+            Input::Verdicts(verdicts) => {
+                let events = verdicts.into_iter().map(checks::event_of);
+                self.node.step_all(clock::now(), events, wall_ms());
+                self.carry_out(bring);
             }
             Input::Question((asked, answer)) => self.question(asked, answer, bring),
             Input::Machine(seen) => self.machine(seen, bring),
@@ -433,9 +419,14 @@ impl Driver {
 
     pub(crate) fn step(&mut self, event: Event, bring: &mpsc::Sender<Brought>) {
         self.node.step(clock::now(), event, wall_ms());
+        self.carry_out(bring);
+    }
+
+    fn carry_out(&mut self, bring: &mpsc::Sender<Brought>) {
         while let Some(act) = self.node.poll() {
             self.act(act, bring);
         }
+        self.resting.mind(&self.node);
     }
 
     fn act(&mut self, act: Act, bring: &mpsc::Sender<Brought>) {
@@ -1379,6 +1370,8 @@ pub struct Rooms {
     pub shutdown: shutdown::Shutdown,
     /// Which addresses the guard has.
     pub guarded: Guarded,
+    /// Checks that are asked only where their group is open.
+    pub resting: Resting,
 }
 
 pub(crate) fn as_json(answer: &Answer) -> Bytes {
@@ -1412,7 +1405,7 @@ async fn next(
         event = sources.incoming.events.next() => event.map_or_else(or("transport"), Input::Peer),
         request = sources.incoming.requests.next() => request.map_or_else(or("transport"), Input::Asked),
         message = sources.incoming.messages.next() => message.map_or_else(or("transport"), Input::Told),
-        verdict = sources.verdicts.recv() => verdict.map_or_else(or("checks"), Input::Verdict),
+        verdicts = checks::next(&mut sources.verdicts) => verdicts.map_or_else(or("checks"), Input::Verdicts),
         report = sources.services.recv() => report.map_or_else(or("services"), Input::Service),
         report = sources.traffic.recv() => report.map_or_else(or("mover"), Input::Traffic),
         state = sources.guard.recv() => state.map_or_else(or("guard"), Input::Guard),

@@ -47,6 +47,7 @@ use rustix::process::Pid;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
+use crate::checks::Resting;
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
 use crate::flows::FlowCarrier;
 use crate::generations::{LogPlace, members_of};
@@ -434,7 +435,7 @@ impl Starting<'_> {
         let probes = probes_of(&config.topology, &config.checks, me)?;
         let prober = {
             let _inside = ordinary.enter();
-            Prober::start(probes, verdicts_out.clone())
+            Arc::new(Prober::start(probes, verdicts_out.clone()))
         };
         let (shutdown, machine) = {
             let _inside = ordinary.enter();
@@ -469,6 +470,7 @@ impl Starting<'_> {
             line: self.inherited.line,
             shutdown,
             guarded: Guarded::new(guarded),
+            resting: Resting::new(Arc::clone(&prober), &config.topology),
         };
         let driver = Driver::new(
             node,

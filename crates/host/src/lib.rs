@@ -25,3 +25,4 @@ pub mod sockets;
 pub mod sys;
 pub mod systemd;
 pub mod tickle;
+pub mod unit;

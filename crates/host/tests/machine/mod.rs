@@ -3,6 +3,11 @@
 //! nothing of this machine is touched. A `dbus-daemon` runs in it as a unit. Where that
 //! cannot be had the test says so loudly.
 
+#![allow(
+    dead_code,
+    reason = "shared by test programs, each of which uses its part"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -164,6 +169,39 @@ impl Machine {
             .status();
         assert!(status.expect("nsenter runs").success(), "{program:?}");
     }
+}
+
+const INSIDE: &str = "EVENKEEL_TEST_INSIDE_MACHINE";
+
+/// Whether this process runs on a machine of its own: the test binary starts itself anew there,
+/// for one test, so that both count processes alike. The outer one fails with the inner one, and
+/// tests nothing itself.
+pub(crate) fn inside(test: &str, units: &[UnitFile]) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let Some(machine) = Machine::boot(units) else {
+        return false;
+    };
+    let own = std::env::current_exe().expect("the path of this test");
+    let status = Command::new("nsenter")
+        .args([
+            "-t",
+            &machine.init.to_string(),
+            "-m",
+            "-p",
+            "-C",
+            "-n",
+            "--",
+        ])
+        .arg(own)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .status()
+        .expect("nsenter runs");
+    assert!(status.success(), "{test} failed on its machine");
+    false
 }
 
 impl Drop for Machine {

@@ -7,6 +7,7 @@ mod freeze;
 mod identity;
 mod load;
 mod majority;
+mod many_checks;
 mod pool;
 mod reload;
 mod rest;
@@ -68,6 +69,8 @@ pub(crate) enum Scenario {
     Services,
     /// Planned moves under clients that keep their connections: not one request fails.
     Pool,
+    /// Thousands of checks on one node, then all of them failing: no heartbeat is late.
+    ManyChecks,
     /// At rest: processor and memory per node.
     Rest,
 }
@@ -90,6 +93,7 @@ const USUAL: &[Scenario] = &[
     Scenario::Reload,
     Scenario::Services,
     Scenario::Pool,
+    Scenario::ManyChecks,
     Scenario::Rest,
 ];
 
@@ -135,6 +139,7 @@ impl Scenario {
             Self::Reload => reload::play(cluster, plan, options.runs),
             Self::Services => services::play(cluster, plan),
             Self::Pool => pool::play(cluster, options.runs),
+            Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
