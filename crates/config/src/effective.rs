@@ -116,7 +116,6 @@ fn write_group(text: &mut String, topology: &Topology, group: &Group) {
     line(text, "drain", quoted(&show(group.drain)));
     let without_majority = match group.without_majority {
         WithoutMajority::Mute => "mute",
-        WithoutMajority::Serve => "serve",
     };
     line(text, "without_majority", quoted(without_majority));
 }

@@ -387,28 +387,27 @@ fn read_failback(section: &Section<'_>, report: &mut Report) -> Failback {
 }
 
 fn read_without_majority(section: &Section<'_>, report: &mut Report) -> WithoutMajority {
-    let help = "write \"mute\", which is safe, or \"serve\", which is not";
+    let help = "write \"mute\", or leave it out, which means the same";
     let Some(text) = section.text_with("without_majority", help, report) else {
         return WithoutMajority::Mute;
     };
     match text.value {
-        "mute" => WithoutMajority::Mute,
+        "mute" => {}
+        // Refused rather than read and not done: who writes it relies on it.
         "serve" => {
-            let what = "without a majority two nodes may answer for one address";
-            let help = "this is what \"serve\" risks; \"mute\" does not";
-            report.warn(&text.span, what, help);
-            WithoutMajority::Serve
+            let what = "no node of this version serves without a majority: it cannot know whether \
+                        the others are dead or serve where it does not see them";
+            let help = "take it out; a third vote anywhere keeps the majority (witness = true), \
+                        and when the others are off for certain an operator runs `evenkeel \
+                        recover --alone`";
+            report.refuse(&text.span, what, help);
         }
         other => {
-            let what = format!("{} is neither \"mute\" nor \"serve\"", shown(other));
-            let help = match nearest(other, ["mute", "serve"]) {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => help.into(),
-            };
+            let what = format!("{} is not \"mute\"", shown(other));
             report.refuse(&text.span, what, help);
-            WithoutMajority::Mute
         }
     }
+    WithoutMajority::Mute
 }
 
 fn judge_identities(groups: &[FoundGroup], report: &mut Report) {

@@ -40,7 +40,7 @@ addresses = ["2001:db8::200/64@eth0.1", "192.0.2.100/24"]
 fail_when = "2 of (ping, web, not gate)"
 failback = "auto after 1h30m"
 drain = "1.5s"
-without_majority = "serve"
+without_majority = "mute"
 [group."www.x".check.web]
 http = "https://{node}:8443/health?from={node}"
 host = "www.example.com"
@@ -204,7 +204,7 @@ fn everything_that_can_be_said_is_understood() {
         Failback::AutoAfter(Duration::from_secs(5_400))
     );
     assert_eq!(www.drain, Duration::from_millis(1_500));
-    assert_eq!(www.without_majority, WithoutMajority::Serve);
+    assert_eq!(www.without_majority, WithoutMajority::Mute);
     assert_eq!(www.addresses[0].device.as_deref(), Some("eth0.1"));
     let names: Vec<&str> = www.checks.iter().map(|check| check.name.as_str()).collect();
     assert_eq!(

@@ -21,7 +21,7 @@ addresses = ["2001:db8::1/64@eth0"]
 fail_when = """2 of (\u0061, \
    b or not c)"""
 failback = "auto after 10m"
-without_majority = "serve"
+without_majority = "mute"
 [group.g.check]
 a = { http = "https://[2001:db8::9]:8443/x?{node}&y", tls = { ca = "/x", verify = true }, status = 200 }
 b = { http = "http://{node}", method = "GET", body = "b", host = "h:80" }

@@ -5,7 +5,7 @@
 //! | the holder                                   | somebody fitter            | proposal                  |
 //! |----------------------------------------------|----------------------------|---------------------------|
 //! | none yet                                     | any that could serve       | first start               |
-//! | told to stop                                 | any that could serve       | move                      |
+//! | told to stop                                 | any that could serve       | move; not planned if unfit by its rule |
 //! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
@@ -307,22 +307,25 @@ fn reason_to_leave(
     if let Some(cause) = floor_above(situation, current) {
         return Some((cause, holder));
     }
+    let ruling = situation
+        .view
+        .rule(situation.now, situation.topology, group, holder);
     if own.is_none_or(|own| own.fitness == Fitness::Unready) {
         let stopping = situation
             .view
             .fresh(situation.now, holder)
             .is_some_and(|heard| heard.report.stopping);
-        let (cause, better): (_, fn(&Candidate) -> bool) = if stopping {
-            (Cause::HolderStopping, better_than_stopping)
-        } else {
-            (Cause::RuleHolds, better_than_failing)
+        // There is time to let clients go only while they are served. One that may be slow
+        // only is not hurried.
+        let fails = ruling.definite == Truth::Yes || ruling.patient == Truth::Yes;
+        let (cause, better): (_, fn(&Candidate) -> bool) = match stopping {
+            true if fails => (Cause::RuleHolds, better_than_stopping),
+            true => (Cause::HolderStopping, better_than_stopping),
+            false => (Cause::RuleHolds, better_than_failing),
         };
         let next = others().find(|one| better(one))?;
         return Some((cause, next.node));
     }
-    let ruling = situation
-        .view
-        .rule(situation.now, situation.topology, group, holder);
     if ruling.face == Truth::Yes {
         let better = match (ruling.definite, ruling.patient) {
             (Truth::Yes, _) => better_than_failing,

@@ -152,10 +152,9 @@ pub enum Failback {
 /// What a holder does when no majority can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithoutMajority {
-    /// Mutes itself: safe.
+    /// Mutes itself: safe, and the only thing that this version does. Serving on would take a
+    /// proof that the others are off (ARCHITECTURE.md, "Where the code differs").
     Mute,
-    /// Keeps serving: the administrator's named risk.
-    Serve,
 }
 
 /// What decisions need to know of a check; how it asks is the checks room's business.

@@ -871,6 +871,23 @@ fn a_failure_during_a_planned_move_moves_at_once() {
     assert!(reason.contains("for another reason"), "{reason}");
 }
 
+/// Told to stop, it lets its clients go; once its service fails there is nobody to wait for.
+#[test]
+fn a_stopping_holder_whose_service_fails_is_not_waited_for() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Endlessly;
+    world.voice("ams1").stopping = true;
+    world.pass(200);
+    assert_eq!(world.take(), None, "requests are in flight");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    assert_eq!(
+        (moved.holder, moved.evidence.cause),
+        (id("fra1"), Cause::RuleHolds)
+    );
+}
+
 /// Its worker is replaced in the middle: for a moment it says that it opens, and serves on.
 #[test]
 fn a_holder_that_says_for_a_moment_that_it_does_not_serve_is_waited_for() {
@@ -1053,8 +1070,8 @@ fn a_service_that_does_not_start_sends_the_group_on_but_not_to_and_fro() {
     );
     world.voice("fra1").unready = None;
     world.voice("ams1").unready = Some("service apache: it exited with status 1");
-    world.pass(25_000);
-    assert_eq!(world.take(), None);
+    world.pass(20_000);
+    assert_eq!(world.take(), None, "nor the other one");
 }
 
 #[test]

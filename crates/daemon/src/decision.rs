@@ -1040,6 +1040,16 @@ impl Driver {
                     "connections that waited were passed on"
                 );
             }
+            Traffic::PutBack {
+                group,
+                attempts,
+                dropped,
+            } => tracing::info!(
+                group = topology.group_name(group),
+                attempts,
+                dropped,
+                "the group stays: connections that waited are served here"
+            ),
             Traffic::Missed { reports } => {
                 tracing::warn!(reports, "reports of the mover were missed")
             }

@@ -5,6 +5,7 @@
 //!   Want::Draining ─▶ mover: copies attempts to connect ── Holding ─▶ keeper: drops them
 //!   Event::Drained ◀─ mover: nothing in flight any more ◀── Held ────┘
 //!   Want::Absent   ─▶ mover: passes the copies on        the guard closes: no need to hold
+//!   Want::Open     ─▶ mover: lets the copies in again ◀─ Unheld ◀── keeper: drops nothing more
 //! ```
 
 use std::net::IpAddr;
@@ -73,6 +74,11 @@ impl Driver {
             KeeperNews::Held { group, transaction } => {
                 if let Some(mover) = &self.mover {
                     mover.held(group, transaction);
+                }
+            }
+            KeeperNews::Unheld { group } => {
+                if let Some(mover) = &self.mover {
+                    mover.freed(group);
                 }
             }
             KeeperNews::Kept(addresses) => self.guarded.add(addresses),

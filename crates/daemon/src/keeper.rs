@@ -51,6 +51,11 @@ pub enum KeeperNews {
         /// When the transaction began and was done; `None` if attempts cannot be held.
         transaction: Option<(Moment, Moment)>,
     },
+    /// The answer to [`KeeperThread::unhold`]: attempts pass again.
+    Unheld {
+        /// The group.
+        group: GroupId,
+    },
     /// Of what was to be forgotten, this is guarded all the same.
     Kept(Vec<IpAddr>),
 }
@@ -163,7 +168,7 @@ fn run(
                     if let Err(error) = keeper.unhold(group) {
                         tracing::warn!(%error, "attempts to connect are held until their time is over");
                     }
-                    None
+                    Some(KeeperNews::Unheld { group })
                 }
                 Order::Stop => return,
             };

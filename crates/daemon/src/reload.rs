@@ -78,7 +78,7 @@ pub fn read(options: &Options) -> anyhow::Result<Prepared> {
     Ok(next)
 }
 
-/// What shows only on this machine: interfaces, files of checks.
+/// What shows only on this machine: interfaces, files of checks, services and hooks.
 fn fits(next: &Prepared) -> anyhow::Result<()> {
     let config = &next.config;
     evenkeel_checks::probes_of(&config.topology, &config.checks, next.node.id)?;
@@ -86,6 +86,15 @@ fn fits(next: &Prepared) -> anyhow::Result<()> {
         return Ok(());
     }
     let groups = own_groups(next);
+    for (group, _) in &groups {
+        let hosted = config.hosted.get(group);
+        let faults = hosted.map(evenkeel_services::doctor::examine_files);
+        if let Some(fault) = faults.unwrap_or_default().first() {
+            let name = next.topology().group_name(*group);
+            let place = config.place_of_group(*group);
+            bail!(at(place, &format!("group {name}: {fault}")));
+        }
+    }
     let all: Vec<_> = groups.iter().flat_map(|(_, one)| one.clone()).collect();
     evenkeel_traffic::fits(&all).map_err(|error| at_address(next, &groups, &error.to_string()))
 }
@@ -523,6 +532,24 @@ ping = "{node}"
         ] {
             let error = world.prepared(&changed(from, to)).err().expect("refused");
             assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hook_that_others_can_write_is_refused_with_its_place() {
+        let world = World::new();
+        let hook = world.dir.path().join("hook");
+        std::fs::write(&hook, "#!/bin/sh\n").expect("written");
+        let text = format!(
+            "{FILE}[group.www.hook]\nbefore_open = \"{}\"\n",
+            hook.display()
+        );
+        std::fs::write(world.options().config, text).expect("written");
+        for (mode, fault) in [(0o777, "chmod"), (0o644, "chmod")] {
+            std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(mode)).expect("set");
+            let said = read(&world.options()).err().expect("refused").to_string();
+            let place = said.contains("evenkeel.toml:9:") && said.contains("hook before_open");
+            assert!(place && said.contains(fault), "{said}");
         }
     }
 

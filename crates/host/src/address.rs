@@ -56,8 +56,10 @@ const IFA_PROTO: u16 = 11;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
+const RTA_EXPIRES: u16 = 23;
 const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_KERNEL: u8 = 2;
 const RT_SCOPE_HOST: u8 = 254;
@@ -65,6 +67,13 @@ const RTN_LOCAL: u8 = 2;
 
 const ARPHRD_ETHER: u16 = 1;
 const INFINITY: u32 = u32::MAX;
+
+/// What IPv6 makes of a route without a metric that a program adds (`IP6_RT_PRIO_USER`);
+/// the kernel's own local routes have none, so the two never meet.
+const ADDED_METRIC: u32 = 1024;
+/// How long the stopgap of an IPv6 address lasts, in seconds: longer than the kernel ever
+/// needs, short enough to do no harm if nobody is left to take the address away.
+const STOPGAP_SECONDS: u32 = 5;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,7 +235,7 @@ pub fn add(
         Existing::Refuse => CREATE | EXCLUSIVE,
         Existing::Refresh => CREATE | REPLACE,
     };
-    connection.batch(placements.iter().map(|placement| {
+    let outcomes = connection.batch(placements.iter().map(|placement| {
         let ip = octets(placement.ip);
         let ifa_flags = libc::IFA_F_NODAD | libc::IFA_F_NOPREFIXROUTE;
         let valid = lifetime.number();
@@ -240,21 +249,61 @@ pub fn add(
             .with(IFA_FLAGS, &ifa_flags.to_ne_bytes())
             .with(IFA_CACHEINFO, &cache)
             .with(IFA_PROTO, &[TAG])
-    }))
+    }))?;
+    if existing == Existing::Refuse {
+        let added = placements.iter().zip(&outcomes);
+        let added = added.filter(|(one, outcome)| one.ip.is_ipv6() && outcome.is_ok());
+        let added: Vec<Placement> = added.map(|(one, _)| *one).collect();
+        if !added.is_empty() {
+            stop_gap(connection, &added)?;
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Makes IPv6 addresses that were just configured this machine's own at once. The kernel
+/// leaves that, the local route, to a worker of its own, which can be kept waiting for tens
+/// of milliseconds by whoever else configures something (a container that starts or ends).
+/// Until then what comes for the address is dropped: also the answer to the first
+/// question for a neighbour, which is repeated only a second later. A stopgap that does
+/// not succeed is none: the kernel's route comes all the same.
+fn stop_gap(connection: &mut Connection, added: &[Placement]) -> Result<(), NetlinkError> {
+    connection.batch(added.iter().map(|placement| {
+        let header = local_route(*placement, TAG);
+        Request::new(RTM_NEWROUTE, CREATE | REPLACE, &header)
+            .with(RTA_DST, octets(placement.ip).as_slice())
+            .with(RTA_OIF, &placement.device.to_ne_bytes())
+            .with(RTA_PRIORITY, &ADDED_METRIC.to_ne_bytes())
+            .with(RTA_EXPIRES, &STOPGAP_SECONDS.to_ne_bytes())
+    }))?;
+    Ok(())
 }
 
 /// Deletes `placements` and says of each what came of it, in their order. An address
-/// of the same number but a wider prefix, which is somebody else's, stays.
+/// of the same number but a wider prefix, which is somebody else's, stays. With an IPv6
+/// address goes the local route that was added here, which the kernel would leave behind:
+/// this machine would go on taking for its own what it sends to the next holder.
 pub fn delete(
     connection: &mut Connection,
     placements: &[Placement],
 ) -> Result<Vec<io::Result<()>>, NetlinkError> {
-    connection.batch(placements.iter().map(|placement| {
+    let outcomes = connection.batch(placements.iter().map(|placement| {
         let ip = octets(placement.ip);
         Request::new(RTM_DELADDR, 0, &address_header(*placement))
             .with(IFA_LOCAL, ip.as_slice())
             .with(IFA_ADDRESS, ip.as_slice())
-    }))
+    }))?;
+    let routed: Vec<&Placement> = placements.iter().filter(|one| one.ip.is_ipv6()).collect();
+    if !routed.is_empty() {
+        // Mostly there is none.
+        connection.batch(routed.into_iter().map(|placement| {
+            Request::new(RTM_DELROUTE, 0, &local_route(*placement, 0))
+                .with(RTA_DST, octets(placement.ip).as_slice())
+                .with(RTA_OIF, &placement.device.to_ne_bytes())
+                .with(RTA_PRIORITY, &ADDED_METRIC.to_ne_bytes())
+        }))?;
+    }
+    Ok(outcomes)
 }
 
 /// Puts back the route in the table `local` by which this machine takes packets for an
@@ -265,25 +314,7 @@ pub fn restore_local_routes(
 ) -> Result<Vec<io::Result<()>>, NetlinkError> {
     connection.batch(placements.iter().map(|placement| {
         let ip = octets(placement.ip);
-        let scope = if placement.ip.is_ipv4() {
-            RT_SCOPE_HOST
-        } else {
-            0
-        };
-        let header = [
-            family(placement.ip),
-            single(placement.ip),
-            0,
-            0,
-            RT_TABLE_LOCAL,
-            RTPROT_KERNEL,
-            scope,
-            RTN_LOCAL,
-            0,
-            0,
-            0,
-            0,
-        ];
+        let header = local_route(*placement, RTPROT_KERNEL);
         let request = Request::new(RTM_NEWROUTE, CREATE | REPLACE, &header)
             .with(RTA_DST, ip.as_slice())
             .with(RTA_OIF, &placement.device.to_ne_bytes());
@@ -292,6 +323,29 @@ pub fn restore_local_routes(
             IpAddr::V6(_) => request,
         }
     }))
+}
+
+/// `struct rtmsg` of an address's local route.
+fn local_route(placement: Placement, protocol: u8) -> [u8; 12] {
+    let scope = if placement.ip.is_ipv4() {
+        RT_SCOPE_HOST
+    } else {
+        0
+    };
+    [
+        family(placement.ip),
+        single(placement.ip),
+        0,
+        0,
+        RT_TABLE_LOCAL,
+        protocol,
+        scope,
+        RTN_LOCAL,
+        0,
+        0,
+        0,
+        0,
+    ]
 }
 
 fn family(ip: IpAddr) -> u8 {
@@ -415,7 +469,8 @@ fn read_address(message: Message<'_>) -> Option<Address> {
 /// message is about.
 fn read_local_route(message: Message<'_>) -> Option<Placement> {
     let (header, attributes) = message.split(12)?;
-    let (prefix, mut table, kind) = (header[1], u32::from(header[4]), header[7]);
+    let (prefix, mut table) = (header[1], u32::from(header[4]));
+    let (protocol, kind) = (header[5], header[7]);
     let (mut ip, mut device) = (None, None);
     for (kind, value) in attributes {
         match kind {
@@ -427,7 +482,8 @@ fn read_local_route(message: Message<'_>) -> Option<Placement> {
     }
     let ip = ip?;
     let local = kind == RTN_LOCAL && table == u32::from(RT_TABLE_LOCAL) && prefix == single(ip);
-    local.then_some(Placement {
+    // A stopgap comes and goes by itself.
+    (local && protocol != TAG).then_some(Placement {
         device: device?,
         ip,
     })

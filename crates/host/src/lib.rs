@@ -13,6 +13,7 @@ pub mod netlink;
 pub mod notify;
 pub mod ping;
 pub mod process;
+pub mod reentry;
 pub mod run;
 pub mod sockets;
 #[expect(

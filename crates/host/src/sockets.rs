@@ -240,31 +240,40 @@ pub fn destroy(addresses: &BTreeSet<IpAddr>) -> Result<usize, SocketsError> {
         if found.is_empty() {
             break;
         }
-        let outcomes = connection.batch(found.iter().map(|conversation| {
-            let header = header(
-                conversation.family,
-                conversation.transport,
-                conversation.transport.states(),
-                &conversation.identity,
-            );
-            Request::new(SOCK_DESTROY, 0, &header)
-        }))?;
-        let before = destroyed;
-        let mut refused = None;
-        for outcome in outcomes {
-            match outcome {
-                Ok(()) => destroyed += 1,
-                // It ended by itself meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => refused = Some(error),
-            }
-        }
-        match refused {
-            Some(error) if destroyed == before => return Err(SocketsError::Refused(error)),
-            Some(_) | None => {}
-        }
+        destroyed += end(&mut connection, &found)?;
     }
     Ok(destroyed)
+}
+
+/// Ends these conversations, as [`destroy`] does, and says how many of them had not ended by
+/// themselves. Fails if the kernel ends none and refuses one.
+pub fn end(
+    connection: &mut Connection,
+    conversations: &[Conversation],
+) -> Result<usize, SocketsError> {
+    let outcomes = connection.batch(conversations.iter().map(|conversation| {
+        let header = header(
+            conversation.family,
+            conversation.transport,
+            conversation.transport.states(),
+            &conversation.identity,
+        );
+        Request::new(SOCK_DESTROY, 0, &header)
+    }))?;
+    let mut ended = 0;
+    let mut refused = None;
+    for outcome in outcomes {
+        match outcome {
+            Ok(()) => ended += 1,
+            // It ended by itself meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) if ended == 0 => Err(SocketsError::Refused(error)),
+        Some(_) | None => Ok(ended),
+    }
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn configuration(host: &Host, site: Site, place: &Path, user: bool) -> String {
          StartServers 1\nServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\n\
          MinSpareThreads 16\nMaxSpareThreads 256\n\
          Listen {port}\n\
-         KeepAlive Off\n\
+         KeepAlive On\nKeepAliveTimeout 60\nMaxKeepAliveRequests 0\n\
          DirectoryIndex who\n\
          DocumentRoot {place}/pages\n\
          <Directory {place}/pages>\n\

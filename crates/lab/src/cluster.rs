@@ -1,4 +1,5 @@
-//! A cluster in the lab: two servers with Apache, a witness, a client, an observer.
+//! A cluster in the lab: servers with Apache (two, unless a scenario plans others), a
+//! witness, a client, an observer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +13,8 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::bridge::{Cable, Switch};
-use crate::client::{Client, PACE, QUICK};
-use crate::config_text::{self, Wishes};
+use crate::client::{Client, PACE, PACE6, QUICK};
+use crate::config_text::{self, GroupPlan, Wishes};
 use crate::daemon::{self, Evenkeel, GroupStatus, Status};
 use crate::fault::disk;
 use crate::host::{Host, Place};
@@ -22,7 +23,7 @@ use crate::observer::Observer;
 use crate::setup::Setup;
 use crate::{apache, process, systemd, wait};
 
-/// The group of every cluster of the lab.
+/// The group of every cluster of the lab that is not planned otherwise.
 pub(crate) const GROUP: &str = "www";
 
 /// The address whose answers are measured.
@@ -76,7 +77,11 @@ pub(crate) struct Plan {
     pub(crate) program: PathBuf,
     /// Its timing.
     pub(crate) profile: Profile,
-    /// The group's rule; `None` for the default.
+    /// The servers. The witness is number 13, the client 50.
+    pub(crate) servers: Vec<Place>,
+    /// The groups.
+    pub(crate) groups: Vec<GroupPlan>,
+    /// The groups' rule; `None` for the default.
     pub(crate) fail_when: Option<String>,
     /// The disk of its logs.
     pub(crate) log_disk: LogDisk,
@@ -98,11 +103,20 @@ pub(crate) enum LogDisk {
 }
 
 impl Plan {
-    /// A cluster of `program` in `profile`, with the default rule.
+    /// A cluster of `program` in `profile`: two servers, one group, the default rule.
     pub(crate) fn new(program: &Path, profile: Profile) -> Self {
+        let servers = vec![Place::new("ams1", 11), Place::new("fra1", 12)];
+        let www = GroupPlan {
+            name: GROUP.to_owned(),
+            nodes: servers.iter().map(|place| place.name.clone()).collect(),
+            addresses: vec![(SERVICE, 24), (SERVICE6, 64)],
+            failback: None,
+        };
         Self {
             program: program.to_owned(),
             profile,
+            servers,
+            groups: vec![www],
             fail_when: None,
             log_disk: LogDisk::Plain,
             interval: Duration::from_millis(50),
@@ -162,6 +176,7 @@ pub(crate) struct Cluster {
     evenkeel: Evenkeel,
     servers: Vec<Place>,
     witness: Place,
+    groups: Vec<GroupPlan>,
     setup: Setup,
     /// Those that have power.
     hosts: BTreeMap<String, Host>,
@@ -175,8 +190,14 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Switches a new cluster on: fresh disks, nothing assigned yet.
     pub(crate) fn start(lab: &Lab, switch: &Arc<Switch>, plan: &Plan) -> Result<Self> {
-        let mut servers = vec![Place::new("ams1", 11), Place::new("fra1", 12)];
-        servers.extend(plan.setup.has_third().then(|| Place::new("lon1", 14)));
+        let (mut servers, mut groups) = (plan.servers.clone(), plan.groups.clone());
+        if plan.setup.has_third() {
+            let third = Place::new("lon1", 14);
+            groups
+                .iter_mut()
+                .for_each(|group| group.nodes.push(third.name.clone()));
+            servers.push(third);
+        }
         let dress = |place: Place| place.with_systemd(plan.setup.has_systemd());
         let servers: Vec<Place> = servers.into_iter().map(dress).collect();
         let witness = Place::new(WITNESS, 13);
@@ -197,12 +218,13 @@ impl Cluster {
             timeout: plan.timeout(),
             interval: plan.interval,
         };
-        let addresses = [(SERVICE, 24), (SERVICE6, 64)];
-        let text = config_text::text(&wishes, &servers, &witness, &addresses);
+        let text = config_text::text(&wishes, &servers, &witness, &groups);
         let text = plan.setup.edit(&text, &place)?;
         fs::write(&evenkeel.config, text).context("writing the configuration")?;
         evenkeel.make_authority()?;
-        let observer = Observer::start(switch, &[SERVICE, SERVICE6])?;
+        let addresses = groups.iter().flat_map(|group| &group.addresses);
+        let addresses: Vec<IpAddr> = addresses.map(|(ip, _)| *ip).collect();
+        let observer = Observer::start(switch, &addresses)?;
         let client = Host::boot(lab, switch, &Place::new("client", 50))?;
         let mut cluster = Self {
             lab: lab.clone(),
@@ -210,6 +232,7 @@ impl Cluster {
             evenkeel,
             servers,
             witness,
+            groups,
             setup: plan.setup,
             hosts: BTreeMap::new(),
             client,
@@ -244,7 +267,7 @@ impl Cluster {
             .collect()
     }
 
-    /// The nodes that may hold the group.
+    /// The servers, with power or without.
     pub(crate) fn server_names(&self) -> Vec<String> {
         self.servers
             .iter()
@@ -314,6 +337,11 @@ impl Cluster {
         Client::start(&self.client, apache::page(SERVICE), page, PACE)
     }
 
+    /// The same for the group's IPv6 address, less often.
+    pub(crate) fn client6_of(&self, page: &'static str) -> Result<Client> {
+        Client::start(&self.client, apache::page(SERVICE6), page, PACE6)
+    }
+
     /// Switches a node on, with all that runs on it.
     pub(crate) fn boot(&mut self, name: &str) -> Result<()> {
         let place = self
@@ -357,16 +385,13 @@ impl Cluster {
         }
     }
 
-    /// What is wrong with the cluster; `Ok` with the group's status if nothing is: every
-    /// node says that the same holder serves and both servers could.
+    /// What is wrong with the cluster; `Ok` with the first group's status if nothing is:
+    /// every node says that the same holders serve and all of their groups' nodes could.
     fn whole(&self) -> Result<std::result::Result<GroupStatus, String>> {
-        let mut group: Option<GroupStatus> = None;
+        let mut first: Vec<GroupStatus> = Vec::new();
         for name in self.names() {
             let Some(status) = self.status(&name)? else {
                 return Ok(Err(format!("{name} says nothing")));
-            };
-            let Some(told) = status.groups.iter().find(|one| one.name == GROUP) else {
-                return Ok(Err(format!("{name} does not know the group")));
             };
             if !status.quorum || status.leader.is_none() {
                 return Ok(Err(format!("{name} sees no majority")));
@@ -374,28 +399,24 @@ impl Cluster {
             if let Some(gone) = status.nodes.iter().find(|node| !node.alive) {
                 return Ok(Err(format!("{name} does not hear {}", gone.name)));
             }
-            if told.state != "serving" || told.holder.is_none() {
-                return Ok(Err(format!("{name}: {} is {}", GROUP, told.state)));
+            let mut told = Vec::new();
+            for planned in &self.groups {
+                match whole_group(&status, &planned.name) {
+                    Ok(group) => told.push(group),
+                    Err(lacking) => return Ok(Err(format!("{name}: {lacking}"))),
+                }
             }
-            if let Some(unfit) = told.nodes.iter().find(|node| !node.ready) {
-                let reason = unfit.reason.clone().unwrap_or_default();
-                return Ok(Err(format!(
-                    "{name}: {} is not ready: {reason}",
-                    unfit.name
-                )));
-            }
-            if group
-                .as_ref()
-                .is_some_and(|other| other.holder != told.holder)
-            {
+            let mut pairs = first.iter().zip(&told);
+            if pairs.any(|(one, other)| one.holder != other.holder) {
                 return Ok(Err("the nodes name different holders".into()));
             }
-            group = Some(told.clone());
+            first = told;
         }
-        group.map(Ok).context("a cluster without nodes")
+        let group = first.into_iter().next();
+        group.map(Ok).context("a cluster without nodes or groups")
     }
 
-    /// Waits until nothing is wrong with the cluster and returns who holds the group.
+    /// Waits until nothing is wrong with the cluster and returns who holds the (first) group.
     pub(crate) fn wait_whole(&self) -> Result<String> {
         let mut last = String::new();
         let done = wait::until("the cluster is whole", WHOLE_LIMIT, || {
@@ -451,7 +472,7 @@ impl Cluster {
             let key = (case.address, case.host.clone());
             let left = openings
                 .entry(key)
-                .or_insert_with(|| self.openings(&case.host));
+                .or_insert_with(|| self.openings_of(&case.host, self.group_of(case.address)));
             let earliest = case.other_began.calendar.saturating_sub(LOG_SLACK);
             let latest = case.at.calendar + LOG_SLACK;
             match left.iter().position(|at| (earliest..=latest).contains(at)) {
@@ -465,13 +486,31 @@ impl Cluster {
         verdict
     }
 
+    /// The group that an address belongs to; none where one group was planned, whose addresses
+    /// a scenario may give to another by a reload.
+    fn group_of(&self, address: IpAddr) -> Option<&str> {
+        let has = |group: &&GroupPlan| group.addresses.iter().any(|(ip, _)| *ip == address);
+        let several = self.groups.len() > 1;
+        let found = self.groups.iter().find(has).filter(|_| several);
+        found.map(|group| &*group.name)
+    }
+
     /// When the daemon of a node says it opened, on the calendar clock.
     pub(crate) fn openings(&self, name: &str) -> Vec<Duration> {
+        self.openings_of(name, None)
+    }
+
+    /// When it says it opened a group; any, if none is named.
+    fn openings_of(&self, name: &str, group: Option<&str>) -> Vec<Duration> {
+        let of = |line: &LogLine| {
+            let told = line.message.split_once(": ").map(|(group, _)| group);
+            group.is_none() || told == group
+        };
         let path = self.lab.directory().join(name).join("evenkeel.log");
         let text = fs::read_to_string(path).unwrap_or_default();
         let opened = text.lines().filter_map(|line| {
             let line: LogLine = serde_json::from_str(line).ok()?;
-            line.message.contains(OPENED).then_some(line.timestamp)
+            (line.message.contains(OPENED) && of(&line)).then_some(line.timestamp)
         });
         opened.filter_map(|at| calendar(&at)).collect()
     }
@@ -564,6 +603,24 @@ impl Drop for Cluster {
             // The last one on a disk may still be on its way out.
             let _ = rustix::mount::unmount(state, rustix::mount::UnmountFlags::DETACH);
         }
+    }
+}
+
+/// What is wrong with a group by a node's status; `Ok` with its part of it if nothing is.
+fn whole_group(status: &Status, name: &str) -> std::result::Result<GroupStatus, String> {
+    let Some(told) = status.groups.iter().find(|one| one.name == name) else {
+        return Err(format!("{name} is not known"));
+    };
+    if told.state != "serving" || told.holder.is_none() {
+        return Err(format!("{name} is {}", told.state));
+    }
+    match told.nodes.iter().find(|node| !node.ready) {
+        Some(unfit) => Err(format!(
+            "{} is not ready for {name}: {}",
+            unfit.name,
+            unfit.reason.clone().unwrap_or_default()
+        )),
+        None => Ok(told.clone()),
     }
 }
 

@@ -19,21 +19,41 @@ pub(crate) struct Wishes {
     pub(crate) interval: Duration,
 }
 
+/// A group of a lab's cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupPlan {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its servers in order of preference.
+    pub(crate) nodes: Vec<String>,
+    /// Its addresses, with their prefixes.
+    pub(crate) addresses: Vec<(IpAddr, u8)>,
+    /// `failback`; left out if `None`.
+    pub(crate) failback: Option<String>,
+}
+
 /// The port of the daemons (DESIGN 5).
 pub(crate) const PORT: u16 = 7946;
 
-/// The file for `servers` and `witness` with one group `www` of `addresses`.
+/// The file for `servers` and `witness` with `groups`.
 pub(crate) fn text(
     wishes: &Wishes,
     servers: &[Place],
     witness: &Place,
-    addresses: &[(IpAddr, u8)],
+    groups: &[GroupPlan],
 ) -> String {
     let mut text = format!("cluster = \"lab\"\nprofile = \"{}\"\n\n", wishes.profile);
     for server in servers {
         node(&mut text, server, "");
     }
     node(&mut text, witness, "witness = true\n");
+    for planned in groups {
+        group(&mut text, wishes, planned);
+    }
+    text
+}
+
+fn group(text: &mut String, wishes: &Wishes, planned: &GroupPlan) {
     let quoted = |items: Vec<String>| {
         items
             .iter()
@@ -41,19 +61,23 @@ pub(crate) fn text(
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let nodes = quoted(servers.iter().map(|place| place.name.clone()).collect());
+    let name = &planned.name;
+    let nodes = quoted(planned.nodes.clone());
+    let addresses = planned.addresses.iter();
     let addresses = quoted(
         addresses
-            .iter()
             .map(|(ip, prefix)| format!("{ip}/{prefix}"))
             .collect(),
     );
     let _ = write!(
         text,
-        "\n[group.www]\nnodes = [{nodes}]\naddresses = [{addresses}]\n"
+        "\n[group.{name}]\nnodes = [{nodes}]\naddresses = [{addresses}]\n"
     );
     if let Some(rule) = &wishes.fail_when {
         let _ = writeln!(text, "fail_when = \"{rule}\"");
+    }
+    if let Some(failback) = &planned.failback {
+        let _ = writeln!(text, "failback = \"{failback}\"");
     }
     let pace = format!(
         "interval = \"{}ms\"\ntimeout = \"{}ms\"\n",
@@ -62,11 +86,10 @@ pub(crate) fn text(
     );
     let _ = write!(
         text,
-        "\n[group.www.check.ping]\nping = \"{{node}}\"\n{pace}\
-         \n[group.www.check.apache]\nhttp = \"http://{{node}}/who\"\n{pace}\
+        "\n[group.{name}.check.ping]\nping = \"{{node}}\"\n{pace}\
+         \n[group.{name}.check.apache]\nhttp = \"http://{{node}}/who\"\n{pace}\
          from = [\"node\", \"peers\"]\nfall = 2\nrise = 3\n"
     );
-    text
 }
 
 fn node(text: &mut String, place: &Place, more: &str) {

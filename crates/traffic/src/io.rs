@@ -261,6 +261,12 @@ impl Mover {
         self.courier.held(group, transaction);
     }
 
+    /// The guard does not drop attempts to connect to the group any more: those that were
+    /// kept come in again, if the group stays ([`Report::PutBack`]).
+    pub fn freed(&self, group: GroupId) {
+        self.courier.freed(group);
+    }
+
     /// The group consists of `addresses` from now on; what it had besides is taken away.
     /// Refused as [`Mover::start`] refuses, and then nothing changes. Waits for the
     /// kernel, some milliseconds; call it in the mover's network namespace.

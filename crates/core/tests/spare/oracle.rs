@@ -226,7 +226,11 @@ impl Oracle {
             return to.map(|to| (to, cause));
         }
         if host.stopping {
-            return anyone(Grade::Recovering).map(|to| (to, "holder-stopping"));
+            let cause = match self.here[group][holder].sick {
+                true => "rule",
+                false => "holder-stopping",
+            };
+            return anyone(Grade::Recovering).map(|to| (to, cause));
         }
         if self.here[group][holder].sick {
             return anyone(Grade::HeldDown).map(|to| (to, "rule"));

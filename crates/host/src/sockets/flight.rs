@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    FILTER_MAX, IDENTITY_LENGTH, INET_DIAG_REQ_BYTECODE, SOCK_DIAG_BY_FAMILY, SocketsError,
-    Transport, filter, header, read, state,
+    Conversation, FILTER_MAX, IDENTITY_LENGTH, INET_DIAG_REQ_BYTECODE, SOCK_DIAG_BY_FAMILY,
+    SocketsError, Transport, filter, header, read, state,
 };
 use crate::netlink::{Connection, Message, Request};
 
@@ -58,12 +58,13 @@ pub struct Flight {
     pub sent: Option<u32>,
 }
 
-/// The TCP connections whose local address is one of `addresses`, at most so many.
+/// The TCP connections whose local address is one of `addresses`, at most so many, each
+/// with what it takes to [`end`](super::end) it.
 pub fn flights(
     connection: &mut Connection,
     addresses: &BTreeSet<IpAddr>,
     limit: usize,
-) -> Result<Vec<Flight>, SocketsError> {
+) -> Result<Vec<(Conversation, Flight)>, SocketsError> {
     let mut found = Vec::new();
     let ipv4: BTreeSet<IpAddr> = addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
     // An IPv6 socket also serves IPv4 peers, unless its program forbade it.
@@ -78,13 +79,13 @@ pub fn flights(
         if addresses.len() <= FILTER_MAX {
             request = request.with(INET_DIAG_REQ_BYTECODE, &filter(addresses));
         }
-        let mut part: Vec<Flight> = Vec::new();
+        let mut part: Vec<(Conversation, Flight)> = Vec::new();
         connection.dump(&request, &mut part, Vec::clear, |part, message| {
             if part.len() < limit
-                && let Some(flight) = flight(message)
-                && addresses.contains(&flight.local.ip())
+                && let Some(found) = flight(message)
+                && addresses.contains(&found.1.local.ip())
             {
-                part.push(flight);
+                part.push(found);
             }
         })?;
         found.extend(part);
@@ -99,7 +100,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// `struct inet_diag_msg`: state at 1, queues at 56 and 60. `struct tcp_info`: last data
 /// sent at 44, received at 52, last acknowledgement at 56, segments with data in at 152, out at 156.
-fn flight(message: Message<'_>) -> Option<Flight> {
+fn flight(message: Message<'_>) -> Option<(Conversation, Flight)> {
     let ends = read(Transport::Tcp, message)?;
     let (answer, mut attributes) = message.split(super::ANSWER_LENGTH)?;
     let stage = match answer[1] {
@@ -109,7 +110,7 @@ fn flight(message: Message<'_>) -> Option<Flight> {
     };
     let info = attributes.find(|(kind, _)| *kind == INET_DIAG_INFO);
     let info = info.map_or(&[][..], |(_, info)| info);
-    Some(Flight {
+    let flight = Flight {
         local: ends.local,
         remote: ends.remote,
         stage,
@@ -120,7 +121,8 @@ fn flight(message: Message<'_>) -> Option<Flight> {
         received_ago: number(info, 52).unwrap_or(u32::MAX),
         received: number(info, 152),
         sent: number(info, 156),
-    })
+    };
+    Some((ends, flight))
 }
 
 #[cfg(test)]
@@ -136,7 +138,7 @@ mod tests {
         let mut connection = Connection::open(Family::Sockets).expect("a socket");
         let found = flights(&mut connection, &BTreeSet::from([address]), 10).expect("listed");
         assert_eq!(found.len(), 1, "{found:?}");
-        found[0]
+        found[0].1
     }
 
     /// The kernel's own account of a request and its answer on loopback.

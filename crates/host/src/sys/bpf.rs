@@ -23,6 +23,7 @@ mod command {
     pub(super) const PROG_LOAD: libc::c_int = 5;
     pub(super) const OBJ_PIN: libc::c_int = 6;
     pub(super) const OBJ_GET: libc::c_int = 7;
+    pub(super) const PROG_TEST_RUN: libc::c_int = 10;
     pub(super) const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     pub(super) const PROG_QUERY: libc::c_int = 16;
@@ -107,6 +108,23 @@ pub struct MapShape {
 pub struct Map {
     fd: OwnedFd,
     shape: MapShape,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    returned: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
 }
 
 #[repr(C)]
@@ -526,6 +544,23 @@ impl Program {
         // SAFETY: the instructions, the licence and the log live through the call and
         // have the stated sizes; the log is borrowed for writing.
         take(unsafe { bpf(command::PROG_LOAD, &mut attribute) }?).map(Self)
+    }
+}
+
+impl Program {
+    /// Runs the program once on a packet of its own with these bytes (`BPF_PROG_TEST_RUN`)
+    /// in the network namespace of the calling thread, and says what it returned.
+    pub fn run_on(&self, frame: &[u8]) -> io::Result<u32> {
+        let mut attribute = TestRun {
+            program: self.0.as_raw_fd().cast_unsigned(),
+            data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+            data_in: address(frame.as_ptr()),
+            ..TestRun::default()
+        };
+        // SAFETY: the frame lives through the call, has the stated size and is only read;
+        // nothing is asked to be written but the attribute itself.
+        unsafe { bpf(command::PROG_TEST_RUN, &mut attribute) }?;
+        Ok(attribute.returned)
     }
 }
 

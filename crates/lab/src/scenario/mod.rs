@@ -6,6 +6,7 @@ mod freeze;
 mod identity;
 mod load;
 mod majority;
+mod pool;
 mod reload;
 mod rest;
 mod rule;
@@ -62,11 +63,13 @@ pub(crate) enum Scenario {
     /// Services and hooks on a real systemd: in order, once, and whatever goes wrong with them
     /// without a move or a wait that it is not worth. Root only.
     Services,
+    /// Planned moves under clients that keep their connections: not one request fails.
+    Pool,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 16] = [
+const USUAL: [Scenario; 17] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -82,6 +85,7 @@ const USUAL: [Scenario; 16] = [
     Scenario::Clients,
     Scenario::Reload,
     Scenario::Services,
+    Scenario::Pool,
     Scenario::Rest,
 ];
 
@@ -125,6 +129,7 @@ impl Scenario {
             Self::Clients => clients::play(cluster, options.runs),
             Self::Reload => reload::play(cluster, plan, options.runs),
             Self::Services => services::play(cluster, plan),
+            Self::Pool => pool::play(cluster, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }

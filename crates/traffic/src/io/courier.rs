@@ -1,9 +1,10 @@
 //! The thread that lets clients go and passes attempts to connect on: it feeds
-//! [`Drains`] with frames and with what connections do. It sleeps unless a group leaves as
+//! [`Drains`] with frames and with what connections do, and ends those that are idle. It sleeps unless a group leaves as
 //! planned, and is an ordinary one, because it looks through all connections of a group.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,15 +16,16 @@ use evenkeel_host::attempt::{ATTEMPT_LENGTH_MAX, readdress};
 use evenkeel_host::clock;
 use evenkeel_host::frame::{FrameSocket, Mac, Sent};
 use evenkeel_host::netlink::{Connection, Family};
-use evenkeel_host::sockets::{Flight, flights};
+use evenkeel_host::reentry::Reentry;
+use evenkeel_host::sockets::{self, Conversation, Flight, SocketsError, flights};
 use evenkeel_host::sys::{sched, tap::Tap};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::mpsc;
 
 use crate::drain::{Drains, LOOK_EVERY, Output, Wanted};
-use crate::machine::Report;
+use crate::machine::{Attempt, Report};
 
-/// Connections looked at; of more, the rest counts as idle.
+/// Connections looked at; of more, nobody knows what they are doing.
 const FLIGHTS_MAX: usize = 65_536;
 /// Frames taken before words are listened to again.
 const FRAMES_MAX: usize = 256;
@@ -41,6 +43,7 @@ pub type Held = Option<(Moment, Moment)>;
 struct Words {
     wants: BTreeMap<GroupId, Wanted>,
     held: BTreeMap<GroupId, Held>,
+    freed: BTreeSet<GroupId>,
     stop: bool,
 }
 
@@ -82,6 +85,8 @@ impl Courier {
             drains: Drains::default(),
             tap: None,
             out: None,
+            seen: Vec::new(),
+            trouble: None,
             reports,
             waiting: VecDeque::new(),
         };
@@ -103,6 +108,11 @@ impl Courier {
         self.shared.words().held.insert(group, held);
         self.shared.wake();
     }
+
+    pub(super) fn freed(&self, group: GroupId) {
+        self.shared.words().freed.insert(group);
+        self.shared.wake();
+    }
 }
 
 impl Drop for Courier {
@@ -116,10 +126,30 @@ impl Drop for Courier {
     }
 }
 
-/// Where frames are sent on: the socket, and the hardware address of each device.
+/// Where frames are sent on: the socket, the hardware address of each device, and the way
+/// back into it, made when it is needed.
 struct Out {
     socket: FrameSocket,
     macs: BTreeMap<u32, Mac>,
+    back: BTreeMap<u32, io::Result<Reentry>>,
+}
+
+impl Out {
+    fn pass_on(&self, device: u32, frame: &mut [u8], to: Mac) -> Option<()> {
+        let from = *self.macs.get(&device)?;
+        readdress(frame, to, from).ok()?;
+        let sent = self.socket.send(device, frame).ok()?;
+        (sent == Sent::Out).then_some(())
+    }
+
+    fn put_back(&mut self, device: u32, frame: &mut [u8]) -> Result<(), String> {
+        let own = self.macs.get(&device).ok_or("its interface is gone")?;
+        let back = self.back.entry(device);
+        let back = back.or_insert_with(|| Reentry::open(device));
+        let back = back.as_ref().map_err(ToString::to_string)?;
+        back.put_back(frame, *own)
+            .map_err(|error| error.to_string())
+    }
 }
 
 struct Worker {
@@ -127,6 +157,10 @@ struct Worker {
     drains: Drains,
     tap: Option<Tap>,
     out: Option<Out>,
+    /// The connections at the last look.
+    seen: Vec<Conversation>,
+    /// Why they cannot be seen or ended, if that was told.
+    trouble: Option<String>,
     reports: mpsc::Sender<Report>,
     waiting: VecDeque<Report>,
 }
@@ -164,6 +198,9 @@ impl Worker {
         for (group, held) in words.held {
             self.drains.held(now, group, held);
         }
+        for group in words.freed {
+            self.drains.freed(now, group);
+        }
         self.take_frames();
         true
     }
@@ -188,11 +225,82 @@ impl Worker {
             return false;
         }
         let found = Connection::open(Family::Sockets)
-            .map_err(Into::into)
+            .map_err(SocketsError::from)
             .and_then(|mut kernel| flights(&mut kernel, &addresses, FLIGHTS_MAX));
-        let none: Vec<Flight> = Vec::new();
-        // What cannot be seen is not waited for: the move goes on without.
-        self.drains.looked(clock::now(), &found.unwrap_or(none))
+        let (found, whole) = match found {
+            Ok(found) => {
+                let whole = found.len() < FLIGHTS_MAX;
+                (found, whole)
+            }
+            Err(error) => {
+                self.failed(&error);
+                (Vec::new(), false)
+            }
+        };
+        let flights: Vec<Flight> = found.iter().map(|(_, flight)| *flight).collect();
+        self.seen = found.into_iter().map(|(one, _)| one).collect();
+        self.drains.looked(clock::now(), &flights, whole)
+    }
+
+    /// Tells once of each reason.
+    fn failed(&mut self, error: &SocketsError) {
+        let error = error.to_string();
+        if self.trouble.as_ref() != Some(&error) {
+            self.tell(Report::Failed {
+                group: None,
+                what: Attempt::Look,
+                error: error.clone(),
+            });
+            self.trouble = Some(error);
+        }
+    }
+
+    fn tell(&mut self, report: Report) {
+        if self.waiting.len() < REPORTS_MAX {
+            self.waiting.push_back(report);
+        }
+    }
+
+    /// Ends connections that were seen.
+    fn end(&mut self, ends: &[(SocketAddr, SocketAddr)]) {
+        let ends: BTreeSet<_> = ends.iter().collect();
+        let seen = self.seen.iter();
+        let chosen = seen.filter(|one| ends.contains(&(one.remote, one.local)));
+        let chosen: Vec<Conversation> = chosen.copied().collect();
+        let ended = Connection::open(Family::Sockets)
+            .map_err(SocketsError::from)
+            .and_then(|mut kernel| sockets::end(&mut kernel, &chosen));
+        // What cannot be ended now is ended with the rest.
+        if let Err(error) = ended {
+            self.failed(&error);
+        }
+    }
+
+    fn put_back(&mut self, group: GroupId, frames: Vec<(u32, Vec<u8>)>, dropped: usize) {
+        let (mut back, mut lost) = (0, dropped);
+        let mut reason = None;
+        for (device, mut frame) in frames {
+            let out = self.out.as_mut().ok_or_else(String::new);
+            match out.and_then(|out| out.put_back(device, &mut frame)) {
+                Ok(()) => back += 1,
+                Err(error) => {
+                    lost += 1;
+                    reason = Some(error);
+                }
+            }
+        }
+        if let Some(error) = reason {
+            self.tell(Report::Failed {
+                group: Some(group),
+                what: Attempt::Hold,
+                error: format!("let what was held come in again: {error}"),
+            });
+        }
+        self.tell(Report::PutBack {
+            group,
+            attempts: back,
+            dropped: lost,
+        });
     }
 
     fn copy(&mut self, now: Moment) {
@@ -208,7 +316,11 @@ impl Worker {
         match (opened, macs) {
             (Ok((tap, socket)), Ok(macs)) => {
                 self.tap = Some(tap);
-                self.out = Some(Out { socket, macs });
+                self.out = Some(Out {
+                    socket,
+                    macs,
+                    back: BTreeMap::new(),
+                });
                 self.drains.copying();
             }
             (Err(error), _) => self.drains.cannot_copy(now, &error.to_string()),
@@ -219,11 +331,7 @@ impl Worker {
     fn act(&mut self) {
         for output in self.drains.outputs() {
             match output {
-                Output::Report(report) => {
-                    if self.waiting.len() < REPORTS_MAX {
-                        self.waiting.push_back(report);
-                    }
-                }
+                Output::Report(report) => self.tell(report),
                 Output::PassOn {
                     group,
                     device,
@@ -231,16 +339,17 @@ impl Worker {
                     to,
                 } => {
                     let out = self.out.as_ref();
-                    let sent = out.and_then(|out| {
-                        let from = *out.macs.get(&device)?;
-                        readdress(&mut frame, to, from).ok()?;
-                        let sent = out.socket.send(device, &frame).ok()?;
-                        (sent == Sent::Out).then_some(())
-                    });
+                    let sent = out.and_then(|out| out.pass_on(device, &mut frame, to));
                     if sent.is_none() {
                         self.drains.not_passed(group);
                     }
                 }
+                Output::PutBack {
+                    group,
+                    frames,
+                    dropped,
+                } => self.put_back(group, frames, dropped),
+                Output::End(ends) => self.end(&ends),
             }
         }
         while let Ok(place) = self.reports.try_reserve() {

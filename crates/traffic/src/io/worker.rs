@@ -438,7 +438,7 @@ fn explain(what: Attempt, place: Placement, error: &io::Error) -> String {
         Attempt::EndSockets => "end the sockets of",
         Attempt::Announce => "announce",
         Attempt::Hold => "hold attempts to connect to",
-        Attempt::Listen | Attempt::Schedule => "watch",
+        Attempt::Listen | Attempt::Look | Attempt::Schedule => "watch",
     };
     format!(
         "{verb} {} on interface {}: {error}{remedy}",

@@ -59,6 +59,8 @@ pub enum Attempt {
     Announce,
     /// To hold attempts to connect, or to pass them on.
     Hold,
+    /// To see what their connections are doing, or to end idle ones.
+    Look,
     /// To hear of changes.
     Listen,
     /// To run in real time; it runs as an ordinary thread.
@@ -159,6 +161,17 @@ pub enum Report {
         dropped: usize,
         /// From the group's leaving to the first one that was passed on, or to giving up.
         took: Duration,
+    },
+    /// A move was called off: the attempts that were held are this node's own again. Told
+    /// once, where any could be held.
+    PutBack {
+        /// The group.
+        group: GroupId,
+        /// How many came in again.
+        attempts: usize,
+        /// How many did not: there were too many, or the kernel takes none back. They come
+        /// again by themselves.
+        dropped: usize,
     },
     /// Something does not succeed; it is tried again. Told when it starts and when the
     /// reason changes.

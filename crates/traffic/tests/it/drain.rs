@@ -11,7 +11,7 @@ use evenkeel_core::{Epoch, Moment};
 use evenkeel_host::clock::now;
 use evenkeel_traffic::{Report, Want};
 
-use crate::net::{Host, Lan, OPEN, PATIENCE, Running, WWW};
+use crate::net::{Host, Lan, OPEN, PATIENCE, Running, WWW, run, wait_for};
 
 const V4: &str = "192.0.2.100";
 const V6: &str = "2001:db8::100";
@@ -118,8 +118,8 @@ fn hold(host: &Host) -> (Moment, Moment) {
     host.inside(|| {
         let rules = format!(
             "table netdev hold {{ chain in {{ type filter hook ingress device eth0 priority 0; \
-             ip daddr {V4} tcp flags & (fin|syn|rst|ack) == syn drop; \
-             ip6 daddr {V6} tcp flags & (fin|syn|rst|ack) == syn drop; }}; }}"
+             ip daddr {V4} tcp flags & (fin|syn|rst|ack) == syn counter drop; \
+             ip6 daddr {V6} tcp flags & (fin|syn|rst|ack) == syn counter drop; }}; }}"
         );
         let began = now();
         nft(&rules);
@@ -132,6 +132,19 @@ fn nft(rules: &str) {
     let output = output.expect("nft: install the package nftables");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "nft {rules}: {errors}");
+}
+
+/// How many attempts [`hold`] has dropped.
+fn dropped(host: &Host) -> u64 {
+    let rules = host.inside(|| run("nft list table netdev hold"));
+    let mut words = rules.split_whitespace();
+    let mut sum = 0;
+    while let Some(word) = words.next() {
+        if word == "packets" {
+            sum += words.next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        }
+    }
+    sum
 }
 
 fn holding(mover: &mut Running) {
@@ -222,6 +235,65 @@ fn a_request_longer_than_the_time_to_drain_ends_it() {
     // Nobody takes over.
     first.mover.want(WWW, Want::Absent);
     assert_eq!(passed_on(&mut first), (0, 0));
+}
+
+/// While others are waited for, who waits for nothing is let go.
+#[test]
+fn an_idle_connection_is_ended_while_attempts_are_held() {
+    let Some((_lan, [one, _, client], mut first, _second)) = world() else {
+        return;
+    };
+    let mut idle = [connect(&client, V4), connect(&client, V6)];
+    for one in &mut idle {
+        assert_eq!(ask(one, b'q'), Ok(b'A'));
+    }
+    let mut long = connect(&client, V4);
+    long.write_all(b"l").expect("connected");
+    first.mover.want(WWW, draining(Duration::from_millis(600)));
+    holding(&mut first);
+    first.mover.held(WWW, Some(hold(&one)));
+    for mut one in idle {
+        let error = one.read(&mut [0; 1]).expect_err("it is ended");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(drained(&mut first), (1, 0), "the other is still busy");
+}
+
+/// A move that is called off after clients were held: they are served here, and do not wait
+/// until they try again. Sources are checked strictly.
+#[test]
+fn who_was_held_is_served_here_if_the_group_stays() {
+    let Some((_lan, [one, _, client], mut first, _second)) = world() else {
+        return;
+    };
+    one.inside(|| {
+        for device in ["all", "eth0", "lo"] {
+            let path = format!("/proc/sys/net/ipv4/conf/{device}/rp_filter");
+            std::fs::write(path, "1").expect("root");
+        }
+    });
+    first.mover.want(WWW, draining(Duration::from_secs(5)));
+    holding(&mut first);
+    first.mover.held(WWW, Some(hold(&one)));
+    assert_eq!(drained(&mut first), (0, 0));
+    let waiting = [V4, V6].map(|ip| {
+        let (client, address) = (client.clone(), address(ip));
+        std::thread::spawn(move || client.inside(move || request(address)))
+    });
+    wait_for("both attempts were dropped", || dropped(&one) >= 2);
+    first.mover.want(WWW, OPEN);
+    one.inside(|| nft("delete table netdev hold"));
+    first.mover.freed(WWW);
+    let back = first.report(|report| match report {
+        Report::PutBack {
+            attempts, dropped, ..
+        } => Some((*attempts, *dropped)),
+        _ => None,
+    });
+    assert_eq!(back, (2, 0));
+    for one in waiting {
+        assert_eq!(one.join().expect("it ends well"), Ok(b'A'));
+    }
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! A neighbour follows the address from one host to the other.
 
-use crate::net::{Lan, OPEN, WWW, wait_for};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use crate::net::{Lan, OPEN, PATIENCE, WWW, wait_for};
+use evenkeel_host::address::{self, Existing, Lifetime, Placement};
+use evenkeel_host::netlink::{Connection, Family};
 use evenkeel_traffic::Want;
 
 fn a_neighbour_follows(address: &str) {
@@ -112,4 +117,45 @@ fn an_address_outlives_the_systems_own_in_its_subnet() {
         (0, 0),
         "nothing had to be put right"
     );
+}
+
+/// Addresses configured and deleted one after the other in [`an_ipv6_address_is_taken_at_once`]:
+/// with the kernel's own route alone, several of so many are late.
+const ADDRESSES: u16 = 60;
+
+/// What comes for an IPv6 address is this machine's own as soon as it is configured, though
+/// the kernel makes its local route later; and no more once it is deleted.
+#[test]
+fn an_ipv6_address_is_taken_at_once() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = lan.host(1);
+    host.ip("link set lo up");
+    host.inside(|| {
+        let mut route = Connection::open(Family::Route).expect("a socket");
+        let links = address::links(&mut route).expect("listed");
+        let eth0 = links.iter().find(|link| link.name == "eth0");
+        let device = eth0.expect("it is plugged in").index;
+        let server = UdpSocket::bind("[::]:0").expect("a socket");
+        let port = server.local_addr().expect("bound").port();
+        let client = UdpSocket::bind("[::]:0").expect("a socket");
+        let arrives = |ip: IpAddr, patience: Duration| {
+            server.set_read_timeout(Some(patience)).expect("a socket");
+            let sent = client.send_to(b"?", SocketAddr::new(ip, port));
+            sent.is_ok() && server.recv_from(&mut [0; 8]).is_ok()
+        };
+        for last in 0..ADDRESSES {
+            let ip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, last).into();
+            let places = [Placement { device, ip }];
+            let life = Lifetime::at_least(PATIENCE);
+            let added = address::add(&mut route, &places, life, Existing::Refuse);
+            assert!(added.expect("the kernel answers")[0].is_ok());
+            assert!(arrives(ip, PATIENCE), "{ip} was dropped");
+            // The restored route, too, goes with the address.
+            let restored = address::restore_local_routes(&mut route, &places);
+            assert!(restored.expect("the kernel answers")[0].is_ok());
+            let deleted = address::delete(&mut route, &places);
+            assert!(deleted.expect("the kernel answers")[0].is_ok());
+            assert!(!arrives(ip, Duration::from_millis(1)), "{ip} is gone");
+        }
+    });
 }
