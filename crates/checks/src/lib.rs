@@ -13,6 +13,7 @@
 //! are gone, no question is waited for (`evenkeel_host::listener`).
 
 mod asking;
+pub mod doctor;
 mod from_config;
 mod io;
 pub mod machine;

@@ -5,6 +5,8 @@
 
 pub mod api;
 pub mod client;
+pub mod doctor;
+pub mod plan;
 pub mod reload;
 pub mod server;
 pub mod view;

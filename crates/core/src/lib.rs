@@ -8,6 +8,8 @@
 
 pub mod command;
 pub mod evidence;
+pub mod finding;
+pub mod foresee;
 pub mod generation;
 pub mod health;
 pub mod lease;

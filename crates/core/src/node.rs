@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
+use crate::foresee::{self, Election, Fault, Forecast};
 use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, View};
 use crate::lease::PATIENCE_LEASES;
 use crate::ledger::{Change, Ledger};
@@ -423,6 +424,14 @@ impl Node {
             let current = self.ledger.current(*group);
             current.is_some_and(|current| current.assign.holder == node)
         })
+    }
+
+    /// What would happen if, in this node's eyes: it means something at the leader only, whose
+    /// eyes count.
+    pub fn foresee(&self, now: Moment, fault: &Fault, election: Election) -> Forecast {
+        // Nothing of it goes into the log.
+        let wall_ms = 0;
+        foresee::foresee(&self.situation(now, wall_ms), fault, election)
     }
 
     /// Takes an event in. Acts are then to be polled.

@@ -169,7 +169,7 @@ pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -
 }
 
 /// The group's nodes, best first. One that does not vote now could not open what it is assigned.
-fn rank(situation: &Situation<'_>, group: &Group) -> Vec<Candidate> {
+pub(crate) fn rank(situation: &Situation<'_>, group: &Group) -> Vec<Candidate> {
     let mut ranked = standby::rank(
         situation.now,
         situation.topology,

@@ -119,6 +119,14 @@ pub struct Group {
     pub checks: Vec<CheckPolicy>,
 }
 
+impl Group {
+    /// How long its holder may take from the word that it is to move as planned until its
+    /// clients are let go.
+    pub fn departure_max(&self) -> Duration {
+        self.before_close + self.drain
+    }
+}
+
 /// An address that moves.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceAddress {

@@ -528,13 +528,18 @@ impl Driver {
             Ok(text) => Answer::Done(text),
             Err(reason) => Answer::Refused(reason),
         };
-        match self.books.waiting.remove(&id) {
-            Some(Waiting::Here(sender)) => {
+        if let Some(waiting) = self.books.waiting.remove(&id) {
+            self.answer(waiting, answer);
+        }
+    }
+
+    pub(crate) fn answer(&self, waiting: Waiting, answer: Answer) {
+        match waiting {
+            Waiting::Here(sender) => {
                 // The operator may have gone.
                 let _ = sender.send(answer);
             }
-            Some(Waiting::There(responder)) => responder.send(as_json(&answer)),
-            None => {}
+            Waiting::There(responder) => responder.send(as_json(&answer)),
         }
     }
 
@@ -1104,8 +1109,14 @@ impl Driver {
             }
             Asked::Readmit { node } => self.readmit(&node, answer),
             Asked::Recover { stopped } => self.recover(&stopped, answer, bring),
-            asked @ (Asked::Switch { .. } | Asked::Drain { .. } | Asked::Undrain { .. }) => {
+            asked @ (Asked::Switch { .. }
+            | Asked::Drain { .. }
+            | Asked::Undrain { .. }
+            | Asked::Plan { .. }) => {
                 self.at_leader(asked, answer, bring);
+            }
+            Asked::Doctor => {
+                let _ = answer.send(Answer::Doctor(self.doctor()));
             }
             Asked::Reload { node, step } => self.reload(node, step, answer),
         }
@@ -1130,7 +1141,7 @@ impl Driver {
         advice
     }
 
-    fn status(&self) -> evenkeel_console::api::v1::Status {
+    pub(crate) fn status(&self) -> evenkeel_console::api::v1::Status {
         let beside = Beside {
             me: self.me,
             rtt: &|peer| self.endpoint.rtt(peer),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use evenkeel_core::node::Event;
 use evenkeel_core::role::Want;
 use evenkeel_core::switchover::{Departure, HOLD_MAX};
+use evenkeel_core::topology::Group;
 use evenkeel_core::{Epoch, GroupId};
 use evenkeel_host::clock;
 use tokio::sync::mpsc;
@@ -26,10 +27,10 @@ use crate::keeper::KeeperNews;
 const STRAGGLERS_TIME: Duration = Duration::from_secs(1);
 
 impl Driver {
-    /// The longest time that requests of any group in flight may take when it moves as planned.
+    /// The longest time that a group may take to let its clients go when it moves as planned.
     pub(crate) fn longest_drain(&self) -> Duration {
         let groups = self.node.topology().groups.values();
-        groups.map(|group| group.drain).max().unwrap_or_default()
+        groups.map(Group::departure_max).max().unwrap_or_default()
     }
 
     /// What is wanted of the group now: nothing is held unless its clients are let go.

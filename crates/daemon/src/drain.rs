@@ -79,7 +79,12 @@ impl Driver {
             Asked::Undrain { node } => {
                 self.maintain(&node, |node| Ask::Undrain { node }, waiting, bring);
             }
+            Asked::Plan { failure } => {
+                let answer = self.plan(&failure);
+                self.answer(waiting, answer);
+            }
             Asked::Status
+            | Asked::Doctor
             | Asked::Why { .. }
             | Asked::Readmit { .. }
             | Asked::Recover { .. }

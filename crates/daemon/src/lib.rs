@@ -3,6 +3,7 @@
 mod agreement;
 mod decision;
 mod departure;
+pub mod doctor;
 mod drain;
 mod flows;
 mod generations;
@@ -16,6 +17,7 @@ mod mirror;
 pub mod options;
 mod parent;
 mod peers;
+mod plan;
 mod prepare;
 mod process;
 mod reload;

@@ -41,7 +41,8 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(120);
 /// How long a worker with this configuration may take from SIGTERM to its end. The parent ends
 /// it then, and lets the service manager wait for a little longer.
 pub(crate) fn stop_patience(config: &Config) -> Duration {
-    let drains = config.topology.groups.values().map(|group| group.drain);
+    let groups = config.topology.groups.values();
+    let drains = groups.map(evenkeel_core::topology::Group::departure_max);
     let drain = drains.max().unwrap_or_default();
     let services = stop_max(config.hosted.values());
     (HANDOVER_MAX + drain + services + ENDING_MAX).max(STOP_PATIENCE_MIN)

@@ -266,6 +266,44 @@ impl StateDir {
     }
 }
 
+/// What somebody finds who only looks at a state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// It is not there yet: a start makes it.
+    Absent,
+    /// Nobody uses it.
+    Free,
+    /// A daemon uses it.
+    InUse,
+}
+
+/// Looks whether `path` could be used, and changes nothing. Tries its lock for an instant.
+pub fn look(path: &Path, whose: &Whose<'_>) -> Result<Looked, StateError> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Absent),
+        Err(source) => return Err(fault("look at", path, source)),
+        Ok(found) if !found.is_dir() => {
+            let source = io::Error::other("something that is no directory is there");
+            return Err(fault("use as state directory", path, source));
+        }
+        Ok(_) => {}
+    }
+    if let Some(known) = read_identity(path)? {
+        known.belongs_to(path, whose)?;
+    }
+    let lock_path = path.join(LOCK);
+    let lock = match File::open(&lock_path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Looked::Free),
+        opened => opened.map_err(|source| fault("open the lock", &lock_path, source))?,
+    };
+    // Shared: a daemon that starts at this instant is the only one that could be refused.
+    match flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Looked::Free),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Looked::InUse),
+        Err(other) => Err(fault("lock", &lock_path, other.into())),
+    }
+}
+
 /// Where the log of a state directory is.
 pub fn log_path(state: &Path) -> PathBuf {
     state.join(LOG)
@@ -504,6 +542,31 @@ mod tests {
         assert!(matches!(error, StateError::InUse(_)), "{error}");
         drop(first);
         StateDir::open(dir.path(), &whose).expect("free again");
+    }
+
+    #[test]
+    fn looking_changes_nothing_and_sees_who_uses_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state");
+        let node = NodeName::new("ams1").expect("a name");
+        let whose = whose("shop", &node, 120);
+        assert_eq!(look(&path, &whose).expect("looked"), Looked::Absent);
+        assert!(!path.exists());
+        let mut state = StateDir::open(&path, &whose).expect("opened");
+        state.begin_life(&whose, 1).expect("begun");
+        assert_eq!(look(&path, &whose).expect("looked"), Looked::InUse);
+        drop(state);
+        assert_eq!(look(&path, &whose).expect("looked"), Looked::Free);
+        let other = NodeName::new("fra1").expect("a name");
+        let other = Whose {
+            node: &other,
+            ..whose
+        };
+        let error = look(&path, &other).expect_err("not its own");
+        assert!(matches!(error, StateError::OtherNode { .. }), "{error}");
+        let file = path.join(IDENTITY);
+        let error = look(&file, &whose).expect_err("no directory");
+        assert!(error.to_string().contains("no directory"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ use evenkeel_console::server::ControlSocket;
 use evenkeel_core::generation::{Generations, Members, Start as GenerationsStart, Voters};
 use evenkeel_core::lease::{Life, Start};
 use evenkeel_core::node::{Event, Node, Start as NodeStart};
+use evenkeel_core::topology::Timing;
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment};
 use evenkeel_guard::{Claim, Guard, Keeper};
 use evenkeel_host::clock;
@@ -627,7 +628,8 @@ async fn wait_for_end(before: Pid) {
     }
 }
 
-fn bpffs() -> PathBuf {
+/// Where the pins of the guard are on this machine.
+pub(crate) fn bpffs() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let there = mounts.lines().any(|line| {
         let mut words = line.split(' ').skip(1);
@@ -691,6 +693,15 @@ fn log_place(prepared: &Prepared, path: PathBuf) -> LogPlace {
     }
 }
 
+/// How patient elections are: nodes whose lease is long are far from each other.
+pub(crate) fn election_timing(timing: &Timing) -> ElectionTiming {
+    if timing.lease >= Duration::from_secs(1) {
+        ElectionTiming::WAN
+    } else {
+        ElectionTiming::LAN
+    }
+}
+
 fn engine_starter(
     prepared: &Prepared,
     place: &LogPlace,
@@ -705,12 +716,7 @@ fn engine_starter(
     let mut settings = evenkeel_consensus::Settings::new(me, all);
     // The driver says when: what the log shows is known only once it is open.
     settings.may_vote = false;
-    let far = topology.timing.lease >= Duration::from_secs(1);
-    settings.timing = if far {
-        ElectionTiming::WAN
-    } else {
-        ElectionTiming::LAN
-    };
+    settings.timing = election_timing(&topology.timing);
     let (endpoint, ledger) = (endpoint.clone(), ledger.clone());
     let state = state.to_owned();
     Arc::new(move || {

@@ -72,6 +72,22 @@ pub enum Command {
         #[command(flatten)]
         client: Client,
     },
+    /// What would happen if: node:NAME, service:GROUP/NAME, link:A-B.
+    Plan {
+        /// The failure: node:NAME dies; service:GROUP/NAME, a check of a group, fails on its
+        /// holder; link:A-B, two nodes hear each other no more (link:A,B if names have dashes).
+        failure: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Is this node fit: kernel, guards, rights, network, peers, checks?
+    ///
+    /// Exit code 0: fit. 1: fit, but something could be better. 2: unfit, or it could not be
+    /// looked at. Asks the daemon if one answers; changes nothing.
+    Doctor(Doctor),
     /// Let a node back in whose identity was refused (new disk, restored backup).
     Readmit {
         /// The node.
@@ -192,6 +208,30 @@ pub struct Drain {
     /// Return at once, without waiting for its groups to leave.
     #[arg(long)]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub client: Client,
+}
+
+#[derive(Args)]
+pub struct Doctor {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The configuration file; that of the running daemon unless given.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Which of its nodes this is.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Where this node keeps its state.
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Where its certificate and key are.
+    #[arg(long)]
+    pub pki: Option<PathBuf>,
+    /// For how long to measure how late this machine wakes up a thread: from 100ms to 1m.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = evenkeel_config::time)]
+    pub measure: std::time::Duration,
     #[command(flatten)]
     pub client: Client,
 }

@@ -41,6 +41,12 @@ pub fn run(cli: Cli) -> ExitCode {
             json,
             client,
         } => why(group, json, &client),
+        Command::Plan {
+            failure,
+            json,
+            client,
+        } => crate::plan::plan(failure, json, &client),
+        Command::Doctor(doctor) => return crate::doctor::doctor(&doctor),
         Command::Readmit { node, client } => ask(&client, &Request::Readmit { node }),
         Command::Recover(recover) => ask(
             &recover.client,
@@ -144,7 +150,11 @@ fn ask(client: &Client, request: &Request) -> anyhow::Result<ExitCode> {
             eprintln!("evenkeel: refused: {reason}");
             Ok(ExitCode::FAILURE)
         }
-        Answer::Status(_) | Answer::Why(_) | Answer::Reload(_) => {
+        Answer::Status(_)
+        | Answer::Why(_)
+        | Answer::Reload(_)
+        | Answer::Plan(_)
+        | Answer::Doctor(_) => {
             anyhow::bail!("the daemon answered something else")
         }
     }
@@ -199,7 +209,11 @@ fn why(group: Option<String>, json: bool, client: &Client) -> anyhow::Result<Exi
             eprintln!("evenkeel: refused: {reason}");
             return Ok(ExitCode::FAILURE);
         }
-        Answer::Status(_) | Answer::Done(_) | Answer::Reload(_) => {
+        Answer::Status(_)
+        | Answer::Done(_)
+        | Answer::Reload(_)
+        | Answer::Plan(_)
+        | Answer::Doctor(_) => {
             anyhow::bail!("the daemon answered something else")
         }
     }

@@ -103,7 +103,11 @@ pub fn drain(drain: &Drain) -> anyhow::Result<ExitCode> {
             eprintln!("evenkeel: refused: {reason}");
             return Ok(ExitCode::FAILURE);
         }
-        Answer::Status(_) | Answer::Why(_) | Answer::Reload(_) => {
+        Answer::Status(_)
+        | Answer::Why(_)
+        | Answer::Reload(_)
+        | Answer::Plan(_)
+        | Answer::Doctor(_) => {
             anyhow::bail!("the daemon answered something else")
         }
     }

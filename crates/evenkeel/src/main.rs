@@ -4,7 +4,9 @@
 
 mod cli;
 mod commands;
+mod doctor;
 mod drain;
+mod plan;
 
 use std::process::ExitCode;
 

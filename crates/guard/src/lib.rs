@@ -29,6 +29,7 @@
 mod bpf;
 mod claim;
 mod device;
+pub mod doctor;
 mod error;
 mod hot;
 mod keeper;

@@ -63,6 +63,15 @@ pub fn probe(mac: Mac, ip: Ipv4Addr) -> [u8; ARP_LENGTH] {
     arp(1, mac, Ipv4Addr::UNSPECIFIED, [0; 6], ip)
 }
 
+/// Who has an address, if that is what a frame answers: an ARP reply.
+pub fn answer(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
+    let part = |at: usize, length: usize| frame.get(at..at + length);
+    let is_reply = part(12, 10)? == [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2];
+    let mac = Mac::try_from(part(22, 6)?).ok()?;
+    let ip = <[u8; 4]>::try_from(part(28, 4)?).ok()?;
+    is_reply.then_some((Ipv4Addr::from(ip), mac))
+}
+
 fn arp(
     operation: u16,
     sender_mac: Mac,
@@ -282,6 +291,18 @@ mod tests {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
         digits.chunks(2).map(|pair| byte(pair).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_answer_is_told_from_a_question() {
+        let told = answer(&gratuitous_reply(MAC, IP));
+        assert_eq!(told, Some((IP, MAC)));
+        assert_eq!(answer(&gratuitous_request(MAC, IP)), None);
+        assert_eq!(answer(&probe(MAC, IP)), None);
+        let whole = gratuitous_reply(MAC, IP);
+        for length in 0..32 {
+            assert_eq!(answer(&whole[..length]), None, "{length}");
+        }
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub const PACE: Duration = Duration::from_millis(50);
 /// that long to answer in time again when an overload has ended.
 pub const SAMPLES: usize = 20;
 
+/// Work that runs so late makes checks with the usual time-outs of a fifth of a second
+/// doubtful (`core::health::WAITS_PER_ANSWER`).
+pub const BUSY: Duration = Duration::from_millis(33);
+
 /// What the scheduler gives one process before it turns to the next: 1.4 to 2.8 ms by
 /// default, rounded up to the tick of 1 to 10 ms.
 const SLICE: Duration = Duration::from_millis(3);

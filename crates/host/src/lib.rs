@@ -2,8 +2,10 @@
 //! unsafe code of the project: each block there says why it is sound.
 
 pub mod address;
+pub mod arping;
 pub mod attempt;
 pub mod clock;
+pub mod doctor;
 pub mod frame;
 pub mod lateness;
 pub mod listener;

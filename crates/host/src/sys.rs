@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod bpffs;
 pub mod icmp;
 pub mod inherit;
+pub mod netns;
 pub mod packet;
 pub mod pidfd;
 pub mod sched;

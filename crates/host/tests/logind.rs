@@ -19,7 +19,7 @@ use machine::{LONG, Machine, UnitFile};
 const UNITS: [UnitFile; 2] = [
     (
         "logind.service",
-        "[Unit]\nDefaultDependencies=no\nAfter=dbus.service\n[Service]\nRestart=always\n\
+        "[Unit]\nDefaultDependencies=no\nAfter=dbus.service\nStartLimitIntervalSec=0\n[Service]\nRestart=always\n\
          ExecStart=/usr/lib/systemd/systemd-logind\nRestartSec=100ms\n",
     ),
     ("reboot.target", "[Unit]\nDefaultDependencies=no\n"),

@@ -97,7 +97,7 @@ pub(crate) struct Evenkeel {
 
 /// The control socket of the daemon on `host`. It is on the host's disk to be seen
 /// from the lab; the host's boot removes it as a boot clears /run.
-fn socket(host: &Host) -> PathBuf {
+pub(crate) fn socket(host: &Host) -> PathBuf {
     host.disk().join("evenkeel.sock")
 }
 

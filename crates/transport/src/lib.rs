@@ -8,6 +8,7 @@
 
 mod certificate;
 mod dial;
+pub mod doctor;
 mod endpoint;
 mod event;
 mod hello;

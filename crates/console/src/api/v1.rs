@@ -44,6 +44,13 @@ pub enum Request {
         /// Of this group; of all if absent.
         group: Option<String>,
     },
+    /// What would happen if.
+    Plan {
+        /// `node:NAME`, `service:GROUP/NAME` or `link:A-B`.
+        failure: String,
+    },
+    /// Whether this node is fit, as far as its daemon knows.
+    Doctor,
     /// Let a node back in whose identity was refused.
     Readmit {
         /// The node.
@@ -90,7 +97,7 @@ impl Request {
     /// Whether it changes anything: only root may ask it.
     pub fn changes(&self) -> bool {
         match self {
-            Self::Status | Self::Why { .. } => false,
+            Self::Status | Self::Why { .. } | Self::Plan { .. } | Self::Doctor => false,
             Self::Switch { .. }
             | Self::Drain { .. }
             | Self::Undrain { .. }
@@ -119,6 +126,10 @@ pub enum Answer {
     Refused(String),
     /// How a reload or an upgrade stands.
     Reload(Reload),
+    /// What would happen.
+    Plan(Plan),
+    /// Whether this node is fit.
+    Doctor(Doctor),
 }
 
 /// How a reload or an upgrade stands.
@@ -375,4 +386,141 @@ pub struct Phase {
     pub what: String,
     /// Milliseconds since the assignment reached the new holder.
     pub after_ms: f64,
+}
+
+/// What would happen if, in the leader's eyes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The failure, as it was asked for.
+    pub failure: String,
+    /// The same as the beginning of a sentence: "ams1 dies".
+    pub failure_words: String,
+    /// When this was thought through, RFC 3339.
+    pub at: String,
+    /// The leader, who has thought it through.
+    pub asked: String,
+    /// Who decides then; absent if nobody can, for want of a majority.
+    pub decider: Option<String>,
+    /// Whether that one has to be elected first, for example.
+    pub elected: bool,
+    /// The votes that are left on the side that decides; on the largest side, if none does.
+    pub votes: Vec<String>,
+    /// How many are needed.
+    pub needed: usize,
+    /// How many voters there are.
+    pub voters: usize,
+    /// All groups.
+    pub groups: Vec<GroupPlan>,
+}
+
+/// What becomes of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Foreseen {
+    /// It goes on where it is.
+    Stays,
+    /// It goes on where it is, under a new epoch: a blink.
+    Renewed,
+    /// It moves.
+    Moves,
+    /// Nobody serves it any more.
+    Muted,
+    /// Nobody serves it, as now.
+    Closed,
+}
+
+/// The forecast for one group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupPlan {
+    /// Its name.
+    pub name: String,
+    /// Who holds it now.
+    pub holder: Option<String>,
+    /// What becomes of it.
+    pub outcome: Foreseen,
+    /// Where it moves.
+    pub to: Option<String>,
+    /// One word: `holder-silent`, `rule`, ... as in `why`.
+    pub cause: Option<String>,
+    /// Why, in a sentence.
+    pub because: Option<String>,
+    /// What more there is to say.
+    pub note: Option<String>,
+    /// Who serves it in the end.
+    pub serves: Option<String>,
+    /// For how long nobody answers, in milliseconds; absent if nobody serves it in the end.
+    pub dark_ms: Option<Span>,
+    /// Who could take over after that.
+    pub next: Option<String>,
+    /// Whether it then outlives the death of whoever serves it.
+    pub protected: bool,
+    /// Every node of the group as it would be seen.
+    pub considered: Vec<String>,
+}
+
+/// A time within bounds, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// At least.
+    pub least: u64,
+    /// At most, on machines with time to spare.
+    pub most: u64,
+}
+
+/// Whether a node is fit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// The node.
+    pub node: String,
+    /// The cluster.
+    pub cluster: String,
+    /// The worst of the findings.
+    pub verdict: Fit,
+    /// Whether its daemon was asked, and answered.
+    pub daemon: bool,
+    /// What was looked at, in groups.
+    pub findings: Vec<Found>,
+    /// What the daemon was started with; absent if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Runs>,
+}
+
+/// How fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// It is fit. Of a finding: as it should be.
+    Fit,
+    /// It works, but less well than it could.
+    Reduced,
+    /// It does not work.
+    Unfit,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// What it belongs to: `kernel`, `guard`, `rights`, `file`, `peers`, ...
+    pub area: String,
+    /// How bad it is.
+    pub severity: Fit,
+    /// What it is about: a file, an interface, an address, a node; may be empty.
+    pub place: String,
+    /// What was found.
+    pub what: String,
+    /// What to do about it; may be empty.
+    pub remedy: String,
+}
+
+/// What a daemon was started with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runs {
+    /// The configuration file.
+    pub config: String,
+    /// Which of its nodes it is.
+    pub node: String,
+    /// The state directory.
+    pub state: String,
+    /// Where its certificate and key are.
+    pub pki: String,
 }

@@ -7,6 +7,7 @@
 mod chance;
 mod converge;
 mod exact;
+mod foresee;
 mod maintenance;
 mod oracle;
 mod place;

@@ -18,7 +18,7 @@ use crate::place::{GROUPS, NODES, check, group_id, id, number, topology};
 /// Time from a proposal to its agreement.
 const AGREEMENT: Duration = Duration::from_millis(20);
 /// Time from the death of a leader to the next one.
-const ELECTION: Duration = Duration::from_millis(300);
+pub const ELECTION: Duration = Duration::from_millis(300);
 /// Time from an assignment to the opening, when the old holder is dead.
 const LEASE: Duration = Duration::from_millis(150);
 /// Steps of time right after something happened, and later: reports are fresh for 700 ms.
@@ -124,6 +124,16 @@ impl World {
 
     pub fn leader(&self) -> Option<usize> {
         self.leader
+    }
+
+    /// The machine of a node.
+    pub fn node(&self, node: usize) -> &Node {
+        self.machines[node].node.as_ref().expect("alive")
+    }
+
+    /// Nothing is on its way.
+    pub fn is_calm(&self) -> bool {
+        self.elect.is_none() && self.proposals.is_empty() && self.openings.is_empty()
     }
 
     /// Who holds a group, if it is open there.

@@ -2,6 +2,7 @@
 
 mod clients;
 mod drain;
+mod foresee;
 mod freeze;
 mod identity;
 mod load;
@@ -39,6 +40,8 @@ pub(crate) enum Scenario {
     Majority,
     /// Maintenance: groups leave a drained node, and come to it only in need.
     Drain,
+    /// `plan` and `doctor`: what is foreseen happens, what is wrong is found.
+    Foresee,
     /// Busy loops and a saturated disk: no takeover.
     Load,
     /// A cloned state directory: never two holders.
@@ -71,12 +74,13 @@ pub(crate) enum Scenario {
     Rest,
 }
 
-const USUAL: [Scenario; 18] = [
+const USUAL: &[Scenario] = &[
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
     Scenario::Majority,
     Scenario::Drain,
+    Scenario::Foresee,
     Scenario::Load,
     Scenario::Clone,
     Scenario::Double,
@@ -121,6 +125,7 @@ impl Scenario {
             Self::RuleAny => rule::any(cluster),
             Self::Majority => majority::play(cluster),
             Self::Drain => drain::play(cluster),
+            Self::Foresee => foresee::play(cluster),
             Self::Load => load::busy(cluster, options.length()),
             Self::Clone => identity::cloned(cluster),
             Self::Double => identity::double(cluster),
