@@ -194,7 +194,8 @@ impl Row {
     fn setup(self) -> Setup {
         match self {
             Self::ServiceKilledProcess => Setup::Process,
-            Self::ServiceKilledUnit | Self::Rebooted => Setup::Unit,
+            Self::ServiceKilledUnit => Setup::Unit,
+            Self::Rebooted => Setup::Systemd,
             Self::ColdStandby => Setup::Cold,
             _ => Setup::Http,
         }
