@@ -1,17 +1,15 @@
 //! Issue, "Seen to hold" 6, and the disks and clocks of the lab: trouble that is no
 //! reason to move.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use evenkeel_host::clock::now;
-use rustix::process::Pid;
 
 use super::Ending;
 use crate::bench::settled;
 use crate::client::{Outcome, Record};
-use crate::cluster::{self, Cluster, WITNESS};
+use crate::cluster::{self, Cluster};
 use crate::daemon;
 use crate::fault::clock::Step;
 use crate::fault::disk::{self, Frozen};
@@ -33,23 +31,11 @@ const STEP: Duration = Duration::from_secs(3600);
 /// Watches for `length` that nothing moves and that no two hosts answer; returns what
 /// the client saw.
 fn nothing_moves(cluster: &Cluster, holder: &str, length: Duration) -> Result<figures::Seen> {
-    nothing_moves_by(cluster, holder, || {
-        std::thread::sleep(length);
-        Ok(())
-    })
-}
-
-/// The same while something is done.
-fn nothing_moves_by(
-    cluster: &Cluster,
-    holder: &str,
-    meanwhile: impl FnOnce() -> Result<()>,
-) -> Result<figures::Seen> {
     let epoch = cluster::epoch(cluster, holder)?;
     cluster.observer.mark();
     let client = cluster.client()?;
     let from = now();
-    meanwhile()?;
+    std::thread::sleep(length);
     let to = now();
     let seen = figures::seen(&settled(&client, from, to), from, to);
     cluster.verdict().check()?;
@@ -152,41 +138,6 @@ pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
     );
     cluster.wait_whole()?;
     Ok(Ending::Held("the holder kept serving".into()))
-}
-
-/// A reload while the holder's log waits for a frozen disk: its worker can be killed, but does
-/// not go away.
-pub(super) fn disk_stuck(cluster: &mut Cluster) -> Result<Ending> {
-    let holder = cluster.wait_whole()?;
-    let standby = cluster.other(&holder)?;
-    let host = cluster.host(&holder)?;
-    let frozen = Frozen::freeze(cluster.lab().directory(), &daemon::state(host))?;
-    let workers: Vec<_> = daemon::processes(host)?.into_iter().skip(1).collect();
-    let seen = nothing_moves_by(cluster, &holder, || {
-        // Something that is agreed on without the holder, whose log waits for it then.
-        cluster.maintain(WITNESS, "drain", &standby)?;
-        cluster.evenkeel().order(host, &["reload"])?;
-        let left = |pid: &Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
-        ensure!(
-            workers.iter().any(left),
-            "no worker was kept by its disk: nothing was tried"
-        );
-        std::thread::sleep(WATCH);
-        Ok(())
-    });
-    drop(frozen);
-    let seen = seen?;
-    ensure!(
-        seen.failed == 0,
-        "{} of {} requests failed",
-        seen.failed,
-        seen.requests
-    );
-    cluster.maintain(WITNESS, "undrain", &standby)?;
-    cluster.wait_whole()?;
-    Ok(Ending::Held(
-        "the holder took its file up, and kept serving".into(),
-    ))
 }
 
 /// The calendar clock an hour ahead, and back.

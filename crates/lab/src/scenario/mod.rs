@@ -56,8 +56,6 @@ pub(crate) enum Scenario {
     DiskFull,
     /// A frozen disk of the log: the holder keeps serving. Root only.
     DiskFrozen,
-    /// A reload while the disk of the holder's log is frozen. Root only.
-    DiskStuck,
     /// A step of the calendar clock of this machine: nothing happens. Root only, and
     /// only if asked for by name.
     ClockStep,
@@ -88,7 +86,6 @@ const USUAL: &[Scenario] = &[
     Scenario::LostLog,
     Scenario::DiskFull,
     Scenario::DiskFrozen,
-    Scenario::DiskStuck,
     Scenario::Clients,
     Scenario::Reload,
     Scenario::Services,
@@ -112,7 +109,7 @@ impl Scenario {
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
             Self::Services => plan.setup = Setup::Services,
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
-            Self::DiskFrozen | Self::DiskStuck => plan.log_disk = crate::cluster::LogDisk::Image,
+            Self::DiskFrozen => plan.log_disk = crate::cluster::LogDisk::Image,
             _ => {}
         }
         plan
@@ -133,7 +130,6 @@ impl Scenario {
             Self::LostLog => identity::lost_log(cluster),
             Self::DiskFull => load::disk_full(cluster),
             Self::DiskFrozen => load::disk_frozen(cluster),
-            Self::DiskStuck => load::disk_stuck(cluster),
             Self::ClockStep => load::clock_step(cluster),
             Self::Clients => clients::play(cluster, options.runs),
             Self::Reload => reload::play(cluster, plan, options.runs),
@@ -149,7 +145,7 @@ impl Scenario {
             return Setup::Services.hindrance();
         }
         let root = crate::apache::can_change_user();
-        (!root && matches!(self, Self::DiskFrozen | Self::DiskStuck | Self::ClockStep))
+        (!root && matches!(self, Self::DiskFrozen | Self::ClockStep))
             .then(|| "needs real root".to_owned())
     }
 }
