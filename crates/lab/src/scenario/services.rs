@@ -58,21 +58,34 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
         ("a holder cut off", faults::cut_off),
         ("a frozen daemon", faults::frozen),
     ];
-    let mut told = Vec::new();
+    let (mut told, mut wrong) = (Vec::new(), Vec::new());
     for (what, step) in steps {
-        cluster.observer.mark();
-        for name in cluster.server_names() {
-            begin_anew(cluster, &name)?;
+        match one(cluster, plan, step) {
+            Ok(figure) => told.extend(figure.map(|figure| format!("{what}: {figure}"))),
+            // The others are worth knowing, too.
+            Err(fault) => {
+                wrong.push(format!("{what}: {fault:#}"));
+                cluster
+                    .heal()
+                    .with_context(|| format!("nothing more after {}", wrong.join("\n")))?;
+            }
         }
-        let figure = step(cluster, plan).with_context(|| what.to_owned())?;
-        told.extend(figure.map(|figure| format!("{what}: {figure}")));
-        cluster
-            .heal()
-            .and_then(|holder| only_there(cluster, &holder))
-            .and_then(|()| cluster.verdict().check())
-            .with_context(|| format!("after {what}"))?;
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(Ending::Held(told.join("; ")))
+}
+
+/// One step, and all as it should be after it.
+fn one(cluster: &mut Cluster, plan: &Plan, step: Step) -> Result<Option<String>> {
+    cluster.observer.mark();
+    for name in cluster.server_names() {
+        begin_anew(cluster, &name)?;
+    }
+    let figure = step(cluster, plan)?;
+    let holder = cluster.heal()?;
+    only_there(cluster, &holder).context("afterwards")?;
+    cluster.verdict().check()?;
+    Ok(figure)
 }
 
 /// Forgets what happened on a server, and what a step before left for its hooks to do.
