@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::super::drain::shows;
 use super::super::reload::none_failed;
-use super::{DOWN, SOON, apache_is, app, epoch, standbys, tells, unmoved};
+use super::{DOWN, SOON, apache_is, app, epoch, holder_at, standbys, tells, unmoved};
 use crate::bench::settled;
 use crate::bridge::Cable;
 use crate::cluster::{Cluster, GROUP, Plan};
