@@ -698,6 +698,7 @@ impl Driver {
             self.lease.order(Order::FloorRaised(assignment));
             self.give_back_unknown(&assignment);
         }
+        self.note_cause(epoch, &assign);
         self.step(Event::Appended { epoch, assign }, bring);
     }
 
