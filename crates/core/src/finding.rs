@@ -73,7 +73,7 @@ mod tests {
         let warning = Finding::warning("x", "is slow").remedy("make it quick");
         let unfit = Finding::unfit("x", "is broken");
         assert_eq!(worst(&[]), Severity::Fine);
-        assert_eq!(worst(&[fine.clone()]), Severity::Fine);
+        assert_eq!(worst(std::slice::from_ref(&fine)), Severity::Fine);
         assert_eq!(worst(&[fine.clone(), warning.clone()]), Severity::Warning);
         assert_eq!(worst(&[unfit, fine, warning]), Severity::Unfit);
     }

@@ -24,7 +24,8 @@ use std::collections::BTreeSet;
 use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{Cause, Considered};
-use crate::health::{REPORT_AGE_MAX, SILENCE_PATIENCE};
+use crate::health::{REPORT_AGE_MAX, SILENCE_PATIENCE, View};
+use crate::ledger::Ledger;
 use crate::names::{CheckName, Epoch, GroupId, NodeId};
 use crate::policy::{self, Noticed, Situation};
 use crate::quorum::majority;
@@ -38,6 +39,8 @@ use future::Future;
 pub const OPENING_MOST: Duration = Duration::from_millis(50);
 /// How much later than the reason for it a step is looked at, so that the reason counts.
 const AFTER: Duration = Duration::from_millis(1);
+/// How many moments are looked at: files have a handful of different times for their checks.
+const MOMENTS_MAX: usize = 64;
 /// The longest text that is read as a fault: two names, and room.
 const TEXT_LENGTH_MAX: usize = 200;
 
@@ -307,8 +310,49 @@ impl Reach<'_> {
     }
 }
 
+/// All that policy looks at, as a copy: a large cluster takes a while to think through, which is
+/// not for the thread that decides in earnest.
+#[derive(Clone, Debug)]
+pub struct Present {
+    /// Now.
+    pub now: Moment,
+    /// The leader.
+    pub me: NodeId,
+    /// The configuration.
+    pub topology: Topology,
+    /// What is agreed.
+    pub ledger: Ledger,
+    /// What is known.
+    pub view: View,
+    /// For how long nodes have been well.
+    pub wellness: Wellness,
+    /// Who decides.
+    pub deciders: BTreeSet<NodeId>,
+    /// Since when it leads.
+    pub leading_since: Moment,
+}
+
+impl Present {
+    /// Thinks a fault through.
+    pub fn foresee(&self, fault: &Fault, election: Election) -> Forecast {
+        let situation = Situation {
+            now: self.now,
+            me: self.me,
+            topology: &self.topology,
+            ledger: &self.ledger,
+            view: &self.view,
+            wellness: &self.wellness,
+            deciders: &self.deciders,
+            leading_since: self.leading_since,
+            // Nothing of it goes into the log.
+            wall_ms: 0,
+        };
+        foresee(&situation, fault, election)
+    }
+}
+
 /// Thinks a fault through. `situation` is the leader's.
-pub fn foresee(situation: &Situation<'_>, fault: &Fault, election: Election) -> Forecast {
+fn foresee(situation: &Situation<'_>, fault: &Fault, election: Election) -> Forecast {
     let reach = Reach { situation, fault };
     let decider = reach.decider();
     let elected = decider.is_some_and(|decider| decider != situation.me);
@@ -379,7 +423,8 @@ impl Run<'_> {
             ready,
         ]);
         let policies = topology.groups.values().flat_map(|group| &group.checks);
-        all.extend(policies.map(fails_within));
+        let failing: BTreeSet<Duration> = policies.map(fails_within).collect();
+        all.extend(failing.into_iter().take(MOMENTS_MAX));
         all.split_off(&ready)
     }
 
@@ -508,7 +553,6 @@ impl Run<'_> {
         let Some(holder) = holder else {
             return Outcome::Closed;
         };
-        debug_assert!(self.situation.ledger.current(group.id).is_some());
         if !decidable {
             return Outcome::Muted(Mute::NoMajority);
         }
@@ -581,7 +625,7 @@ impl Run<'_> {
             return None;
         }
         let holder = self.situation.ledger.current(group.id)?.assign.holder;
-        let ruling = then.view.rule(then.now, then.topology, group, holder);
+        let ruling = then.view.rule(then.now, group, holder);
         Some(match ruling.face {
             Truth::Yes => "its rule holds, but nobody else would do better".to_owned(),
             Truth::No | Truth::Unknown => {

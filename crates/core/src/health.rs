@@ -279,6 +279,14 @@ impl View {
         self.heard.get(&node)
     }
 
+    /// The same with all that the node has said of checks, in however many reports.
+    pub fn last_whole(&self, node: NodeId) -> Option<Heard> {
+        let mut heard = self.heard.get(&node)?.clone();
+        heard.report.checks = self.said.retold(heard.at, node);
+        heard.report.whole = true;
+        Some(heard)
+    }
+
     /// Whether a node has been heard lately.
     pub fn alive(&self, now: Moment, node: NodeId) -> bool {
         self.fresh(now, node).is_some()

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
-use crate::foresee::{self, Election, Fault, Forecast};
+use crate::foresee::Present;
 use crate::health::{CheckState, GroupReport, Measure, Report, Silence, View};
 use crate::lease::PATIENCE_LEASES;
 use crate::ledger::{Change, Ledger};
@@ -461,12 +461,19 @@ impl Node {
         })
     }
 
-    /// What would happen if, in this node's eyes: it means something at the leader only, whose
-    /// eyes count.
-    pub fn foresee(&self, now: Moment, fault: &Fault, election: Election) -> Forecast {
-        // Nothing of it goes into the log.
-        let wall_ms = 0;
-        foresee::foresee(&self.situation(now, wall_ms), fault, election)
+    /// A copy of all that policy looks at, to think a fault through elsewhere: it means something
+    /// at the leader only, whose eyes count.
+    pub fn present(&self, now: Moment) -> Present {
+        Present {
+            now,
+            me: self.me,
+            topology: self.topology.clone(),
+            ledger: self.ledger.clone(),
+            view: self.view.clone(),
+            wellness: self.wellness.clone(),
+            deciders: self.deciders.clone(),
+            leading_since: self.leading_since,
+        }
     }
 
     /// Takes an event in. Acts are then to be polled.

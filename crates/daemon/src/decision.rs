@@ -81,6 +81,19 @@ pub(crate) enum Waiting {
     There(Responder),
 }
 
+impl Waiting {
+    /// Tells it.
+    pub(crate) fn answer(self, answer: Answer) {
+        match self {
+            Self::Here(sender) => {
+                // The operator may have gone.
+                let _ = sender.send(answer);
+            }
+            Self::There(responder) => responder.send(as_json(&answer)),
+        }
+    }
+}
+
 /// Where everything comes from.
 pub struct Sources {
     /// The engine; none while its disk has failed.
@@ -520,17 +533,7 @@ impl Driver {
             Err(reason) => Answer::Refused(reason),
         };
         if let Some(waiting) = self.books.waiting.remove(&id) {
-            self.answer(waiting, answer);
-        }
-    }
-
-    pub(crate) fn answer(&self, waiting: Waiting, answer: Answer) {
-        match waiting {
-            Waiting::Here(sender) => {
-                // The operator may have gone.
-                let _ = sender.send(answer);
-            }
-            Waiting::There(responder) => responder.send(as_json(&answer)),
+            waiting.answer(answer);
         }
     }
 
@@ -689,6 +692,7 @@ impl Driver {
             self.lease.order(Order::FloorRaised(assignment));
             self.give_back_unknown(&assignment);
         }
+        self.note_cause(epoch, &assign);
         self.step(Event::Appended { epoch, assign }, bring);
     }
 

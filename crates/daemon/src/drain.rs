@@ -79,10 +79,7 @@ impl Driver {
             Asked::Undrain { node } => {
                 self.maintain(&node, |node| Ask::Undrain { node }, waiting, bring);
             }
-            Asked::Plan { failure } => {
-                let answer = self.plan(&failure);
-                self.answer(waiting, answer);
-            }
+            Asked::Plan { failure } => self.plan(failure, waiting),
             Asked::Status
             | Asked::Doctor
             | Asked::Why { .. }

@@ -1,13 +1,14 @@
 //! `evenkeel plan`: the leader's forecast, in the words of the console.
 
-use evenkeel_console::api::v1::{self as api, Answer, Foreseen};
-use evenkeel_core::NodeId;
-use evenkeel_core::foresee::{Election, Fault, Forecast, GroupForecast, Mute, Outcome};
-use evenkeel_core::topology::{Timing, Topology};
-use evenkeel_host::clock;
 use std::time::Duration;
 
-use crate::decision::{Driver, wall_ms};
+use evenkeel_console::api::v1::{self as api, Answer, Foreseen};
+use evenkeel_core::NodeId;
+use evenkeel_core::foresee::{Election, Fault, Forecast, GroupForecast, Mute, Outcome, Present};
+use evenkeel_core::topology::{Timing, Topology};
+use evenkeel_host::clock;
+
+use crate::decision::{Driver, Waiting, wall_ms};
 use crate::status::rfc3339;
 use crate::worker::election_timing;
 
@@ -15,22 +16,27 @@ use crate::worker::election_timing;
 const ELECTION_WORK: Duration = Duration::from_millis(100);
 
 impl Driver {
-    /// What would happen if, asked of the leader. Another node may lead by now: it still answers
-    /// by what it knows, and says who it is.
-    pub(crate) fn plan(&self, failure: &str) -> Answer {
+    /// What would happen if, asked of the leader. It is thought through beside the decision
+    /// thread, on a copy.
+    pub(crate) fn plan(&self, failure: String, waiting: Waiting) {
         let topology = self.node.topology();
-        match Fault::parse(failure, topology) {
-            Err(reason) => Answer::Refused(reason),
+        let refused = match Fault::parse(&failure, topology) {
+            Err(reason) => reason,
             Ok(_) if self.node.leader() != Some(self.me) => {
-                Answer::Refused("this node does not lead any more: ask again".to_owned())
+                "this node does not lead any more: ask again".to_owned()
             }
             Ok(fault) => {
-                let election = election(&topology.timing);
-                let forecast = self.node.foresee(clock::now(), &fault, election);
-                let asked = topology.node_name(self.me);
-                Answer::Plan(told(topology, failure, &fault, asked, &forecast))
+                let present = self.node.present(clock::now());
+                tokio::task::spawn_blocking(move || {
+                    let election = election(&present.topology.timing);
+                    let forecast = present.foresee(&fault, election);
+                    let plan = told(&present, &failure, &fault, &forecast);
+                    waiting.answer(Answer::Plan(plan));
+                });
+                return;
             }
-        }
+        };
+        waiting.answer(Answer::Refused(refused));
     }
 }
 
@@ -43,13 +49,8 @@ fn election(timing: &Timing) -> Election {
     }
 }
 
-fn told(
-    topology: &Topology,
-    failure: &str,
-    fault: &Fault,
-    asked: String,
-    forecast: &Forecast,
-) -> api::Plan {
+fn told(present: &Present, failure: &str, fault: &Fault, forecast: &Forecast) -> api::Plan {
+    let topology = &present.topology;
     let name = |id: NodeId| topology.node_name(id);
     api::Plan {
         failure: failure.to_owned(),
@@ -62,7 +63,7 @@ fn told(
             ),
         },
         at: rfc3339(wall_ms()),
-        asked,
+        asked: name(present.me),
         decider: forecast.decider.map(name),
         elected: forecast.elected,
         votes: forecast.votes.iter().copied().map(name).collect(),

@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use evenkeel_config::{Hosted, When};
 use evenkeel_console::api::v1 as api;
+use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::{FACT_LENGTH_MAX, shortened};
 use evenkeel_core::node::Event;
 use evenkeel_core::role::Run;
-use evenkeel_core::{GroupId, Moment, NodeId};
+use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_host::clock;
 use evenkeel_services::{
     Context, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State, Want,
@@ -51,6 +52,9 @@ pub(crate) struct Running {
     version: u64,
     status: BTreeMap<GroupId, GroupStatus>,
     troubles: BTreeMap<(GroupId, String), (Moment, String)>,
+    /// Why each group was assigned last, as soon as that is in the log: an opening begins
+    /// before it is agreed.
+    causes: BTreeMap<GroupId, (Epoch, String)>,
     /// How long all of it may take to stop.
     stop_max: Duration,
 }
@@ -77,6 +81,7 @@ impl Running {
             version: 0,
             status: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            causes: BTreeMap::new(),
             stop_max,
         }))
     }
@@ -192,6 +197,23 @@ impl Driver {
         }
     }
 
+    /// An assignment is in the log.
+    pub(crate) fn note_cause(&mut self, epoch: Epoch, assign: &Assign) {
+        if let Some(services) = &mut self.services {
+            let cause = assign.evidence.cause.to_string();
+            services.causes.insert(assign.group, (epoch, cause));
+        }
+    }
+
+    /// Why this node is to open a group in an epoch that may not be agreed yet.
+    fn cause_of(&self, group: GroupId, run: Run) -> Option<String> {
+        let (Run::Opening { epoch } | Run::Open { epoch }) = run else {
+            return None;
+        };
+        let (noted, cause) = self.services.as_ref()?.causes.get(&group)?;
+        (*noted == epoch).then(|| cause.clone())
+    }
+
     /// Why, and who else, for the environment of hooks.
     fn context(&self, group: GroupId, run: Run) -> Context {
         let ledger = self.node.ledger();
@@ -203,12 +225,12 @@ impl Driver {
         let other = moves
             .map(|one| one.assigned.assign.holder)
             .find(|holder| *holder != self.me);
-        let current = ledger.current(group);
-        let reason = match (run, current) {
+        let agreed = || match (run, ledger.current(group)) {
             (Run::Closing { .. }, _) => "it is to move as planned".to_owned(),
             (_, Some(current)) => current.assign.evidence.cause.to_string(),
             (_, None) => "it has no holder".to_owned(),
         };
+        let reason = self.cause_of(group, run).unwrap_or_else(agreed);
         Context {
             reason,
             peer: other.map(name).unwrap_or_default(),

@@ -229,13 +229,12 @@ mod tests {
     #[test]
     fn the_longest_drain_is_waited_for() {
         assert_eq!(stop_patience(&config("2s")), STOP_PATIENCE_MIN);
-        let mut with_service = config("2s");
         let text = format!(
             "{}[group.www.service.web]\nunit = \"web.service\"\nstop_timeout = \"70s\"\n",
-            with_service.text()
+            config("2s").text()
         );
-        with_service = evenkeel_config::parse(&text, "f").unwrap_or_else(|fault| panic!("{fault}"));
-        assert!(stop_patience(&with_service) > Duration::from_secs(77));
+        let hosts = evenkeel_config::parse(&text, "f").unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(stop_patience(&hosts) > Duration::from_secs(77));
         for seconds in [30, 600] {
             let drain = Duration::from_secs(seconds);
             let patience = stop_patience(&config(&format!("{seconds}s")));

@@ -43,7 +43,10 @@ fn every_fault_of_a_file_is_told_with_its_place() {
     let faulty = "cluster = 7\nnode.a.adress = \"127.0.0.1:7946\"\n";
     let (code, said) = doctor(dir.path(), faulty, &["--node", "a"]);
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains(":1:11") && said.contains(":2:8"), "{said}");
+    assert!(
+        said.contains("c.toml:1:") && said.contains("c.toml:2:"),
+        "{said}"
+    );
 }
 
 #[test]

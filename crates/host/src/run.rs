@@ -456,8 +456,13 @@ impl Child {
     pub fn signal(&self, signal: Signal) {
         if let (Some(pidfd), Some(pid)) = (&self.pidfd, as_pid(self.pid)) {
             // Nobody has waited for it, so its number still names it and its group.
-            let _ = rustix::process::kill_process_group(pid, signal);
-            let _ = rustix::process::pidfd_send_signal(pidfd.get_ref(), signal);
+            let told = rustix::process::kill_process_group(pid, signal);
+            // One that has left its group is told apart from it; nobody is told twice, for
+            // some programs take a second SIGTERM for impatience.
+            let left = rustix::process::getpgid(Some(pid)) != Ok(pid);
+            if left || told.is_err() {
+                let _ = rustix::process::pidfd_send_signal(pidfd.get_ref(), signal);
+            }
         }
     }
 

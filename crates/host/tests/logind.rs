@@ -4,6 +4,7 @@
 mod machine;
 
 use std::pin::Pin;
+use std::process::Command;
 use std::time::Duration;
 
 use evenkeel_host::logind::{Lock, Logind, Seen, Told, delay_max};
@@ -18,11 +19,39 @@ use machine::{LONG, Machine, UnitFile};
 const UNITS: [UnitFile; 2] = [
     (
         "logind.service",
-        "[Unit]\nDefaultDependencies=no\nAfter=dbus.service\n[Service]\nRestart=always\n\
+        "[Unit]\nDefaultDependencies=no\nAfter=dbus.service\nStartLimitIntervalSec=0\n[Service]\nRestart=always\n\
          ExecStart=/usr/lib/systemd/systemd-logind\nRestartSec=100ms\n",
     ),
     ("reboot.target", "[Unit]\nDefaultDependencies=no\n"),
 ];
+
+/// Says that this process is in the machine: logind wants to know who asks for a lock, and sees
+/// no process outside.
+const INSIDE: &str = "EVENKEEL_TEST_INSIDE_MACHINE";
+
+/// The bus in there.
+const BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+
+/// Whether this process is the inner one. The outer one boots a machine, runs the test in it,
+/// and fails with it.
+fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    if let Some(machine) = Machine::boot(&UNITS) {
+        let own = std::env::current_exe().expect("the path of this test");
+        let own = own.to_str().expect("a plain path");
+        let variable = format!("{INSIDE}=1");
+        machine.run(&["env", &variable, own, "--exact", test, "--nocapture"]);
+    }
+    false
+}
+
+/// Runs a program in the machine that this process is in.
+fn run(program: &[&str]) {
+    let status = Command::new(program[0]).args(&program[1..]).status();
+    assert!(status.expect("it runs").success(), "{program:?}");
+}
 
 const LOGIN: &str = "org.freedesktop.login1";
 const OBJECT: &str = "/org/freedesktop/login1";
@@ -60,35 +89,35 @@ async fn reboot(bus: &str) -> zbus::Result<()> {
 
 #[test]
 fn a_reboot_waits_for_the_lock_and_can_be_called_off() {
-    let Some(machine) = Machine::boot(&UNITS) else {
+    if !inside("a_reboot_waits_for_the_lock_and_can_be_called_off") {
         return;
-    };
-    machine.run(&["systemctl", "start", "logind.service"]);
+    }
+    run(&["systemctl", "start", "logind.service"]);
     runtime().block_on(async {
-        let logind = Logind::start(&machine.bus(), "evenkeel", "to hand over");
+        let logind = Logind::start(BUS, "evenkeel", "to hand over");
         let seen = until(&logind, told(held)).await;
         let Seen::Known(first) = seen else {
             panic!("{seen:?}")
         };
         assert_eq!(first.delay, Duration::from_secs(5), "its default");
-        assert_eq!(delay_max(&machine.bus()).await, Ok(first.delay));
-        machine.run(&["sh", "-c", "systemd-inhibit --list | grep -q evenkeel"]);
+        assert_eq!(delay_max(BUS).await, Ok(first.delay));
+        run(&["sh", "-c", "systemd-inhibit --list | grep -q evenkeel"]);
 
         // Given back and taken again.
         logind.hold(false);
         until(&logind, told(|told| told.lock == Lock::NotWanted)).await;
-        machine.run(&["sh", "-c", "! systemd-inhibit --list | grep -q evenkeel"]);
+        run(&["sh", "-c", "! systemd-inhibit --list | grep -q evenkeel"]);
         logind.hold(true);
         until(&logind, told(held)).await;
 
-        reboot(&machine.bus()).await.expect("it begins");
+        reboot(BUS).await.expect("it begins");
         until(&logind, told(|told| told.preparing)).await;
         // It waits for us: the target that would end the machine is not started yet.
-        machine.run(&["sh", "-c", "! systemctl is-active -q reboot.target"]);
+        run(&["sh", "-c", "! systemctl is-active -q reboot.target"]);
         logind.hold(false);
         // Nothing ends here, so logind says in the end that it does not go down after all.
         until(&logind, told(|told| !told.preparing)).await;
-        machine.run(&["systemctl", "is-active", "-q", "reboot.target"]);
+        run(&["systemctl", "is-active", "-q", "reboot.target"]);
         logind.hold(true);
         until(&logind, told(held)).await;
     });
@@ -96,43 +125,47 @@ fn a_reboot_waits_for_the_lock_and_can_be_called_off() {
 
 #[test]
 fn a_logind_or_bus_that_was_started_anew_is_asked_for_the_lock_again() {
-    let Some(machine) = Machine::boot(&UNITS) else {
+    if !inside("a_logind_or_bus_that_was_started_anew_is_asked_for_the_lock_again") {
         return;
-    };
+    }
     runtime().block_on(async {
         // Before there is any.
-        let logind = Logind::start(&machine.bus(), "evenkeel", "to hand over");
+        let logind = Logind::start(BUS, "evenkeel", "to hand over");
         let mut seen = logind.seen();
         seen.changed().await.expect("it is watched");
         assert!(matches!(*seen.borrow(), Seen::Unknown(_)));
-        machine.run(&["systemctl", "start", "logind.service"]);
+        run(&["systemctl", "start", "logind.service"]);
         for kill in ["systemd-logind", "dbus-daemon"] {
             until(&logind, told(held)).await;
             let mut seen = logind.seen();
             seen.borrow_and_update();
-            machine.run(&["pkill", "-KILL", "-x", kill]);
+            run(&["pkill", "-KILL", "-x", kill]);
             let lost = seen.wait_for(|seen| matches!(seen, Seen::Unknown(_)));
             let lost = tokio::time::timeout(LONG, lost).await;
             lost.expect("in time").expect("it is watched");
+            if kill == "dbus-daemon" {
+                // This logind lives on without a bus, and never comes back to one by itself.
+                run(&["systemctl", "restart", "logind.service"]);
+            }
         }
         until(&logind, told(held)).await;
-        machine.run(&["sh", "-c", "systemd-inhibit --list | grep -q evenkeel"]);
+        run(&["sh", "-c", "systemd-inhibit --list | grep -q evenkeel"]);
     });
 }
 
 #[test]
 fn a_worker_that_comes_during_a_shutdown_hears_of_it() {
-    let Some(machine) = Machine::boot(&UNITS) else {
+    if !inside("a_worker_that_comes_during_a_shutdown_hears_of_it") {
         return;
-    };
-    machine.run(&["systemctl", "start", "logind.service"]);
+    }
+    run(&["systemctl", "start", "logind.service"]);
     runtime().block_on(async {
-        let first = Logind::start(&machine.bus(), "evenkeel", "to hand over");
+        let first = Logind::start(BUS, "evenkeel", "to hand over");
         until(&first, told(held)).await;
-        reboot(&machine.bus()).await.expect("it begins");
+        reboot(BUS).await.expect("it begins");
         until(&first, told(|told| told.preparing)).await;
         // It is too late for another lock; that is no reason not to be told.
-        let second = Logind::start(&machine.bus(), "evenkeel", "to hand over");
+        let second = Logind::start(BUS, "evenkeel", "to hand over");
         let seen = until(&second, told(|told| told.preparing)).await;
         let refused = |told: &Told| matches!(told.lock, Lock::Refused(_));
         assert!(

@@ -59,6 +59,8 @@ fn listens(host: &Host, port: u16) -> Result<bool> {
 
 fn configuration(host: &Host, site: Site, place: &Path, user: bool) -> String {
     let (place, Site { name: site, port }) = (place.display(), site);
+    // One that starts cold meets all at once whoever waited for it.
+    let start = if host.has_systemd() { 4 } else { 1 };
     let user = if user {
         format!("User {USER}\nGroup {USER}\n")
     } else {
@@ -77,10 +79,10 @@ fn configuration(host: &Host, site: Site, place: &Path, user: bool) -> String {
          LoadModule proxy_http_module {MODULES}/mod_proxy_http.so\n\
          ProxyPass /slow http://{application}/ disablereuse=On\n\
          {user}\
-         StartServers 1\nServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\n\
+         StartServers {start}\nServerLimit 4\nThreadsPerChild 64\nMaxRequestWorkers 256\n\
          MinSpareThreads 16\nMaxSpareThreads 256\n\
          Listen {port}\n\
-         KeepAlive On\nKeepAliveTimeout 60\nMaxKeepAliveRequests 0\n\
+         KeepAlive Off\n\
          DirectoryIndex who\n\
          DocumentRoot {place}/pages\n\
          <Directory {place}/pages>\n\

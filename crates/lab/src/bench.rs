@@ -102,6 +102,10 @@ const ROWS: [Row; 17] = [
     Row::ColdStandby,
 ];
 
+/// A cold node that failed shows nothing while it stands by, and is held down for longer each
+/// time: after so many runs, each server having failed twice, a new cluster is taken.
+const COLD_RUNS: usize = 4;
+
 /// What a cold standby may take beyond the start of the service, in ms.
 const BEYOND_START: f64 = 20.0;
 
@@ -194,7 +198,8 @@ impl Row {
     fn setup(self) -> Setup {
         match self {
             Self::ServiceKilledProcess => Setup::Process,
-            Self::ServiceKilledUnit | Self::Rebooted => Setup::Unit,
+            Self::ServiceKilledUnit => Setup::Unit,
+            Self::Rebooted => Setup::Systemd,
             Self::ColdStandby => Setup::Cold,
             _ => Setup::Http,
         }
@@ -448,6 +453,9 @@ fn strike(cluster: &mut Cluster, row: Row, holder: &str, round: usize) -> Result
 /// One run: calm, fault, steady again, healed; all of it under the observer.
 fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     let holder = cluster.wait_whole()?;
+    let client = cluster.client_of(row.page())?;
+    let client6 = cluster.client6_of(row.page())?;
+    // Under the same requests as what is compared with it.
     let start = match row {
         Row::ColdStandby => {
             let standby = cluster.host(&cluster.other(&holder)?)?;
@@ -455,8 +463,6 @@ fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
         }
         _ => None,
     };
-    let client = cluster.client_of(row.page())?;
-    let client6 = cluster.client6_of(row.page())?;
     cluster.observer.mark();
     for client in [&client, &client6] {
         wait_steady(client, now(), None).context("before the fault")?;
@@ -521,6 +527,9 @@ fn run_row(
 ) -> Result<(Cluster, Line)> {
     let (mut runs, mut wrong) = (Vec::new(), 0);
     for round in 0..options.runs {
+        if row == Row::ColdStandby && round > 0 && round.is_multiple_of(COLD_RUNS) {
+            cluster = cluster.restart(plan)?;
+        }
         match run_once(&mut cluster, row, round) {
             Ok(run) => {
                 if !run.violations.is_empty() || !run.returns.is_empty() {

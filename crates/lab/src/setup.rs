@@ -23,6 +23,8 @@ pub(crate) enum Setup {
     Http,
     /// The same; its processes are watched.
     Process,
+    /// It runs on both servers, as a unit of a real systemd; asked by http.
+    Systemd,
     /// It runs on both servers, as a unit of a real systemd; the unit is watched.
     Unit,
     /// A unit of a real systemd that runs on the holder alone, started and stopped with the
@@ -39,7 +41,10 @@ const COLD: &str = "\n[group.www.service.apache]\nunit = \"apache2.service\"\nwh
 impl Setup {
     /// Whether the servers have a real systemd, and run the daemon as its unit.
     pub(crate) fn has_systemd(self) -> bool {
-        matches!(self, Self::Unit | Self::Cold | Self::Services)
+        matches!(
+            self,
+            Self::Systemd | Self::Unit | Self::Cold | Self::Services
+        )
     }
 
     /// Whether Apache runs on the standby, too.
@@ -66,7 +71,7 @@ impl Setup {
                 .replace(FROM_BOTH, "from = [\"node\"]\n")
         };
         Ok(match self {
-            Self::Http => usual.to_owned(),
+            Self::Http | Self::Systemd => usual.to_owned(),
             Self::Process => asked("process = \"apache2\"\n"),
             Self::Unit => asked("unit = \"apache2.service\"\n"),
             Self::Cold => format!("{usual}{COLD}"),

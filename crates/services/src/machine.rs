@@ -4,7 +4,7 @@
 //! | wanted         | seen                                  | effect                            |
 //! | -------------- | ------------------------------------- | --------------------------------- |
 //! | nothing yet    | whatever                              | none: an earlier life's run on    |
-//! | `Standby`      | an `active` one may run, newly wanted | `Stop`, last started first        |
+//! | `Standby`      | an `active` one may run or has died, newly wanted | `Stop`, last started first |
 //! | `Standby`      | an `active` one is being started      | `GiveUp` the start, then `Stop`   |
 //! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, then report `Stopped`, once |
 //! | `Standby`      | later, an `active` one runs           | report `Foreign`, once            |
@@ -79,6 +79,9 @@ struct One {
     /// This word has found it down, or brought it down.
     was_down: bool,
     foreign: bool,
+    /// It ended by itself: whoever watches over it, as systemd does, may be about to start it
+    /// again, and only a stop keeps it down.
+    loose: bool,
     /// A stop failed, and it may still run.
     owed: bool,
     up_since: Moment,
@@ -98,6 +101,7 @@ impl One {
             ours: false,
             was_down: false,
             foreign: false,
+            loose: false,
             owed: false,
             up_since: Moment::ZERO,
             retry: RETRY_MIN,
@@ -318,6 +322,7 @@ impl Machine {
         if !wanted && !ours {
             return;
         }
+        one.loose = true;
         if now.since(one.up_since) >= FORGIVEN_AFTER {
             one.tries = one.service.restart;
         }
@@ -365,6 +370,7 @@ impl Machine {
             Ok(()) => {
                 one.seen = Seen::Up;
                 one.ours = true;
+                one.loose = false;
                 one.owed = false;
                 one.up_since = now;
                 one.trouble = None;
@@ -395,6 +401,7 @@ impl Machine {
         one.seen = Seen::Down;
         one.ours = false;
         one.was_down = true;
+        one.loose = false;
         one.retry_at = now;
         let told = std::mem::take(&mut one.owed);
         let service = one.service.name.clone();
@@ -503,8 +510,8 @@ impl Machine {
     /// Only what surely does not run needs no stop.
     fn note_down(&mut self, at: usize) {
         let one = &mut self.all[at];
-        let down = matches!(one.seen, Seen::Down | Seen::Missing) && !one.ours;
-        one.was_down |= down && one.doing == Doing::Rests;
+        let down = matches!(one.seen, Seen::Down | Seen::Missing);
+        one.was_down |= down && !one.ours && !one.loose && one.doing == Doing::Rests;
     }
 
     fn plan_stop(&mut self, now: Moment, at: usize) {

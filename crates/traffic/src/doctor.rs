@@ -1,6 +1,6 @@
 //! What makes this machine unfit to carry addresses, found without changing anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -103,13 +103,15 @@ fn look(addresses: &[ServiceAddress]) -> Result<Vec<Finding>, TrafficError> {
     let links = address::links(&mut route)?;
     let present = address::addresses(&mut route)?;
     let mut findings = Vec::new();
+    let mut looked: BTreeSet<&str> = BTreeSet::new();
     for address in addresses {
         match resolve(std::slice::from_ref(address), &links, &present) {
             Ok(sites) => {
                 let named = |link: &&Link| sites.iter().any(|site| site.device == link.name);
                 let link = links.iter().find(named);
                 findings.extend(link.map(|link| place_of(address, link)));
-                findings.extend(link.into_iter().flat_map(|link| settings(address, link)));
+                let new = link.filter(|link| address.ip.is_ipv4() && looked.insert(&link.name));
+                findings.extend(new.into_iter().flat_map(settings));
             }
             Err(error) => findings.push(error_of(format!("failed to {error}"))),
         }
@@ -158,11 +160,8 @@ fn link_finding(address: &ServiceAddress, link: &Link) -> Option<Finding> {
     })
 }
 
-/// Settings of the kernel that keep neighbours or clients from reaching an address.
-fn settings(address: &ServiceAddress, link: &Link) -> Vec<Finding> {
-    if address.ip.is_ipv6() {
-        return Vec::new();
-    }
+/// Settings of the kernel that keep neighbours or clients from reaching IPv4 addresses there.
+fn settings(link: &Link) -> Vec<Finding> {
     let name = &link.name;
     // Of the two the kernel takes the greater.
     let number = |what: &str| {

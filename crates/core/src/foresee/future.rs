@@ -36,9 +36,9 @@ impl<'a> Future<'a> {
     /// What the decider would have heard by then.
     pub(super) fn view(&self, after: Duration) -> View {
         let present = self.situation;
-        let mut view = View::default();
+        let mut view = View::new(present.topology);
         for node in present.topology.nodes.keys() {
-            let Some(last) = present.view.last(*node) else {
+            let Some(last) = present.view.last_whole(*node) else {
                 continue;
             };
             let speaks = present.view.alive(present.now, *node)
@@ -46,7 +46,7 @@ impl<'a> Future<'a> {
                 && !self.fault.kills(*node);
             match speaks {
                 // Its last word stays, and grows old.
-                false => view.hear(last.at, *node, last.report.clone()),
+                false => view.hear(last.at, *node, last.report),
                 true => {
                     let report = self.report(*node, &last.report, after);
                     view.hear(present.now + after, *node, report);
@@ -165,6 +165,8 @@ impl<'a> Future<'a> {
             age: Duration::ZERO,
             silent: None,
             detail: SUPPOSED.to_owned(),
+            measures: Vec::new(),
+            terse: false,
         });
     }
 }

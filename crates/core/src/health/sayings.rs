@@ -95,6 +95,29 @@ impl Sayings {
         rows.filter_map(move |(prober, rows)| Some((*prober, rows.get(&(group, judged))?)))
     }
 
+    /// What a prober has said of everything that it asks, as if it said it all at `at`.
+    pub(super) fn retold(&self, at: Moment, prober: NodeId) -> Vec<CheckReport> {
+        let rows = self.rows.get(&prober).into_iter().flatten();
+        let all = rows.flat_map(|((group, judged), row)| {
+            let places = self.places.get(group).into_iter().flatten();
+            places.filter_map(move |(check, index)| {
+                let said = row.get(*index)?.as_ref()?;
+                Some(CheckReport {
+                    group: *group,
+                    check: check.clone(),
+                    judged: *judged,
+                    state: said.state,
+                    age: said.age(at),
+                    silent: said.silence(at),
+                    detail: said.detail.clone(),
+                    measures: said.measures.clone(),
+                    terse: false,
+                })
+            })
+        });
+        all.collect()
+    }
+
     pub(super) fn forget(&mut self, prober: NodeId) {
         self.rows.remove(&prober);
     }

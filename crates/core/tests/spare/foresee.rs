@@ -27,7 +27,8 @@ type Moved = (usize, &'static str);
 
 fn foreseen(world: &World, fault: &Fault) -> Forecast {
     let leader = world.leader().expect("somebody leads");
-    world.node(leader).foresee(world.now, fault, QUICK)
+    let present = world.node(leader).present(world.now);
+    present.foresee(fault, QUICK)
 }
 
 /// The moves of a forecast, as far as it is compared; none for a group that is not compared.

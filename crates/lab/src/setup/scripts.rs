@@ -32,8 +32,10 @@ const APP: &str = r#"#!/bin/sh
 note() {
 	echo "service $1 with $(pgrep -x -c apache2) of Apache" >>/run/story.log
 }
-trap 'note "$1 stops"; exit 0' TERM
-note "$1 starts"
+name=$1
+trap 'note "$name stops"; rm -f "/run/up.$name"; exit 0' TERM
+note "$name starts"
+: >"/run/up.$name"
 while :; do
 	sleep 1000 &
 	wait $!
@@ -75,6 +77,7 @@ unit = "apache2.service"
 stop_timeout = "1s"
 [group.www.service.app]
 start = ["{place}/app", "app"]
+status = ["/usr/bin/test", "-e", "/run/up.app"]
 stop_timeout = "1s"
 restart = 1
 [group.www.hook]

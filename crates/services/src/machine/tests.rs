@@ -278,6 +278,21 @@ fn a_death_is_told_at_once_and_tries_are_forgiven_after_a_long_life() {
 }
 
 #[test]
+fn what_died_is_stopped_too_for_systemd_may_be_about_to_start_it_again() {
+    let mut bench = Bench::standing_by(vec![service("apache", &[])]);
+    bench.opening(1);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.open(1);
+    bench.done(Hook::AfterOpen);
+    bench.sees(0, Seen::Down);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop apache"]);
+    assert_eq!(bench.stopped(0), ["after_close 1"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+    assert_eq!(bench.sees(0, Seen::Up), ["Foreign apache"]);
+}
+
+#[test]
 fn a_bus_that_is_away_is_no_death() {
     let mut bench = Bench::standing_by(vec![service("a", &[])]);
     bench.opening(5);
@@ -418,5 +433,5 @@ fn nothing_is_started_in_a_closing_group() {
     bench.open(5);
     bench.wants(Want::Closing { epoch: epoch(5) });
     assert_eq!(bench.sees(0, Seen::Down), ["Died a"]);
-    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP"]);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::super::drain::shows;
 use super::super::reload::none_failed;
-use super::{DOWN, SOON, apache_is, app, epoch, standbys, tells, unmoved};
+use super::{DOWN, SOON, apache_is, app, epoch, holder_at, standbys, tells, unmoved};
 use crate::bench::settled;
 use crate::bridge::Cable;
 use crate::cluster::{Cluster, GROUP, Plan};
@@ -65,7 +65,7 @@ pub(super) fn restarted_there(cluster: &mut Cluster, _: &Plan) -> Result<Option<
 
 /// Without one the group moves, and the next one starts what is cold.
 pub(super) fn killed(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
-    let holder = cluster.wait_whole()?;
+    let holder = holder_at(cluster, 0)?;
     apache::kill(cluster.host(&holder)?)?;
     let to = another(cluster, &holder)?;
     tells(cluster, &to, &["service app starts", "hook before_open"])?;
@@ -75,7 +75,7 @@ pub(super) fn killed(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> 
 }
 
 pub(super) fn power_cut(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
-    let holder = cluster.wait_whole()?;
+    let holder = holder_at(cluster, 1)?;
     cluster.power_cut(&holder)?;
     let to = another(cluster, &holder)?;
     tells(cluster, &to, &["service app starts", "hook before_open"])?;
@@ -84,7 +84,7 @@ pub(super) fn power_cut(cluster: &mut Cluster, _: &Plan) -> Result<Option<String
 
 /// The next one cannot start it: the one after that serves.
 pub(super) fn start_fails(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
-    let holder = cluster.wait_whole()?;
+    let holder = holder_at(cluster, 2)?;
     let status = cluster.status(&holder)?.context("no status")?;
     let group = status.groups.iter().find(|one| one.name == GROUP);
     let next = group
@@ -214,7 +214,7 @@ pub(super) fn gigabyte(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>
 
 /// Cut off, the former holder stops what runs on it alone, with nobody to tell it so.
 pub(super) fn cut_off(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
-    let holder = cluster.wait_whole()?;
+    let holder = holder_at(cluster, 1)?;
     cluster.switch().set_cable(&holder, Cable::CUT)?;
     let begun = Instant::now();
     another(cluster, &holder)?;
@@ -226,7 +226,7 @@ pub(super) fn cut_off(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>>
 
 /// Frozen for longer than it may keep what runs on it alone, it stops that when it goes on.
 pub(super) fn frozen(cluster: &mut Cluster, plan: &Plan) -> Result<Option<String>> {
-    let holder = cluster.wait_whole()?;
+    let holder = holder_at(cluster, 2)?;
     let until = Instant::now() + plan.profile.lease() * (PATIENCE_LEASES + 1);
     cluster.signal_daemon(&holder, Signal::STOP)?;
     another(cluster, &holder)?;

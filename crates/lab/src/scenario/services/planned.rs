@@ -59,10 +59,10 @@ pub(super) fn drained(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>>
     let holder = cluster.wait_whole()?;
     let figure = unharmed(cluster, |cluster| {
         cluster.maintain(&holder, "drain", &holder)
-    })?;
-    has_left(cluster, &holder)?;
+    });
+    let left = has_left(cluster, &holder);
     cluster.maintain(&holder, "undrain", &holder)?;
-    Ok(figure)
+    left.and(figure)
 }
 
 /// Nothing that runs with the group notices, and no hook runs.
