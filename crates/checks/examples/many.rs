@@ -1,5 +1,5 @@
 //! What thousands of checks cost the node that asks them, and how late it becomes:
-//! `cargo run -p evenkeel-checks --example many -- [CHECKS] [SECONDS]`, as root.
+//! `cargo run -p evenkeel-checks --example many -- [CHECKS] [SECONDS] [KIND]`, as root.
 //!
 //! Each is asked every second, of a real Apache in the network namespace of this program, which
 //! is one of its own. Only the processor time of this process counts: what the kernel does for
@@ -33,7 +33,8 @@ fn main() {
         word.and_then(|word| word.parse().ok()).unwrap_or(otherwise)
     };
     let (checks, seconds) = (number(1, CHECKS), number(2, SECONDS));
-    if !is_here("this example") || !is_inside(checks, seconds) {
+    let kind = std::env::args().nth(3);
+    if !is_here("this example") || !is_inside(checks, seconds, kind.as_deref()) {
         return;
     }
     netns::run("ip link set lo up");
@@ -48,7 +49,8 @@ fn main() {
         ("tcp", |at| line(at, None, None)),
         ("http", page),
     ];
-    for (name, make) in kinds {
+    let chosen = |name: &str| kind.as_deref().is_none_or(|kind| kind == name);
+    for (name, make) in kinds.into_iter().filter(|(name, _)| chosen(name)) {
         let probes = (0..checks).map(|number| Probe {
             judged: NodeId(1000 + u64::from(number)),
             role: Asker::Peer,
@@ -64,7 +66,7 @@ fn main() {
 
 /// Whether this process has a network namespace of its own; else it starts one that has, and
 /// waits for it.
-fn is_inside(checks: u32, seconds: u32) -> bool {
+fn is_inside(checks: u32, seconds: u32, kind: Option<&str>) -> bool {
     const INSIDE: &str = "EVENKEEL_MANY_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -73,6 +75,7 @@ fn is_inside(checks: u32, seconds: u32) -> bool {
         .args(["--net"])
         .arg(std::env::current_exe().expect("the path of this program"))
         .args([checks.to_string(), seconds.to_string()])
+        .args(kind)
         .env(INSIDE, "1")
         .status();
     assert!(inner.is_ok_and(|status| status.success()), "failed");

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use evenkeel_core::Moment;
 use evenkeel_host::clock;
-use evenkeel_host::listener::{Holder, Presence, Watch, diag};
+use evenkeel_host::listener::{Presence, Watch, diag};
 use evenkeel_host::named::{self, Deaths};
+use evenkeel_host::unit::{self, Falls};
 
 use crate::io::http::Page;
 use crate::io::smtp::Mail;
@@ -20,31 +21,21 @@ use crate::probe::{
 };
 use crate::prober::Shared;
 
-/// How often a probe that is not asked says so.
-const IDLE_REFRESH: Duration = Duration::from_secs(1);
+/// What is said of a check that rests.
+const IDLE: &str = "not asked: its service is not meant to run here now";
 /// Programs of one check that run at once at most: those that hang must not take all turns.
 const PROGRAMS_MAX: u32 = 4;
 
 /// Asks until it is aborted, the first time after `stagger`.
 pub(crate) async fn run(shared: Arc<Shared>, probe: Probe, speaker: u64, stagger: Duration) {
-    if probe.idle {
-        return rest(&shared, &probe, speaker).await;
-    }
     tokio::time::sleep(stagger).await;
     Asking::new(shared, probe, speaker).run().await;
 }
 
-/// Says again and again that it does not ask.
-async fn rest(shared: &Shared, probe: &Probe, speaker: u64) {
-    let mut weight = Weight::Change;
-    loop {
-        let detail = "not asked: the service is not meant to run here now".to_owned();
-        let phases = Phases::default();
-        let idle = verdict(probe, State::Idle, clock::now(), detail, phases);
-        shared.outbox.put(speaker, weight, idle);
-        weight = Weight::Refresh;
-        tokio::time::sleep(IDLE_REFRESH).await;
-    }
+/// What is said of a check that is not asked. Once: it does not become old.
+pub(crate) fn idle(probe: &Probe) -> Verdict {
+    let detail = IDLE.to_owned();
+    verdict(probe, State::Idle, clock::now(), detail, Phases::default())
 }
 
 struct Asking {
@@ -54,8 +45,10 @@ struct Asking {
     machine: Machine,
     question: Question,
     door: Option<Door>,
-    /// The end of the processes that it asks for.
-    deaths: Option<Deaths>,
+    /// The end of what it asks for.
+    ends: Option<Ends>,
+    /// It has answered well since this began.
+    proven: bool,
     /// The newest thing that was learnt.
     text: String,
     phases: Phases,
@@ -73,10 +66,17 @@ enum Question {
     Tcp(Arc<Tcp>),
     Command(Arc<Command>),
     Process(Arc<named::Watch>),
+    Unit(Arc<unit::Watch>),
     Dns(Arc<Dns>),
     Mail(Arc<Mail>),
     /// It can never be asked, for this reason.
     Never(Arc<str>),
+}
+
+/// Who tells, unasked, that what is asked for has ended.
+enum Ends {
+    Processes(Deaths),
+    Unit(Falls),
 }
 
 /// The port where the judged service listens on this machine.
@@ -88,7 +88,7 @@ struct Door {
 
 impl Asking {
     fn new(shared: Arc<Shared>, probe: Probe, speaker: u64) -> Self {
-        let mut deaths = None;
+        let mut ends = None;
         let question = match &probe.question {
             Resolved::Ping { target, source } => Question::Ping {
                 target: *target,
@@ -102,8 +102,13 @@ impl Asking {
             Resolved::Command(command) => Question::Command(Arc::new(command.clone())),
             Resolved::Process(process) => {
                 let (watch, told) = shared.names.watch(process.clone());
-                deaths = Some(told);
+                ends = Some(Ends::Processes(told));
                 Question::Process(Arc::new(watch))
+            }
+            Resolved::Unit(unit) => {
+                let (watch, told) = unit::Watch::start(shared.systemd(), unit);
+                ends = Some(Ends::Unit(told));
+                Question::Unit(Arc::new(watch))
             }
             Resolved::Dns(dns) => Question::Dns(Arc::new(dns.clone())),
             Resolved::Smtp(smtp) => match Mail::new(smtp) {
@@ -111,10 +116,12 @@ impl Asking {
                 Err(why) => Question::Never(why.into()),
             },
         };
-        let door = target_of(&probe).map(|target| Door {
-            target,
-            watch: shared.listeners.watch(target),
-            presence: Presence::Unseen,
+        let door = target_of(&probe).and_then(|target| {
+            Some(Door {
+                target,
+                watch: shared.watch(target)?,
+                presence: Presence::Unseen,
+            })
         });
         let machine = Machine::new(limits_of(&probe), clock::now());
         let machine = match &question {
@@ -129,7 +136,8 @@ impl Asking {
             machine,
             question,
             door,
-            deaths,
+            ends,
+            proven: false,
             text,
             phases: Phases::default(),
             measures: Vec::new(),
@@ -144,7 +152,7 @@ impl Asking {
             let event = tokio::select! {
                 biased;
                 presence = changed(&mut self.door) => self.opened(presence),
-                holder = died(&mut self.deaths) => Some(self.bereaved(&holder)),
+                text = ended(&mut self.ends) => self.bereaved(text),
                 (question, answer) = pending.next() => Some(self.answered(question, answer)),
                 () = tokio::time::sleep(wait) => Some(Event::Woke),
             };
@@ -173,6 +181,7 @@ impl Asking {
                     io::command::ask(&command, &shared.turns, within).await
                 }
                 Question::Process(watch) => io::process::ask(&watch, within).await,
+                Question::Unit(watch) => io::unit::ask(&watch, within).await,
                 Question::Dns(dns) => io::dns::ask(&dns, within).await,
                 Question::Mail(mail) => mail.ask(within).await,
                 Question::Never(why) => {
@@ -184,9 +193,10 @@ impl Asking {
 
     /// What the newest state of the port means.
     fn opened(&mut self, presence: Presence) -> Option<Event> {
+        let starting = self.is_starting();
         let door = self.door.as_mut()?;
         door.presence = presence;
-        if !matches!(door.presence, Presence::Gone { .. }) {
+        if starting || !matches!(door.presence, Presence::Gone { .. }) {
             return None;
         }
         self.text = door.deserted();
@@ -194,23 +204,36 @@ impl Asking {
         Some(Event::Deserted)
     }
 
-    /// What the death of the last process means.
-    fn bereaved(&mut self, holder: &Holder) -> Event {
-        self.text = format!("none runs since the death of {holder}");
+    /// What the end of what is asked for means.
+    fn bereaved(&mut self, text: String) -> Option<Event> {
+        if self.is_starting() {
+            return None;
+        }
+        self.text = text;
         self.phases = Phases::default();
-        Event::Deserted
+        Some(Event::Deserted)
+    }
+
+    /// Whether what it asks for has just been started, by all that is known: then it may come and
+    /// go, and only answers count, by `fall`.
+    fn is_starting(&self) -> bool {
+        self.probe.rests && !self.proven
     }
 
     /// What the end of a question means.
     fn answered(&mut self, question: u64, answer: Answer) -> Event {
         self.phases = answer.phases;
         self.text = answer.detail;
+        self.proven |= answer.outcome == Outcome::Good;
         self.measures = answer.measures;
+        let starting = self.is_starting();
         let door = self.door.as_ref();
         // A refusal may be a full queue; that nobody listens is what the kernel says.
         if let Some(door) = door.filter(|door| answer.refused && door.is_deserted()) {
             self.text = format!("connection refused, {}", door.deserted());
-            return Event::Deserted;
+            if !starting {
+                return Event::Deserted;
+            }
         }
         if let Some(remark) = door.and_then(Door::remark) {
             self.text.push_str(&remark);
@@ -286,10 +309,13 @@ async fn changed(door: &mut Option<Door>) -> Presence {
     }
 }
 
-/// Waits for the death of the last process, if any is asked for.
-async fn died(deaths: &mut Option<Deaths>) -> Holder {
-    match deaths {
-        Some(deaths) => deaths.next().await,
+/// Waits for the end of what is asked for, if somebody would tell, and says what people read.
+async fn ended(ends: &mut Option<Ends>) -> String {
+    match ends {
+        Some(Ends::Processes(deaths)) => {
+            format!("none runs since the death of {}", deaths.next().await)
+        }
+        Some(Ends::Unit(falls)) => io::unit::told(&falls.next().await),
         None => std::future::pending().await,
     }
 }

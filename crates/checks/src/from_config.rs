@@ -40,7 +40,7 @@ pub enum ResolveError {
 /// of the group where it is from peers. A witness is a peer too. Reads the files of
 /// authorities that checks name.
 ///
-/// None of them is idle: whether a service is meant to run is not in the file.
+/// Those that rest ask nothing before the prober is told where their group is open.
 pub fn probes_of(
     topology: &Topology,
     checks: &BTreeMap<GroupId, Vec<CheckSpec>>,
@@ -89,7 +89,7 @@ fn probe_of(
         timeout: policy.timeout,
         fall: policy.fall,
         rise: policy.rise,
-        idle: false,
+        rests: policy.rests,
     }))
 }
 
@@ -118,6 +118,7 @@ fn resolve(question: &Question, node: IpAddr, check: &CheckName) -> Result<Resol
             name: process.name.clone(),
             pidfile: process.pidfile.clone(),
         }),
+        Question::Unit(unit) => Resolved::Unit(unit.clone()),
         Question::Dns(dns) => Resolved::Dns(Dns {
             server: dns.address(node),
             name: dns.name.clone(),

@@ -10,6 +10,7 @@ pub(crate) mod process;
 pub(crate) mod smtp;
 pub(crate) mod tcp;
 pub(crate) mod tls;
+pub(crate) mod unit;
 
 use crate::machine::Outcome;
 use crate::probe::{Measure, Phases};

@@ -5,7 +5,7 @@
 //!
 //! - [`machine`] turns single answers into one state: pure, with its table.
 //! - [`probes_of`] says what a configuration asks of one node.
-//! - `io` asks: ICMP echo, HTTP, TCP, DNS, SMTP, programs, processes. Each question has a deadline and a bounded answer.
+//! - `io` asks: ICMP echo, HTTP, TCP, DNS, SMTP, programs, processes, units. Each question has a deadline and a bounded answer.
 //! - `prober` has one task per probe and one that brings verdicts out; no thread or
 //!   process per check, and no queue that can grow.
 //!
@@ -13,6 +13,7 @@
 //! are gone, no question is waited for (`evenkeel_host::listener`).
 
 mod asking;
+pub mod doctor;
 mod from_config;
 mod io;
 pub mod machine;

@@ -41,8 +41,9 @@ pub struct Probe {
     ///
     /// [connects to]: Resolved::connects_to
     pub watch_listener: bool,
-    /// Do not ask: what it would ask is not meant to run here now.
-    pub idle: bool,
+    /// Ask only while the group is open on the judged node ([`crate::Prober::serving`]): what it
+    /// asks for runs nowhere else.
+    pub rests: bool,
 }
 
 /// Who asks.
@@ -72,6 +73,8 @@ pub enum Resolved {
     Command(Command),
     /// Does this process run on this machine?
     Process(Process),
+    /// Is this unit of systemd up on this machine?
+    Unit(String),
     /// Does it know this name?
     Dns(Dns),
     /// Does it take mail?
@@ -82,7 +85,11 @@ impl Resolved {
     /// Where it connects to by TCP; none if it does not.
     pub fn connects_to(&self) -> Option<SocketAddr> {
         match self {
-            Self::Ping { .. } | Self::Command(_) | Self::Process(_) | Self::Dns(_) => None,
+            Self::Ping { .. }
+            | Self::Command(_)
+            | Self::Process(_)
+            | Self::Unit(_)
+            | Self::Dns(_) => None,
             Self::Smtp(smtp) => Some(smtp.connect),
             Self::Http(http) => Some(http.connect),
             Self::Tcp(tcp) => Some(tcp.connect),
@@ -187,15 +194,7 @@ pub enum Trust {
 }
 
 /// What a plugin measured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Measure {
-    /// What.
-    pub label: String,
-    /// How much; none if the plugin could not say.
-    pub value: Option<f64>,
-    /// Of what: none, `s`, `ms`, `us`, `%`, `B` and its multiples, `c` for a counter.
-    pub unit: String,
-}
+pub use evenkeel_core::health::Measure;
 
 /// What this node says about a check.
 #[derive(Clone, Debug, PartialEq)]

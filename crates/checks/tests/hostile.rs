@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evenkeel_checks::{Asker, BODY_LENGTH_MAX, Probe, State};
-use evenkeel_core::{CheckName, NodeId};
+use evenkeel_core::{CheckName, GroupId, NodeId};
 use support::server::{Server, hold, read_request};
-use support::{SOON, Told, page, page_with, quick, verdict_on};
+use support::{ME, SOON, Told, page, page_with, quick, verdict_on};
 use tokio::io::AsyncWriteExt;
 
 /// What is not about the deadline gets plenty of time.
@@ -236,7 +236,7 @@ async fn probes_are_replaced_as_a_set_and_unchanged_ones_go_on() {
         .await;
 
     told.prober.set_probes(vec![Probe {
-        idle: true,
+        rests: true,
         ..second.clone()
     }]);
     let idle = told.wait_for(|verdict| verdict.check == second.check).await;
@@ -262,6 +262,68 @@ async fn probes_are_replaced_as_a_set_and_unchanged_ones_go_on() {
     told.prober.set_probes(vec![second.clone()]);
     told.wait_for(|verdict| verdict.check == second.check && verdict.state == State::Ok)
         .await;
+}
+
+#[tokio::test]
+async fn what_rests_is_asked_only_where_its_group_is_open() {
+    let server = Server::saying(GOOD).await;
+    let resting = Probe {
+        rests: true,
+        timeout: SOON,
+        // Only the opening can make it ask in time.
+        interval: Duration::from_secs(3600),
+        ..page(server.at)
+    };
+    let group = resting.group;
+    let mut told = Told::start(vec![resting]);
+    let idle = told.wait_for(|_| true).await;
+    assert_eq!(idle.state, State::Idle);
+    told.prober.serving(group, Some(NodeId(77)));
+    told.prober.serving(GroupId(77), Some(ME));
+    told.stays(Duration::from_millis(100), |_| false).await;
+    assert_eq!(server.accepted.load(Ordering::Relaxed), 0);
+
+    told.prober.serving(group, Some(ME));
+    let first = told.wait_for(|verdict| verdict.state != State::Unknown);
+    assert_eq!(first.await.state, State::Ok);
+    told.prober.serving(group, None);
+    let idle = told.wait_for(|verdict| verdict.state != State::Ok).await;
+    assert_eq!(idle.state, State::Idle);
+}
+
+#[tokio::test]
+async fn what_has_just_been_started_may_take_a_few_questions() {
+    // Nobody listens there (yet): a refusal that is not waited for otherwise.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = free.local_addr().expect("bound");
+    drop(free);
+    let resting = Probe {
+        rests: true,
+        interval: Duration::from_millis(10),
+        fall: 4,
+        ..page(at)
+    };
+    let mut told = Told::start(vec![resting.clone()]);
+    told.prober.serving(resting.group, Some(ME));
+    let failing = told.wait_for_state(State::Failing).await;
+    assert!(failing.detail.contains("connection refused"), "{failing:?}");
+    let mut machine = Told::start(vec![Probe {
+        rests: false,
+        interval: Duration::from_secs(3600),
+        ..resting.clone()
+    }]);
+    machine.wait_for_state(State::Failing).await;
+    // The same, had it to wait for `fall` answers, would not be told at all.
+    let seldom = Probe {
+        interval: Duration::from_secs(3600),
+        ..resting.clone()
+    };
+    let mut told = Told::start(vec![seldom]);
+    told.prober.serving(resting.group, Some(ME));
+    told.stays(Duration::from_millis(200), |verdict| {
+        verdict.state != State::Failing
+    })
+    .await;
 }
 
 #[tokio::test]

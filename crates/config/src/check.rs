@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use evenkeel_core::names::CheckName;
+use evenkeel_core::names::{CheckName, ServiceName};
 use evenkeel_core::rule::{RULE_WORDS, nearest};
 use evenkeel_core::topology::CheckPolicy;
 
@@ -15,6 +15,7 @@ use crate::http::{self, Http};
 use crate::name;
 use crate::process::{self, Process};
 use crate::section::{Keys, Section, Text};
+use crate::service::{Runs, ServiceSpec, UNIT_EXAMPLE, When, judge_unit};
 use crate::smtp::{self, Smtp};
 use crate::source::Span;
 use crate::target::{NODE, Target, read_target};
@@ -40,11 +41,7 @@ const RISE_DEFAULT: u32 = 3;
 const LATER_HELP: &str = "ask in another way, as with tcp or nagios, or remove this check";
 
 /// Kinds of a later version.
-const LATER: &[(&str, &str)] = &[
-    ("unit", LATER_HELP),
-    ("mysql", LATER_HELP),
-    ("postgres", LATER_HELP),
-];
+const LATER: &[(&str, &str)] = &[("mysql", LATER_HELP), ("postgres", LATER_HELP)];
 
 /// A kind of question.
 struct Kind {
@@ -56,11 +53,13 @@ struct Kind {
     own: &'static [&'static str],
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind {
         name: "ping",
         keys: Keys {
-            known: &["ping", "interval", "timeout", "from", "fall", "rise"],
+            known: &[
+                "ping", "interval", "timeout", "from", "fall", "rise", "service",
+            ],
             later: LATER,
         },
         own: &[],
@@ -69,8 +68,8 @@ const KINDS: [Kind; 8] = [
         name: "http",
         keys: Keys {
             known: &[
-                "http", "interval", "timeout", "from", "fall", "rise", "status", "body", "method",
-                "host", "tls",
+                "http", "interval", "timeout", "from", "fall", "rise", "service", "status", "body",
+                "method", "host", "tls",
             ],
             later: LATER,
         },
@@ -80,7 +79,7 @@ const KINDS: [Kind; 8] = [
         name: "tcp",
         keys: Keys {
             known: &[
-                "tcp", "interval", "timeout", "from", "fall", "rise", "send", "expect",
+                "tcp", "interval", "timeout", "from", "fall", "rise", "service", "send", "expect",
             ],
             later: LATER,
         },
@@ -89,7 +88,9 @@ const KINDS: [Kind; 8] = [
     Kind {
         name: "exec",
         keys: Keys {
-            known: &["exec", "interval", "timeout", "from", "fall", "rise"],
+            known: &[
+                "exec", "interval", "timeout", "from", "fall", "rise", "service",
+            ],
             later: LATER,
         },
         own: &[],
@@ -97,7 +98,9 @@ const KINDS: [Kind; 8] = [
     Kind {
         name: "nagios",
         keys: Keys {
-            known: &["nagios", "interval", "timeout", "from", "fall", "rise"],
+            known: &[
+                "nagios", "interval", "timeout", "from", "fall", "rise", "service",
+            ],
             later: LATER,
         },
         own: &[],
@@ -106,17 +109,28 @@ const KINDS: [Kind; 8] = [
         name: "process",
         keys: Keys {
             known: &[
-                "process", "interval", "timeout", "from", "fall", "rise", "pidfile",
+                "process", "interval", "timeout", "from", "fall", "rise", "service", "pidfile",
             ],
             later: LATER,
         },
         own: &["pidfile"],
     },
     Kind {
+        name: "unit",
+        keys: Keys {
+            known: &[
+                "unit", "interval", "timeout", "from", "fall", "rise", "service",
+            ],
+            later: LATER,
+        },
+        own: &[],
+    },
+    Kind {
         name: "dns",
         keys: Keys {
             known: &[
-                "dns", "interval", "timeout", "from", "fall", "rise", "server", "type", "expect",
+                "dns", "interval", "timeout", "from", "fall", "rise", "service", "server", "type",
+                "expect",
             ],
             later: LATER,
         },
@@ -126,7 +140,8 @@ const KINDS: [Kind; 8] = [
         name: "smtp",
         keys: Keys {
             known: &[
-                "smtp", "interval", "timeout", "from", "fall", "rise", "starttls", "host", "tls",
+                "smtp", "interval", "timeout", "from", "fall", "rise", "service", "starttls",
+                "host", "tls",
             ],
             later: LATER,
         },
@@ -137,8 +152,8 @@ const KINDS: [Kind; 8] = [
 /// What a check without a question could have.
 const ANY_KEYS: Keys = Keys {
     known: &[
-        "ping", "http", "tcp", "exec", "nagios", "process", "dns", "smtp", "interval", "timeout",
-        "from", "fall", "rise",
+        "ping", "http", "tcp", "exec", "nagios", "process", "unit", "dns", "smtp", "interval",
+        "timeout", "from", "fall", "rise", "service",
     ],
     later: LATER,
 };
@@ -150,6 +165,8 @@ pub struct CheckSpec {
     pub policy: CheckPolicy,
     /// What is asked.
     pub question: Question,
+    /// The service that it asks about, where it bears neither its name nor asks for its unit.
+    pub service: Option<ServiceName>,
 }
 
 /// What a check asks.
@@ -170,6 +187,8 @@ pub enum Question {
     Nagios(Exec),
     /// Does a process run?
     Process(Process),
+    /// Is a unit of systemd up?
+    Unit(String),
     /// Does a name server know a name?
     Dns(Dns),
     /// Does a mail server greet?
@@ -185,7 +204,7 @@ impl Question {
             Self::Tcp(tcp) => Some(tcp.target),
             Self::Dns(dns) => Some(dns.target),
             Self::Smtp(smtp) => Some(smtp.target),
-            Self::Exec(_) | Self::Nagios(_) | Self::Process(_) => None,
+            Self::Exec(_) | Self::Nagios(_) | Self::Process(_) | Self::Unit(_) => None,
         }
     }
 
@@ -194,8 +213,8 @@ impl Question {
         match self {
             // A node that pings itself learns nothing.
             Self::Ping { .. } => (false, true),
-            // Programs and processes are those of the machine itself.
-            Self::Exec(_) | Self::Nagios(_) | Self::Process(_) => (true, false),
+            // Programs, processes and units are those of the machine itself.
+            Self::Exec(_) | Self::Nagios(_) | Self::Process(_) | Self::Unit(_) => (true, false),
             Self::Http(_) | Self::Tcp(_) | Self::Dns(_) | Self::Smtp(_) => (true, true),
         }
     }
@@ -211,13 +230,16 @@ pub(crate) fn read_name(key: &Text<'_>, report: &mut Report) -> Option<CheckName
     name::read("check", key, CheckName::new, report)
 }
 
-/// Reads a check.
+/// Reads a check of a group that has these services.
 pub(crate) fn read(
     name: CheckName,
     section: &Section<'_>,
+    services: &Services<'_>,
     report: &mut Report,
 ) -> Option<CheckSpec> {
     let question = read_question(section, report);
+    let named = services.named(section, report);
+    let implied = services.implied(&name, question.as_ref());
     let interval = read_time(
         section,
         "interval",
@@ -248,8 +270,60 @@ pub(crate) fn read(
         rise,
         from_node: from.node,
         from_peers: from.peers,
+        rests: named
+            .or(implied)
+            .is_some_and(|service| service.when == When::Active),
     };
-    Some(CheckSpec { policy, question })
+    let service = named.filter(|named| implied.is_none_or(|implied| implied.name != named.name));
+    Some(CheckSpec {
+        policy,
+        question,
+        service: service.map(|service| service.name.clone()),
+    })
+}
+
+/// The services of a group, to one of which a check may belong.
+pub(crate) struct Services<'a> {
+    /// The names of all, faulty ones too: those have been spoken of.
+    pub(crate) names: Vec<String>,
+    /// Those that are whole.
+    pub(crate) whole: &'a [(ServiceSpec, Span)],
+}
+
+impl Services<'_> {
+    /// The service that a check asks about unless it names one: the one whose name it bears,
+    /// or whose unit it asks for.
+    fn implied(&self, check: &CheckName, question: Option<&Question>) -> Option<&ServiceSpec> {
+        let of_unit = |unit: &String| {
+            let mut all = self.whole.iter().map(|(service, _)| service);
+            all.find(|service| matches!(&service.what, Runs::Unit(own) if own == unit))
+        };
+        self.of_name(check.as_str()).or_else(|| match question {
+            Some(Question::Unit(unit)) => of_unit(unit),
+            Some(_) | None => None,
+        })
+    }
+
+    /// The service that a check names.
+    fn named(&self, section: &Section<'_>, report: &mut Report) -> Option<&ServiceSpec> {
+        let help = "write the name of a service of the same group";
+        let text = section.text_with("service", help, report)?;
+        if !self.names.iter().any(|name| name == text.value) {
+            let what = format!("the group has no service {}", shown(text.value));
+            let names = self.names.iter().map(String::as_str);
+            let help = match nearest(text.value, names) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => help.to_owned(),
+            };
+            report.refuse(&text.span, what, help);
+        }
+        self.of_name(text.value)
+    }
+
+    fn of_name(&self, name: &str) -> Option<&ServiceSpec> {
+        let mut all = self.whole.iter().map(|(service, _)| service);
+        all.find(|service| service.name.as_str() == name)
+    }
 }
 
 fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question> {
@@ -283,6 +357,7 @@ fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question>
         ["exec"] => Some(Question::Exec(exec::read("exec", section, report)?)),
         ["nagios"] => Some(Question::Nagios(exec::read("nagios", section, report)?)),
         ["process"] => Some(Question::Process(process::read(section, report)?)),
+        ["unit"] => Some(Question::Unit(read_unit(section, report)?)),
         ["dns"] => Some(Question::Dns(dns::read(section, report)?)),
         ["smtp"] => Some(Question::Smtp(smtp::read(section, report)?)),
         [first, second, ..] => {
@@ -294,6 +369,18 @@ fn read_question(section: &Section<'_>, report: &mut Report) -> Option<Question>
         }
         // The kinds are those of the table.
         [_] => None,
+    }
+}
+
+fn read_unit(section: &Section<'_>, report: &mut Report) -> Option<String> {
+    let help = format!("write for example {UNIT_EXAMPLE}");
+    let text = section.text_with("unit", &help, report)?;
+    match judge_unit(text.value) {
+        Ok(()) => Some(text.value.to_owned()),
+        Err((what, help)) => {
+            report.refuse(&text.span, what, help);
+            None
+        }
     }
 }
 
@@ -379,6 +466,11 @@ fn judge_target(question: &Question, from: &From, report: &mut Report) {
     match (question, question.target()) {
         (Question::Process(process), _) if from.peers => {
             let what = format!("peers cannot see whether {} runs", shown(&process.name));
+            let help = "write from = [\"node\"], or ask with tcp or http what it serves";
+            report.refuse(&from.span, what, help);
+        }
+        (Question::Unit(unit), _) if from.peers => {
+            let what = format!("peers cannot see whether {} is up", shown(unit));
             let help = "write from = [\"node\"], or ask with tcp or http what it serves";
             report.refuse(&from.span, what, help);
         }

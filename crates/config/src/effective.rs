@@ -134,6 +134,7 @@ fn write_check(text: &mut String, group: &Group, spec: &CheckSpec) {
         Question::Exec(command) => line(text, "exec", list(command.words().iter().cloned())),
         Question::Nagios(command) => line(text, "nagios", list(command.words().iter().cloned())),
         Question::Process(process) => write_process(text, process),
+        Question::Unit(unit) => line(text, "unit", quoted(unit)),
         Question::Dns(dns) => write_dns(text, dns),
         Question::Smtp(smtp) => write_smtp(text, smtp),
     }
@@ -147,6 +148,9 @@ fn write_check(text: &mut String, group: &Group, spec: &CheckSpec) {
     line(text, "from", list(from));
     line(text, "fall", policy.fall);
     line(text, "rise", policy.rise);
+    if let Some(service) = &spec.service {
+        line(text, "service", quoted(service.as_str()));
+    }
 }
 
 fn write_http(text: &mut String, http: &Http) {

@@ -29,8 +29,9 @@ pub const ADDRESSES_PER_GROUP_MAX: usize = 4_096;
 /// The tables of the guard are made for so many.
 pub const ADDRESSES_MAX: usize = 16_384;
 
-/// Every check is a task on every node that asks.
-pub const CHECKS_MAX: usize = 1_024;
+/// Every check is a task on every node that asks, and is told to all others once a second: with
+/// so many, asked by a node and two peers, that is a few hundred kilobytes a second.
+pub const CHECKS_MAX: usize = 8_192;
 
 /// How long requests in flight get, unless the file says otherwise.
 const DRAIN_DEFAULT: Duration = Duration::from_secs(2);
@@ -127,11 +128,15 @@ fn read_one(
     let name = name::read("group", key, GroupName::new, report);
     let members = read_nodes(section, nodes, report);
     let addresses = read_addresses(section, budget, report);
+    let services = service::read_all(section, &mut budget.services, &mut budget.units, report);
+    let related = check::Services {
+        names: section.names("service"),
+        whole: &services,
+    };
     let FoundChecks {
         names,
         whole: checks,
-    } = read_checks(section, budget, report);
-    let services = service::read_all(section, &mut budget.services, &mut budget.units, report);
+    } = read_checks(section, &related, budget, report);
     let hooks = hook::read(section, report);
     let fail_when = read_rule(section, &names, report);
     let failback = read_failback(section, report);
@@ -289,7 +294,12 @@ struct FoundChecks {
 }
 
 /// Reads the checks of a group.
-fn read_checks(section: &Section<'_>, budget: &mut Budget, report: &mut Report) -> FoundChecks {
+fn read_checks(
+    section: &Section<'_>,
+    services: &check::Services<'_>,
+    budget: &mut Budget,
+    report: &mut Report,
+) -> FoundChecks {
     let sections = section.sections("check", report);
     if let Some((name, _)) = sections.get(budget.checks) {
         let what = format!("the file has more than {CHECKS_MAX} checks");
@@ -304,7 +314,7 @@ fn read_checks(section: &Section<'_>, budget: &mut Budget, report: &mut Report) 
             continue;
         };
         found.names.push((name.clone(), key.span.clone()));
-        let spec = check::read(name, section, report);
+        let spec = check::read(name, section, services, report);
         found
             .whole
             .extend(spec.map(|spec| (spec, key.span.clone())));

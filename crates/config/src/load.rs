@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::fault::{Faults, Report};
 use crate::source::Source;
 
-/// The largest file in bytes: sixteen thousand addresses fit.
-pub const FILE_SIZE_MAX: u64 = 1 << 20;
+/// The largest file in bytes: sixteen thousand addresses and eight thousand checks fit.
+pub const FILE_SIZE_MAX: u64 = 4 << 20;
 
 /// Reads and checks the file at `path`.
 ///

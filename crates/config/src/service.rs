@@ -46,7 +46,8 @@ const STOP_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Durati
 /// More tries on the spot are an outage of their own.
 const RESTART_BOUNDS: RangeInclusive<u32> = 0..=100;
 
-const UNIT_EXAMPLE: &str = "unit = \"apache2.service\"";
+/// How a unit is named.
+pub(crate) const UNIT_EXAMPLE: &str = "unit = \"apache2.service\"";
 
 const KEYS: Keys = Keys {
     known: &[
@@ -247,7 +248,8 @@ fn read_unit(section: &Section<'_>, units: &mut Units, report: &mut Report) -> O
     Some(text.value.to_owned())
 }
 
-fn judge_unit(unit: &str) -> Result<(), (String, String)> {
+/// Whether a unit could have that name; else what is wrong and what to do.
+pub(crate) fn judge_unit(unit: &str) -> Result<(), (String, String)> {
     let fits = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     let (stem, kind) = unit.rsplit_once('.').unwrap_or((unit, ""));
     if unit.is_empty() || unit.len() > UNIT_LENGTH_MAX || !unit.chars().all(fits) || stem.is_empty()

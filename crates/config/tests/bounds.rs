@@ -66,7 +66,7 @@ fn as_many_as_allowed_and_one_more() {
     assert_eq!(faults(&checks(CHECKS_MAX)), [""; 0]);
     assert_eq!(
         faults(&checks(CHECKS_MAX + 1)),
-        ["f:2058:16: the file has more than 1024 checks"]
+        ["f:16394:16: the file has more than 8192 checks"]
     );
 
     let revoked = |count: usize| {
@@ -185,7 +185,7 @@ fn files_that_cannot_be_read_say_what_to_do() {
     ]);
     assert_eq!(
         loaded(&path),
-        "FILE: the file is larger than 1024 KiB\n  help: is it the right file? else make several clusters of it\n"
+        "FILE: the file is larger than 4096 KiB\n  help: is it the right file? else make several clusters of it\n"
     );
     let most =
         nodes(3) + &"#".repeat(usize::try_from(FILE_SIZE_MAX).expect("small") - nodes(3).len());

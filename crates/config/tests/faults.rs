@@ -121,7 +121,7 @@ fn unknown_keys_are_told_what_was_meant() {
         "fall = 2",
         "xyzzy = 2",
         &[
-            "f:24:1: unknown key \"xyzzy\" in [group.www.check.apache] | known here: http, interval, timeout, from, fall, rise, status, body, method, host, tls",
+            "f:24:1: unknown key \"xyzzy\" in [group.www.check.apache] | known here: http, interval, timeout, from, fall, rise, service, status, body, method, host, tls",
         ],
     );
     refused(
@@ -153,15 +153,59 @@ fn unknown_keys_are_told_what_was_meant() {
     );
     refused(
         "ping = \"{node}\"",
-        "unit = \"x.service\"",
+        "mysql = \"x\"",
         &[
-            "f:19:1: \"unit\" is not built yet in this version | ask in another way, as with tcp or nagios, or remove this check",
+            "f:19:1: \"mysql\" is not built yet in this version | ask in another way, as with tcp or nagios, or remove this check",
         ],
     );
     refused(
         "[group.www]",
         "[timing]\nleese = \"1s\"\n[group.www]",
         &["f:13:1: unknown key \"leese\" in [timing] | did you mean \"lease\"?"],
+    );
+}
+
+#[test]
+fn checks_of_units_and_of_services() {
+    let ping = "ping = \"{node}\"";
+    refused(
+        ping,
+        "unit = \"apache2\"",
+        &[
+            "f:19:8: \"apache2\" does not say which kind of unit it is | did you mean \"apache2.service\"?",
+        ],
+    );
+    refused(
+        ping,
+        "unit = \"apache2.service\"\nfrom = [\"node\", \"peers\"]",
+        &[
+            "f:20:8: peers cannot see whether \"apache2.service\" is up | write from = [\"node\"], or ask with tcp or http what it serves",
+        ],
+    );
+    refused(
+        ping,
+        "unit = \"apache2.service\"\npidfile = \"/x\"",
+        &["f:20:1: \"pidfile\" belongs to process checks | remove it, or ask with process"],
+    );
+    let service = "[group.www.service.web]\nunit = \"apache2.service\"\n[group.www.check.ping]";
+    refused(
+        "[group.www.check.ping]",
+        &format!("{service}\nservice = \"wbe\""),
+        &["f:21:11: the group has no service \"wbe\" | did you mean \"web\"?"],
+    );
+    refused(
+        ping,
+        &format!("{ping}\nservice = \"web\""),
+        &[
+            "f:20:11: the group has no service \"web\" | write the name of a service of the same group",
+        ],
+    );
+    refused(
+        ping,
+        &format!("{ping}\nservice = 1"),
+        &[
+            "f:20:11: service must be a string in quotes, not a whole number | write the name of a service of the same group",
+        ],
     );
 }
 

@@ -428,3 +428,47 @@ fn a_frame_shows_the_line_and_the_remedy() {
     let report = format!("{:?}", miette::Report::new(faults));
     assert!(report.contains("did you mean"), "{report}");
 }
+
+#[test]
+fn checks_of_active_services_rest_on_standbys() {
+    let config = read(
+        "cluster = \"shop\"\n[node.a]\naddress = \"192.0.2.1:7946\"\n\
+         [node.b]\naddress = \"192.0.2.2:7946\"\n[node.c]\naddress = \"192.0.2.3:7946\"\n\
+         [group.g]\nnodes = [\"a\", \"b\"]\naddresses = [\"192.0.2.9/24\"]\n\
+         [group.g.service.web]\nunit = \"apache2.service\"\n\
+         [group.g.service.db]\nunit = \"mysql.service\"\nwhen = \"always\"\n\
+         [group.g.check.web]\nhttp = \"http://{node}/\"\n\
+         [group.g.check.port]\ntcp = \"{node}:80\"\nservice = \"web\"\n\
+         [group.g.check.unit]\nunit = \"apache2.service\"\n\
+         [group.g.check.named]\nunit = \"apache2.service\"\nservice = \"db\"\n\
+         [group.g.check.db]\nunit = \"mysql.service\"\n\
+         [group.g.check.other]\nunit = \"cron.service\"\n\
+         [group.g.check.ping]\nping = \"{node}\"\n",
+    );
+    let rests = |config: &Config, name: &str| {
+        let mut all = group(config, "g").checks.iter();
+        let found = all.find(|policy| policy.name.as_str() == name);
+        found.expect("a check").rests
+    };
+    let text = config.effective();
+    let again = read(&text);
+    for (name, expected) in [
+        ("web", true),
+        ("port", true),
+        ("unit", true),
+        ("named", false),
+        ("db", false),
+        ("other", false),
+        ("ping", false),
+    ] {
+        assert_eq!(rests(&config, name), expected, "{name}");
+        assert_eq!(rests(&again, name), expected, "{name} in {text}");
+    }
+    let unit = &config.checks[&group(&config, "g").id];
+    let unit = unit.iter().find(|spec| spec.policy.name.as_str() == "unit");
+    let unit = &unit.expect("a check").policy;
+    assert!(unit.from_node && !unit.from_peers);
+    // Only what the file has to say is in the canonical text.
+    assert_eq!(text.matches("service = ").count(), 2, "{text}");
+    assert_eq!(again.digest, config.digest);
+}

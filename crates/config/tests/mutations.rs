@@ -31,7 +31,8 @@ e = { nagios = ["/usr/lib/nagios/plugins/check_http", "-H", "{node}", "a b"], fr
 f = { process = "apache2", pidfile = "/run/x.pid" }
 g = { dns = "www.example.net.", server = "[2001:db8::9]:5353", type = "MX", expect = "10 mail." }
 h = { smtp = "{node}:25", starttls = true, host = "mail.example.net", tls = { verify = false } }
-i = { smtp = "192.0.2.5:25", from = ["node"] }
+i = { smtp = "192.0.2.5:25", from = ["node"], service = "b" }
+k = { unit = "a.service", service = "b" }
 j.dns = "."
 [group.g.service]
 a = { unit = "a.service", when = "always", restart = 1, after = ["b"] }

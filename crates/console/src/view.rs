@@ -2,7 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::api::v1::{Group, GroupNode, Move, State, Status};
+use crate::api::v1::{Check, Group, GroupNode, Measure, Move, State, Status};
+
+/// Checks of one node that a screen holds beside what else there is.
+const CHECKS_SHOWN_MAX: usize = 24;
+/// Measures of one check that a line holds.
+const MEASURES_SHOWN_MAX: usize = 8;
 
 /// The status as text: the verdict first, then each group, then the nodes.
 pub fn status(status: &Status) -> String {
@@ -97,20 +102,73 @@ fn group_node_lines(text: &mut String, group: &Group, node: &GroupNode) {
         "  {:<12} {role:<8} {ready}: {}",
         node.name, node.reason
     );
-    for check in &node.checks {
-        let state = if check.state == "failing" {
-            "FAILING"
-        } else {
-            check.state.as_str()
-        };
+    check_lines(text, &node.checks);
+}
+
+/// The checks of a node: all if they fit on a screen, else first those that are not well.
+fn check_lines(text: &mut String, checks: &[Check]) {
+    let unwell = |check: &&Check| !matches!(check.state.as_str(), "ok" | "idle");
+    let shown: Vec<&Check> = match checks.len() {
+        0..=CHECKS_SHOWN_MAX => checks.iter().collect(),
+        _ => {
+            let unwell_first = checks.iter().filter(unwell);
+            let unwell_first = unwell_first.chain(checks.iter().filter(|one| !unwell(one)));
+            unwell_first.take(CHECKS_SHOWN_MAX).collect()
+        }
+    };
+    for check in &shown {
+        check_line(text, check);
+    }
+    if checks.len() > shown.len() {
+        let count = |state: &str| checks.iter().filter(|one| one.state == state).count();
+        let states = ["failing", "unknown", "ok", "idle"].map(|state| (count(state), state));
+        let states = states.iter().filter(|(count, _)| *count > 0);
+        let states: Vec<String> = states.map(|(n, state)| format!("{n} {state}")).collect();
         let _ = writeln!(
             text,
-            "    {:<12} {state:<8} {}  ({} ago)",
-            check.name,
-            check.detail,
-            age(check.age_ms)
+            "    and {} more checks; of all {}: {}. `evenkeel status --json` has each",
+            checks.len() - shown.len(),
+            checks.len(),
+            states.join(", ")
         );
     }
+}
+
+fn check_line(text: &mut String, check: &Check) {
+    let state = if check.state == "failing" {
+        "FAILING"
+    } else {
+        check.state.as_str()
+    };
+    let _ = writeln!(
+        text,
+        "    {:<12} {state:<8} {}  ({} ago)",
+        check.name,
+        check.detail,
+        age(check.age_ms)
+    );
+    if check.measures.is_empty() {
+        return;
+    }
+    let measures = check.measures.iter().take(MEASURES_SHOWN_MAX);
+    let mut measures: Vec<String> = measures.map(measure_words).collect();
+    if check.measures.len() > measures.len() {
+        measures.push(format!("{} more", check.measures.len() - measures.len()));
+    }
+    let _ = writeln!(text, "    {:<12} {:<8} {}", "", "", measures.join(", "));
+}
+
+/// As in `time 0.006 s`.
+fn measure_words(measure: &Measure) -> String {
+    let value = measure
+        .value
+        .map_or_else(|| "unknown".to_owned(), |value| value.to_string());
+    let blank = if measure.unit.is_empty() || measure.unit == "%" {
+        ""
+    } else {
+        " "
+    };
+    format!("{} {value}{blank}{}", measure.label, measure.unit)
 }
 
 fn node_lines(text: &mut String, status: &Status) {
@@ -250,6 +308,58 @@ mod tests {
         assert_eq!(
             verdict(&down),
             "shop: 0 of 1 groups serving. NOT SERVING: www."
+        );
+    }
+
+    #[test]
+    fn many_checks_do_not_flood_the_screen_and_what_is_wrong_comes_first() {
+        let check = |number: usize| Check {
+            name: format!("c{number}"),
+            state: if number == 4_000 { "failing" } else { "ok" }.into(),
+            age_ms: 5,
+            detail: "HTTP 200".into(),
+            measures: Vec::new(),
+        };
+        let mut many = group(State::Serving, true);
+        many.nodes = vec![GroupNode {
+            name: "ams1".into(),
+            ready: true,
+            reason: "well".into(),
+            checks: (0..5_000).map(check).collect(),
+        }];
+        let text = status(&with(vec![many]));
+        assert!(text.lines().count() < 40, "{text}");
+        let first = text.lines().find(|line| line.contains("HTTP 200"));
+        assert!(first.is_some_and(|line| line.contains("c4000") && line.contains("FAILING")));
+        assert!(
+            text.contains("and 4976 more checks; of all 5000: 1 failing, 4999 ok."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn measures_stand_below_their_check() {
+        let measure = |label: &str, value, unit: &str| Measure {
+            label: label.into(),
+            value,
+            unit: unit.into(),
+        };
+        let mut text = String::new();
+        let check = Check {
+            name: "disk".into(),
+            state: "ok".into(),
+            age_ms: 5,
+            detail: "DISK OK".into(),
+            measures: vec![
+                measure("time", Some(0.006), "s"),
+                measure("/", Some(81.0), "%"),
+                measure("users", None, ""),
+            ],
+        };
+        check_line(&mut text, &check);
+        assert!(
+            text.ends_with(" time 0.006 s, / 81%, users unknown\n"),
+            "{text}"
         );
     }
 

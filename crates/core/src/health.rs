@@ -12,7 +12,12 @@
 //! unknown. A refused connection, a wrong answer, a dead process always count.
 
 use core::time::Duration;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+
+mod sayings;
+
+use sayings::{Row, Said, Sayings};
 
 use crate::Moment;
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
@@ -34,6 +39,9 @@ pub const WAITS_PER_ANSWER: u32 = 6;
 /// patience of whoever waits for a web page.
 pub const SILENCE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many failing checks a [`Ruling`] names: people read no more, and evidence holds fewer.
+pub const FAILING_TOLD_MAX: usize = 16;
+
 /// What a check says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckState {
@@ -47,8 +55,19 @@ pub enum CheckState {
     Idle,
 }
 
+/// What a check measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// What.
+    pub label: String,
+    /// How much; none if it could not say.
+    pub value: Option<f64>,
+    /// Of what: none, `s`, `ms`, `us`, `%`, `B` and its multiples, `c` for a counter.
+    pub unit: String,
+}
+
 /// What one prober says about one check of one judged node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CheckReport {
     /// The group.
     pub group: GroupId,
@@ -65,6 +84,10 @@ pub struct CheckReport {
     pub silent: Option<Duration>,
     /// What exactly, for people.
     pub detail: String,
+    /// What its newest answer measured.
+    pub measures: Vec<Measure>,
+    /// Detail and measures are left out, because what was said before still says it well enough.
+    pub terse: bool,
 }
 
 /// How a node stands towards a group, by its own account.
@@ -111,7 +134,7 @@ pub struct Silence {
 }
 
 /// Everything that one node tells the others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The life of its daemon.
     pub incarnation: Incarnation,
@@ -136,6 +159,9 @@ pub struct Report {
     pub lateness: Duration,
     /// What it asked.
     pub checks: Vec<CheckReport>,
+    /// Whether that is all that it asks. Where that would be too much for one report, each tells
+    /// a part: what is new, and in turns the rest.
+    pub whole: bool,
     /// How it stands towards each group that names it.
     pub groups: Vec<GroupReport>,
     /// Holders that it, as a voter, does not hear.
@@ -150,16 +176,19 @@ pub struct Report {
 /// A report and when it came.
 #[derive(Clone, Debug)]
 pub struct Heard {
-    /// The report.
+    /// The report. What it says of checks is kept elsewhere.
     pub report: Report,
     /// When it arrived here.
     pub at: Moment,
 }
 
 /// The newest report of every node, the own one included.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct View {
     heard: BTreeMap<NodeId, Heard>,
+    said: Sayings,
+    /// Rulings that stand until something is heard, or the moment beside them has passed.
+    rulings: RefCell<BTreeMap<(GroupId, NodeId), (Moment, Ruling)>>,
 }
 
 /// What silence on overloaded machines is taken for.
@@ -174,7 +203,7 @@ pub enum Silent {
 }
 
 /// Whether the rule of a group holds for a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ruling {
     /// With all silence at face value.
     pub face: Truth,
@@ -183,12 +212,16 @@ pub struct Ruling {
     /// With silence on overloaded machines taken for unknown. If this holds, the ones
     /// above do.
     pub definite: Truth,
-    /// The checks that fail, at face value.
+    /// The checks that fail, at face value: the first [`FAILING_TOLD_MAX`] of them.
     pub failing: Vec<(CheckName, Merged)>,
+    /// How many fail.
+    pub failures: usize,
+    /// Some checks are idle there: whether what they ask for would run well, nobody knows.
+    pub idle: bool,
 }
 
 /// A check's answer in one place, merged over those who asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Merged {
     /// The answer.
     pub state: CheckState,
@@ -198,11 +231,22 @@ pub struct Merged {
     pub detail: String,
     /// Who said the part that decided.
     pub said_by: Option<NodeId>,
+    /// What was measured.
+    pub measures: Vec<Measure>,
 }
 
 impl View {
+    /// Nothing heard yet, of nodes that ask what this topology says.
+    pub fn new(topology: &Topology) -> Self {
+        Self {
+            heard: BTreeMap::new(),
+            said: Sayings::new(topology),
+            rulings: RefCell::default(),
+        }
+    }
+
     /// Takes a report in. An older one of the same life changes nothing.
-    pub fn hear(&mut self, now: Moment, node: NodeId, report: Report) {
+    pub fn hear(&mut self, now: Moment, node: NodeId, mut report: Report) {
         if let Some(known) = self.heard.get(&node) {
             let older =
                 known.report.incarnation == report.incarnation && known.report.seq >= report.seq;
@@ -210,11 +254,16 @@ impl View {
                 return;
             }
         }
+        self.rulings.get_mut().clear();
+        let checks = core::mem::take(&mut report.checks);
+        self.said.hear(now, node, checks, report.whole);
         self.heard.insert(node, Heard { report, at: now });
     }
 
     /// Forgets a node: what its former life said does not count any more.
     pub fn forget(&mut self, node: NodeId) {
+        self.rulings.get_mut().clear();
+        self.said.forget(node);
         self.heard.remove(&node);
     }
 
@@ -257,70 +306,98 @@ impl View {
         (lateness * WAITS_PER_ANSWER >= timeout).then_some(lateness)
     }
 
-    /// What one prober says about a check of `judged`: none if it does not ask, or
-    /// has not been heard lately. Too old an answer is unknown.
-    fn said(
-        &self,
-        now: Moment,
-        prober: NodeId,
-        judged: NodeId,
-        group: GroupId,
-        policy: &CheckPolicy,
-        silent: Silent,
-    ) -> Option<Merged> {
-        let heard = self.fresh(now, prober)?;
-        let said =
-            heard.report.checks.iter().find(|one| {
-                one.group == group && one.judged == judged && one.check == policy.name
-            })?;
-        let age = said.age + now.since(heard.at);
-        let stale = age > answer_age_max(policy);
-        let mut merged = Merged {
-            state: if stale {
-                CheckState::Unknown
-            } else {
-                said.state
-            },
-            age,
-            detail: said.detail.clone(),
-            said_by: Some(prober),
-        };
-        if merged.state == CheckState::Failing
-            && let Some(silence) = said.silent
-        {
-            let silence = silence + now.since(heard.at);
-            self.weigh(now, [judged, prober], policy, silence, silent, &mut merged);
-        }
-        Some(merged)
+    /// Whether a group is not open on a node, by that node's own fresh account: then checks of
+    /// what runs on the holder alone are idle there.
+    fn is_closed(&self, now: Moment, judged: NodeId, group: GroupId) -> bool {
+        let said = self.standing(now, judged, group);
+        said.is_some_and(|said| !said.standing.is_open())
     }
 
-    /// Silence between a node and its prober, one of which may just be overloaded.
-    fn weigh(
-        &self,
-        now: Moment,
-        ends: [NodeId; 2],
-        policy: &CheckPolicy,
-        silence: Duration,
-        silent: Silent,
-        merged: &mut Merged,
-    ) {
-        let busy = |node| self.overload(now, node, policy.timeout);
-        let Some(late) = ends.into_iter().filter_map(busy).max() else {
-            return;
+    /// What one prober's answer comes to.
+    fn weighed(&self, place: &Place<'_>, prober: NodeId, said: &Said) -> CheckState {
+        let Place { now, policy, .. } = *place;
+        if said.age(now) > said.age_max(policy) {
+            return CheckState::Unknown;
+        }
+        let (CheckState::Failing, Some(silence)) = (said.state, said.silence(now)) else {
+            return said.state;
         };
-        let unknown = match silent {
+        // One end of the silence may just be overloaded.
+        let unknown = match place.silent {
             Silent::AtFace => false,
             Silent::Patiently => silence < SILENCE_PATIENCE,
             Silent::Never => true,
         };
-        merged.detail.push_str(&format!(
-            "; no answer for {:.1} s, on a machine that runs ordinary work {} ms late",
-            silence.as_secs_f64(),
-            late.as_millis()
-        ));
-        if unknown {
-            merged.state = CheckState::Unknown;
+        match unknown && self.busiest(now, [place.judged, prober], policy).is_some() {
+            true => CheckState::Unknown,
+            false => CheckState::Failing,
         }
+    }
+
+    fn busiest(&self, now: Moment, ends: [NodeId; 2], policy: &CheckPolicy) -> Option<Duration> {
+        let busy = |node| self.overload(now, node, policy.timeout);
+        ends.into_iter().filter_map(busy).max()
+    }
+
+    /// Who asks about a group on a node and was heard lately.
+    fn voices(&self, now: Moment, judged: NodeId, group: GroupId) -> Voices<'_> {
+        let fresh = |prober: &NodeId| self.fresh(now, *prober).is_some();
+        let (mut own, mut peers) = (None, Vec::new());
+        for (prober, row) in self.said.rows(group, judged) {
+            match fresh(&prober) {
+                true if prober == judged => own = Some(row),
+                true => peers.push((prober, row)),
+                false => {}
+            }
+        }
+        Voices { own, peers }
+    }
+
+    /// Which of the probers decides, and what that comes to: the node itself if it says that it
+    /// fails, or else the peers, by their majority (DESIGN 5).
+    fn decided<'s>(&self, place: &Place<'_>, voices: &Voices<'s>) -> Decided<'s> {
+        let policy = place.policy;
+        let own = voices.own.filter(|_| policy.from_node);
+        let own = own.and_then(|row| row[place.index].as_ref());
+        let own = own.map(|said| (self.weighed(place, place.judged, said), place.judged, said));
+        let peers = match policy.from_peers {
+            true => self.peers_say(place, voices),
+            false => None,
+        };
+        let own_decides = match (own, peers) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some((own, ..)), Some((peers, ..))) => match (own, peers) {
+                (CheckState::Failing, _) => true,
+                (_, CheckState::Failing) => false,
+                (CheckState::Unknown, _) => false,
+                (CheckState::Ok | CheckState::Idle, _) => true,
+            },
+        };
+        if own_decides { own } else { peers }
+    }
+
+    fn peers_say<'s>(&self, place: &Place<'_>, voices: &Voices<'s>) -> Decided<'s> {
+        let said = || {
+            let said = voices.peers.iter();
+            let said = said.filter_map(|(peer, row)| Some((*peer, row[place.index].as_ref()?)));
+            said.map(|(peer, said)| (self.weighed(place, peer, said), peer, said))
+                .filter(|(state, ..)| *state != CheckState::Unknown)
+        };
+        let (mut all, mut failing) = (0, 0);
+        for (state, ..) in said() {
+            all += 1;
+            failing += usize::from(state == CheckState::Failing);
+        }
+        let verdict = if failing * 2 > all {
+            CheckState::Failing
+        } else {
+            CheckState::Ok
+        };
+        // Some may not ask yet, or not any more.
+        said()
+            .find(|(state, ..)| *state == verdict)
+            .or_else(|| said().find(|(state, ..)| *state != CheckState::Failing))
     }
 
     /// A check of a node: failing if the node itself says so, or if a majority of the
@@ -328,127 +405,203 @@ impl View {
     pub fn check(
         &self,
         now: Moment,
-        topology: &Topology,
         judged: NodeId,
         group: GroupId,
         policy: &CheckPolicy,
         silent: Silent,
     ) -> Merged {
-        let own = if policy.from_node {
-            self.said(now, judged, judged, group, policy, silent)
-        } else {
-            None
-        };
-        let peers = if policy.from_peers {
-            self.peers_say(now, topology, judged, group, policy, silent)
-        } else {
-            None
-        };
-        merge(own, peers)
-    }
-
-    fn peers_say(
-        &self,
-        now: Moment,
-        topology: &Topology,
-        judged: NodeId,
-        group: GroupId,
-        policy: &CheckPolicy,
-        silent: Silent,
-    ) -> Option<Merged> {
-        let said: Vec<Merged> = topology
-            .nodes
-            .keys()
-            .filter(|peer| **peer != judged)
-            .filter_map(|peer| self.said(now, *peer, judged, group, policy, silent))
-            .filter(|said| said.state != CheckState::Unknown)
-            .collect();
-        let failing = said
-            .iter()
-            .filter(|one| one.state == CheckState::Failing)
-            .count();
-        let verdict = if failing * 2 > said.len() {
-            CheckState::Failing
-        } else {
-            CheckState::Ok
-        };
-        said.into_iter().find(|one| one.state == verdict)
-    }
-
-    /// Whether the rule of a group holds for a node, and the checks that say so.
-    pub fn rule(&self, now: Moment, topology: &Topology, group: &Group, node: NodeId) -> Ruling {
-        let (face, failing) = self.holds(now, topology, group, node, Silent::AtFace);
-        let with = |silent| match failing.is_empty() {
-            true => face,
-            false => self.holds(now, topology, group, node, silent).0,
-        };
-        let (patient, definite) = (with(Silent::Patiently), with(Silent::Never));
-        Ruling {
-            face,
-            patient,
-            definite,
-            failing,
+        if policy.rests && self.is_closed(now, judged, group) {
+            let at = self.fresh(now, judged).map_or(now, |heard| heard.at);
+            return Merged {
+                state: CheckState::Idle,
+                age: now.since(at),
+                detail: "not asked: its service is not meant to run here now".to_owned(),
+                said_by: Some(judged),
+                measures: Vec::new(),
+            };
+        }
+        let index = self.said.index(group, &policy.name);
+        let place = index.map(|index| Place {
+            now,
+            judged,
+            index,
+            policy,
+            silent,
+        });
+        let voices = self.voices(now, judged, group);
+        let decided = place.as_ref();
+        let decided = decided.and_then(|place| self.decided(place, &voices));
+        match (place.as_ref(), decided) {
+            (Some(place), Some((state, prober, said))) => self.merged(place, state, prober, said),
+            _ => Merged {
+                state: CheckState::Unknown,
+                age: Duration::MAX,
+                detail: "nobody who asks has answered lately".to_owned(),
+                said_by: None,
+                measures: Vec::new(),
+            },
         }
     }
 
-    fn holds(
-        &self,
-        now: Moment,
-        topology: &Topology,
-        group: &Group,
-        node: NodeId,
-        silent: Silent,
-    ) -> (Truth, Vec<(CheckName, Merged)>) {
-        let answers: BTreeMap<CheckName, Merged> = group
-            .checks
-            .iter()
-            .map(|policy| {
-                (
-                    policy.name.clone(),
-                    self.check(now, topology, node, group.id, policy, silent),
-                )
-            })
-            .collect();
-        let truth = group.fail_when.evaluate(|name| {
-            answers
-                .get(name)
-                .map_or(Truth::Unknown, |merged| match merged.state {
-                    CheckState::Failing => Truth::Yes,
-                    CheckState::Ok | CheckState::Idle => Truth::No,
-                    CheckState::Unknown => Truth::Unknown,
-                })
+    fn merged(&self, place: &Place<'_>, state: CheckState, prober: NodeId, said: &Said) -> Merged {
+        let Place { now, policy, .. } = *place;
+        let mut detail = said.detail.clone();
+        let stale = said.age(now) > said.age_max(policy);
+        let silence = said.silence(now).filter(|_| !stale);
+        if let (CheckState::Failing, Some(silence)) = (said.state, silence)
+            && let Some(late) = self.busiest(now, [place.judged, prober], policy)
+        {
+            detail.push_str(&format!(
+                "; no answer for {:.1} s, on a machine that runs ordinary work {} ms late",
+                silence.as_secs_f64(),
+                late.as_millis()
+            ));
+        }
+        Merged {
+            state,
+            age: said.age(now),
+            detail,
+            said_by: Some(prober),
+            measures: said.measures.clone(),
+        }
+    }
+
+    /// Whether the rule of a group holds for a node, and the checks that say so.
+    pub fn rule(&self, now: Moment, group: &Group, node: NodeId) -> Ruling {
+        let key = (group.id, node);
+        if let Some((until, ruling)) = self.rulings.borrow().get(&key)
+            && now <= *until
+        {
+            return ruling.clone();
+        }
+        let (ruling, until) = self.ruling(now, group, node);
+        let kept = (until, ruling.clone());
+        self.rulings.borrow_mut().insert(key, kept);
+        ruling
+    }
+
+    /// The ruling, and until when it stands if nothing more is heard.
+    fn ruling(&self, now: Moment, group: &Group, node: NodeId) -> (Ruling, Moment) {
+        let face = self.holds(now, group, node, Silent::AtFace);
+        let with = |silent| match face.failures {
+            0 => face.truth,
+            _ => self.holds(now, group, node, silent).truth,
+        };
+        let (patient, definite) = (with(Silent::Patiently), with(Silent::Never));
+        // How long a silence has lasted changes with every moment.
+        let until = if face.failures > 0 { now } else { face.until };
+        let ruling = Ruling {
+            face: face.truth,
+            patient,
+            definite,
+            failing: face.failing,
+            failures: face.failures,
+            idle: face.idle,
+        };
+        (ruling, until)
+    }
+
+    fn holds(&self, now: Moment, group: &Group, node: NodeId, silent: Silent) -> Holding {
+        let mut holding = Holding {
+            truth: Truth::No,
+            failing: Vec::new(),
+            failures: 0,
+            idle: false,
+            until: self.fresh_until(now),
+        };
+        // The checks that are not well, by name: few, so that thousands that are cost little.
+        let mut unwell: Vec<(&CheckName, Truth)> = Vec::new();
+        let closed = self.is_closed(now, node, group.id);
+        let voices = self.voices(now, node, group.id);
+        for (index, policy) in group.checks.iter().enumerate() {
+            if policy.rests && closed {
+                holding.idle = true;
+                continue;
+            }
+            let place = Place {
+                now,
+                judged: node,
+                index,
+                policy,
+                silent,
+            };
+            let Some((state, prober, said)) = self.decided(&place, &voices) else {
+                unwell.push((&policy.name, Truth::Unknown));
+                continue;
+            };
+            match state {
+                CheckState::Ok => {
+                    let stale = said.stale_after(policy);
+                    holding.until = holding.until.min(stale);
+                }
+                CheckState::Idle => holding.idle = true,
+                CheckState::Unknown => unwell.push((&policy.name, Truth::Unknown)),
+                CheckState::Failing => {
+                    unwell.push((&policy.name, Truth::Yes));
+                    holding.failures += 1;
+                    if holding.failing.len() < FAILING_TOLD_MAX {
+                        let merged = self.merged(&place, state, prober, said);
+                        holding.failing.push((policy.name.clone(), merged));
+                    }
+                }
+            }
+        }
+        unwell.sort_unstable_by_key(|(name, _)| *name);
+        holding.truth = group.fail_when.evaluate(|name| {
+            let found = unwell.binary_search_by_key(&name, |(name, _)| *name);
+            found.map_or(Truth::No, |at| unwell[at].1)
         });
-        let failing = answers
-            .into_iter()
-            .filter(|(_, merged)| merged.state == CheckState::Failing)
-            .collect();
-        (truth, failing)
+        holding.failing.sort_by(|one, other| one.0.cmp(&other.0));
+        holding
+    }
+
+    /// Until when every report that is fresh now stays so.
+    fn fresh_until(&self, now: Moment) -> Moment {
+        let ends = self.heard.values().map(|heard| heard.at + REPORT_AGE_MAX);
+        ends.filter(|end| *end >= now).min().unwrap_or(now)
+    }
+}
+
+/// What those who ask about one group on one node have said, in the order of the file.
+struct Voices<'s> {
+    own: Option<&'s Row>,
+    peers: Vec<(NodeId, &'s Row)>,
+}
+
+/// A check in one place at one moment.
+struct Place<'a> {
+    now: Moment,
+    judged: NodeId,
+    /// Which of the group's checks.
+    index: usize,
+    policy: &'a CheckPolicy,
+    silent: Silent,
+}
+
+/// A state, who decided it, and what that one said.
+type Decided<'s> = Option<(CheckState, NodeId, &'s Said)>;
+
+/// Whether a rule holds, as far as one way to take silence goes.
+struct Holding {
+    truth: Truth,
+    failing: Vec<(CheckName, Merged)>,
+    failures: usize,
+    idle: bool,
+    until: Moment,
+}
+
+impl Standing {
+    /// Whether the group is open there, as far as its services go: a lease that lapses for a
+    /// moment stops none.
+    pub const fn is_open(self) -> bool {
+        match self {
+            Self::Open | Self::Lapsed => true,
+            Self::Off | Self::Opening | Self::Released => false,
+        }
     }
 }
 
 /// An answer older than this is unknown: a few questions must have gone unanswered.
 pub fn answer_age_max(policy: &CheckPolicy) -> Duration {
     policy.interval * 3 + policy.timeout + REPORT_AGE_MAX
-}
-
-fn merge(own: Option<Merged>, peers: Option<Merged>) -> Merged {
-    let unknown = || Merged {
-        state: CheckState::Unknown,
-        age: Duration::MAX,
-        detail: "nobody who asks has answered lately".to_owned(),
-        said_by: None,
-    };
-    match (own, peers) {
-        (Some(own), Some(peers)) => {
-            let own_decides = match (own.state, peers.state) {
-                (CheckState::Failing, _) => true,
-                (_, CheckState::Failing) => false,
-                (CheckState::Unknown, _) => false,
-                (CheckState::Ok | CheckState::Idle, _) => true,
-            };
-            if own_decides { own } else { peers }
-        }
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => unknown(),
-    }
 }

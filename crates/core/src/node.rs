@@ -5,6 +5,7 @@
 //! [`Node::poll`]. It is driven by the daemon in life and by the simulator in tests.
 
 mod planned;
+mod verdicts;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
-use crate::health::{CheckReport, CheckState, GroupReport, Report, Silence, View};
+use crate::health::{CheckState, GroupReport, Measure, Report, Silence, View};
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
@@ -22,6 +23,7 @@ use crate::standby::Wellness;
 use crate::story::Said;
 use crate::switchover::Switchovers;
 use crate::topology::Topology;
+use verdicts::{Key, OwnVerdict, Verdicts};
 
 /// How often a report is repeated when nothing changes: three may be lost before the last
 /// one is too old.
@@ -63,6 +65,8 @@ pub enum Event {
         silent_since: Option<Moment>,
         /// What exactly.
         detail: String,
+        /// What its newest answer measured.
+        measures: Vec<Measure>,
     },
     /// How late work of ordinary priority runs on this node.
     Lateness(Duration),
@@ -223,15 +227,6 @@ pub enum Act {
     Say(Said),
 }
 
-/// What this node itself knows of a check.
-#[derive(Clone, Debug)]
-struct OwnVerdict {
-    state: CheckState,
-    at: Moment,
-    silent_since: Option<Moment>,
-    detail: String,
-}
-
 /// The decision machine.
 pub struct Node {
     me: NodeId,
@@ -251,7 +246,8 @@ pub struct Node {
     stopping: bool,
     guard_full: bool,
     lateness: Duration,
-    verdicts: BTreeMap<(GroupId, NodeId, CheckName), OwnVerdict>,
+    verdicts: Verdicts,
+    said: Saying,
     unready: BTreeMap<GroupId, Option<String>>,
     roles: BTreeMap<GroupId, Role>,
     wanted: BTreeMap<GroupId, Want>,
@@ -271,6 +267,43 @@ pub struct Node {
     transfer_asked: Moment,
     knows_ledger: bool,
     acts: VecDeque<Act>,
+}
+
+/// How many changes of checks are said within a second; of more only the number.
+const SAID_MAX: u32 = 50;
+
+/// How many changes of checks have been said lately: a flood of them must not become one of
+/// lines, which cost more than the changes.
+#[derive(Debug, Default)]
+struct Saying {
+    since: Moment,
+    said: u32,
+    left_out: u32,
+}
+
+impl Saying {
+    const SPAN: Duration = Duration::from_secs(1);
+
+    fn may(&mut self, now: Moment) -> bool {
+        if self.left_out == 0 && now.since(self.since) >= Self::SPAN {
+            (self.since, self.said) = (now, 0);
+        }
+        let may = self.said < SAID_MAX;
+        match may {
+            true => self.said += 1,
+            false => self.left_out += 1,
+        }
+        may
+    }
+
+    /// How many were left out, once their second is over.
+    fn left_out(&mut self, now: Moment) -> Option<u32> {
+        if self.left_out == 0 || now.since(self.since) < Self::SPAN {
+            return None;
+        }
+        (self.since, self.said) = (now, 0);
+        Some(core::mem::take(&mut self.left_out))
+    }
 }
 
 /// What a node starts from.
@@ -310,13 +343,14 @@ impl Node {
             .map(|group| (group.id, Role::new(group.id, now)))
             .collect();
         let deciders = topology.voters().map(|node| node.id).collect();
+        let view = View::new(&topology);
         let mut node = Self {
             me,
             incarnation,
             topology,
             config_digest,
             ledger: Ledger::default(),
-            view: View::default(),
+            view,
             wellness: Wellness::default(),
             noticed: Noticed::default(),
             leader: None,
@@ -328,7 +362,8 @@ impl Node {
             stopping: false,
             guard_full: false,
             lateness: Duration::ZERO,
-            verdicts: BTreeMap::new(),
+            verdicts: Verdicts::default(),
+            said: Saying::default(),
             unready: BTreeMap::new(),
             roles,
             wanted: BTreeMap::new(),
@@ -407,6 +442,19 @@ impl Node {
 
     /// Takes an event in. Acts are then to be polled.
     pub fn step(&mut self, now: Moment, event: Event, wall_ms: u64) {
+        self.take(now, event, wall_ms);
+        self.settle(now, wall_ms);
+    }
+
+    /// Takes several in that came together, at the cost of one. Give it a few hundred at most.
+    pub fn step_all(&mut self, now: Moment, events: impl IntoIterator<Item = Event>, wall_ms: u64) {
+        for event in events {
+            self.take(now, event, wall_ms);
+        }
+        self.settle(now, wall_ms);
+    }
+
+    fn take(&mut self, now: Moment, event: Event, wall_ms: u64) {
         match event {
             Event::Reported { from, report } => self.view.hear(now, from, report),
             Event::Verdict {
@@ -417,14 +465,16 @@ impl Node {
                 at,
                 silent_since,
                 detail,
+                measures,
             } => {
                 let verdict = OwnVerdict {
                     state,
                     at,
                     silent_since,
                     detail: shortened(&detail, FACT_LENGTH_MAX),
+                    measures,
                 };
-                self.verdict((group, judged, check), verdict);
+                self.verdict(now, (group, judged, check), verdict);
             }
             Event::Lateness(late) => {
                 // Growing overload is told at once: silence will be judged by it.
@@ -470,6 +520,11 @@ impl Node {
             }
             Event::Tick => {}
         }
+    }
+
+    /// Draws the conclusions.
+    fn settle(&mut self, now: Moment, wall_ms: u64) {
+        self.say_checks(now);
         self.note_heard(now);
         self.wellness
             .observe(now, &self.topology, &self.ledger, &self.view);
@@ -502,25 +557,51 @@ impl Node {
         self.next_id
     }
 
-    fn verdict(&mut self, key: (GroupId, NodeId, CheckName), verdict: OwnVerdict) {
-        let before = self.verdicts.get(&key).map(|known| known.state);
-        if before != Some(verdict.state) {
-            self.dirty = true;
-            let state = match verdict.state {
-                CheckState::Ok => "ok",
-                CheckState::Failing => "failing",
-                CheckState::Unknown => "unknown",
-                CheckState::Idle => "idle",
-            };
-            self.act(Act::Say(Said::Check {
-                group: key.0,
-                check: key.2.to_string(),
-                judged: key.1,
-                state,
-                detail: verdict.detail.clone(),
-            }));
+    fn verdict(&mut self, now: Moment, key: Key, verdict: OwnVerdict) {
+        let (group, judged, check) = key.clone();
+        let (state, detail) = (verdict.state, verdict.detail.clone());
+        if !self.verdicts.put(now, key, verdict) {
+            return;
         }
-        self.verdicts.insert(key, verdict);
+        self.dirty = true;
+        if !self.said.may(now) {
+            return;
+        }
+        let state = match state {
+            CheckState::Ok => "ok",
+            CheckState::Failing => "failing",
+            CheckState::Unknown => "unknown",
+            CheckState::Idle => "idle",
+        };
+        self.act(Act::Say(Said::Check {
+            group,
+            check: check.to_string(),
+            judged,
+            state,
+            detail,
+        }));
+    }
+
+    /// Says how many changes of checks were too many to say each.
+    fn say_checks(&mut self, now: Moment) {
+        if let Some(more) = self.said.left_out(now) {
+            self.act(Act::Say(Said::MoreChecks { more }));
+        }
+    }
+
+    /// Where a group is open, by what this node knows: itself, or the node that said so last.
+    pub fn serving(&self, group: GroupId) -> Option<NodeId> {
+        let own = self.roles.get(&group);
+        if own.is_some_and(|role| role.standing().is_open()) {
+            return Some(self.me);
+        }
+        let others = self.topology.groups.get(&group)?.nodes.iter();
+        let open = others.filter(|node| **node != self.me).filter_map(|node| {
+            let said = self.view.last(*node)?.report.groups.iter();
+            let said = said.filter(|one| one.group == group && one.standing.is_open());
+            said.map(|one| (one.epoch, *node)).next()
+        });
+        open.max().map(|(_, node)| node)
     }
 
     fn appended(&mut self, now: Moment, epoch: Epoch, assign: &Assign) {
@@ -932,7 +1013,8 @@ impl Node {
         self.act(Act::Tell(report));
     }
 
-    fn report(&self, now: Moment) -> Report {
+    fn report(&mut self, now: Moment) -> Report {
+        let (checks, whole) = self.verdicts.report(now);
         Report {
             incarnation: self.incarnation,
             seq: self.seq,
@@ -944,19 +1026,8 @@ impl Node {
             stored: self.stored,
             leader: self.leader,
             lateness: self.lateness,
-            checks: self
-                .verdicts
-                .iter()
-                .map(|((group, judged, check), known)| CheckReport {
-                    group: *group,
-                    check: check.clone(),
-                    judged: *judged,
-                    state: known.state,
-                    age: now.since(known.at),
-                    silent: known.silent_since.map(|since| now.since(since)),
-                    detail: known.detail.clone(),
-                })
-                .collect(),
+            checks,
+            whole,
             groups: self
                 .roles
                 .iter()

@@ -171,7 +171,6 @@ pub fn decide(situation: &Situation<'_>, noticed: &mut Noticed, group: &Group) -
 fn rank(situation: &Situation<'_>, group: &Group) -> Vec<Candidate> {
     let mut ranked = standby::rank(
         situation.now,
-        situation.topology,
         situation.ledger,
         situation.view,
         situation.wellness,
@@ -319,9 +318,7 @@ fn reason_to_leave(
         };
         return Some((cause, next.node));
     }
-    let ruling = situation
-        .view
-        .rule(situation.now, situation.topology, group, holder);
+    let ruling = situation.view.rule(situation.now, group, holder);
     if ruling.face == Truth::Yes {
         let better = match (ruling.definite, ruling.patient) {
             (Truth::Yes, _) => better_than_failing,
@@ -643,9 +640,7 @@ fn tell_stopped(situation: &Situation<'_>, considered: &mut Vec<Considered>) {
 }
 
 fn failing_checks(situation: &Situation<'_>, group: &Group, node: NodeId) -> Vec<CheckFact> {
-    let ruling = situation
-        .view
-        .rule(situation.now, situation.topology, group, node);
+    let ruling = situation.view.rule(situation.now, group, node);
     ruling
         .failing
         .into_iter()

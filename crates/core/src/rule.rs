@@ -32,7 +32,7 @@ pub const RULE_DEPTH_MAX: usize = 32;
 
 /// How many checks a rule may name, counting each time: `any` and `all` name every
 /// check of the group, so a short text can mean a great deal.
-pub const RULE_TERMS_MAX: usize = 4096;
+pub const RULE_TERMS_MAX: usize = 16_384;
 
 /// The words of the language: no check may have such a name.
 pub const RULE_WORDS: [&str; 6] = ["and", "or", "not", "any", "all", "of"];

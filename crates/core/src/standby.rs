@@ -22,6 +22,9 @@ pub const WELL_MIN: Duration = Duration::from_secs(3);
 /// can slow keeps its count.
 pub const FORGIVEN_AFTER: Duration = Duration::from_secs(3600);
 
+/// How many failing checks the reason of a candidate names.
+const NAMED_MAX: usize = 4;
+
 /// How fit a node is to serve a group, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fitness {
@@ -31,8 +34,8 @@ pub enum Fitness {
     HeldDown,
     /// Alive and ready; whether its checks are well is not known.
     Unknown,
-    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet: a
-    /// move to it now could be the first of many.
+    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet, or is held
+    /// down and its checks are idle: a move to it now could be the first of many.
     Recovering,
     /// An operator drains it: it could serve, and does so only if nobody else could.
     Drained,
@@ -117,7 +120,7 @@ impl Wellness {
                         }
                     }
                 }
-                let ruling = view.rule(now, topology, group, *node);
+                let ruling = view.rule(now, group, *node);
                 if view.alive(now, *node) && ruling.face == Truth::No {
                     self.well_since.entry(key).or_insert(now);
                 } else {
@@ -172,14 +175,13 @@ impl Wellness {
 /// Judges one node for one group.
 pub fn judge(
     now: Moment,
-    topology: &Topology,
     ledger: &Ledger,
     view: &View,
     wellness: &Wellness,
     group: &Group,
     node: NodeId,
 ) -> Candidate {
-    let (fitness, mut why) = assess(now, topology, ledger, view, wellness, group, node);
+    let (fitness, mut why) = assess(now, ledger, view, wellness, group, node);
     let drained = ledger.drained(node).map(|drained| {
         let left = wellness.drain_left(now, node, drained);
         why = format!("{}; {why}", drained_words(left));
@@ -208,7 +210,6 @@ pub fn judge(
 
 fn assess(
     now: Moment,
-    topology: &Topology,
     ledger: &Ledger,
     view: &View,
     wellness: &Wellness,
@@ -234,12 +235,15 @@ fn assess(
             }
         }
     }
-    let ruling = view.rule(now, topology, group, node);
+    let ruling = view.rule(now, group, node);
     let names = |says: &str| {
-        let names = ruling.failing.iter();
-        let names: Vec<String> = names
+        let names = ruling.failing.iter().take(NAMED_MAX);
+        let mut names: Vec<String> = names
             .map(|(name, merged)| format!("{name} {says}: {}", merged.detail))
             .collect();
+        if ruling.failures > names.len() {
+            names.push(format!("and {} more", ruling.failures - names.len()));
+        }
         names.join("; ")
     };
     match ruling.face {
@@ -250,6 +254,16 @@ fn assess(
             let Some(left) = wellness.held_down(now, ledger, group.id, node) else {
                 return (Fitness::Fit, "well".to_owned());
             };
+            if ruling.idle {
+                // Nobody knows whether what failed here would do so again.
+                let why = format!(
+                    "it failed the group {}, and what it would serve with does not run there now; \
+                     taken again in {} s",
+                    times(ledger, group.id, node),
+                    left.as_secs() + 1
+                );
+                return (Fitness::Recovering, why);
+            }
             let well = wellness.well_for(now, group.id, node).unwrap_or_default();
             if well < WELL_MIN {
                 let why = format!(
@@ -272,7 +286,6 @@ fn assess(
 /// All nodes of a group, best first: by fitness, then by the order of the file.
 pub fn rank(
     now: Moment,
-    topology: &Topology,
     ledger: &Ledger,
     view: &View,
     wellness: &Wellness,
@@ -281,7 +294,7 @@ pub fn rank(
     let mut all: Vec<Candidate> = group
         .nodes
         .iter()
-        .map(|node| judge(now, topology, ledger, view, wellness, group, *node))
+        .map(|node| judge(now, ledger, view, wellness, group, *node))
         .collect();
     all.sort_by_key(order);
     all

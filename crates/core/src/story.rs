@@ -119,6 +119,11 @@ pub enum Said {
         /// What exactly.
         detail: String,
     },
+    /// So many more changed than lines were written.
+    MoreChecks {
+        /// How many.
+        more: u32,
+    },
     /// A node went silent or came back, as this node hears it.
     Node {
         /// The node.
@@ -157,6 +162,7 @@ impl Said {
     pub fn loudness(&self) -> Loudness {
         match self {
             Self::Lapsed { .. } | Self::NotAgreed { .. } | Self::Stayed { .. } => Loudness::Warning,
+            Self::MoreChecks { .. } => Loudness::Warning,
             Self::LetGo { busy, .. } if *busy > 0 => Loudness::Warning,
             Self::Check { state, .. } if *state == "failing" => Loudness::Warning,
             Self::Node { heard: false, .. } => Loudness::Warning,
@@ -307,6 +313,10 @@ impl fmt::Display for Line<'_> {
             Said::Released { group: g, epoch } => {
                 write!(f, "{}: closed here, epoch {epoch} given up", group(g))
             }
+            Said::MoreChecks { more } => write!(
+                f,
+                "{more} more changes of checks within a moment: `evenkeel status` shows how they are"
+            ),
             Said::Check {
                 group: g,
                 check,

@@ -169,4 +169,6 @@ pub struct CheckPolicy {
     pub from_node: bool,
     /// The other nodes ask.
     pub from_peers: bool,
+    /// It asks about a service that runs on the holder alone: idle where the group is not open.
+    pub rests: bool,
 }

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use evenkeel_core::command::{Assign, Command, Recovered};
 use evenkeel_core::evidence::Cause;
-use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
+use evenkeel_core::health::{
+    CheckReport, CheckState, GroupReport, Report, Silence, Silent, Standing,
+};
 use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::rule::Rule;
+use evenkeel_core::standby::{self, Fitness};
 use evenkeel_core::switchover::Departure;
 use evenkeel_core::topology::{
     CheckPolicy, Failback, Group, Node as Machine, ServiceAddress, Timing, Topology,
@@ -58,6 +61,7 @@ fn topology(rule: &str) -> Topology {
         rise: 3,
         from_node: text == "apache",
         from_peers: text == "ping",
+        rests: false,
     };
     let group = Group {
         id: www(),
@@ -144,11 +148,15 @@ struct World {
 
 impl World {
     fn new(rule: &str) -> Self {
+        Self::of(topology(rule))
+    }
+
+    fn of(topology: Topology) -> Self {
         let now = Moment::from_nanos(1_000_000_000);
         let start = Start {
             me: id("tie"),
             incarnation: life(),
-            topology: topology(rule),
+            topology,
             config_digest: 1,
             ledger: Some(Default::default()),
             first_seq: 0,
@@ -187,12 +195,26 @@ impl World {
 
     /// A world in which `ams1` serves and all is well.
     fn serving(rule: &str) -> Self {
-        let mut world = Self::new(rule);
+        Self::new(rule).served()
+    }
+
+    fn served(mut self) -> Self {
+        let world = &mut self;
         world.pass(100);
         assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
         world.pass(4000);
         assert_eq!(world.take(), None, "nothing moves while all is well");
-        world
+        self
+    }
+
+    /// The same with an apache that runs on the holder alone.
+    fn serving_actively(rule: &str) -> Self {
+        let mut topology = topology(rule);
+        let group = topology.groups.get_mut(&www()).expect("a group");
+        for policy in &mut group.checks {
+            policy.rests = policy.name == check("apache");
+        }
+        Self::of(topology).served()
     }
 
     fn voice(&mut self, text: &str) -> &mut Voice {
@@ -272,6 +294,7 @@ impl World {
                 at,
                 silent_since: self.ping_silence(state).map(|silence| at.back(silence)),
                 detail: "as the test says".to_owned(),
+                measures: Vec::new(),
             });
         }
     }
@@ -294,6 +317,8 @@ impl World {
             age: Duration::ZERO,
             silent,
             detail: "as the test says".to_owned(),
+            measures: Vec::new(),
+            terse: false,
         };
         let silent = voice.silent_since.map(|since| self.now.since(since));
         Report {
@@ -316,6 +341,7 @@ impl World {
                     self.ping_silence(voice.ping_of_others),
                 ),
             ],
+            whole: true,
             groups: vec![GroupReport {
                 group: www(),
                 epoch: self.epoch_of_group(),
@@ -973,4 +999,81 @@ fn a_group_that_is_gone_keeps_nobody_from_stopping() {
     });
     world.step(Event::Stop);
     assert!(world.node.may_stop());
+}
+
+#[test]
+fn a_standby_whose_checks_are_idle_is_as_good_as_one_that_is_well() {
+    let states = [
+        CheckState::Idle,
+        CheckState::Unknown,
+        // Said by a prober that does not know yet that the group is not open there.
+        CheckState::Failing,
+        CheckState::Ok,
+    ];
+    for state in states {
+        let mut world = World::serving_actively("any");
+        world.voice("fra1").apache = state;
+        world.pass(1000);
+        let next = standby::rank(
+            world.now,
+            world.node.ledger(),
+            world.node.view(),
+            world.node.wellness(),
+            &world.node.topology().groups[&www()],
+        );
+        let fra1 = next.iter().find(|one| one.node == id("fra1"));
+        assert_eq!(fra1.map(|one| one.fitness), Some(Fitness::Fit), "{state:?}");
+        let shown = world.node.view().check(
+            world.now,
+            id("fra1"),
+            www(),
+            &world.node.topology().groups[&www()].checks[1],
+            Silent::AtFace,
+        );
+        assert_eq!(shown.state, CheckState::Idle);
+
+        world.answers("ams1", Answers::NowAndThen);
+        world.pass(40);
+        let assign = world.take().expect("a move");
+        assert_eq!(assign.holder, id("fra1"), "{state:?}");
+        assert!(matches!(assign.evidence.cause, Cause::RuleHolds));
+    }
+}
+
+#[test]
+fn checks_that_begin_with_the_opening_hold_nothing_up_and_count_once_they_answer() {
+    let mut world = World::serving_actively("any");
+    world.answers("ams1", Answers::NowAndThen);
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    // It is open there now, and has not answered yet.
+    world.voice("fra1").apache = CheckState::Unknown;
+    world.pass(1000);
+    assert_eq!(world.take(), None);
+    world.voice("fra1").apache = CheckState::Ok;
+    world.pass(1000);
+    assert_eq!(world.take(), None);
+}
+
+#[test]
+fn a_node_that_failed_with_what_runs_there_no_more_is_left_alone_while_it_is_held_down() {
+    let mut world = World::serving_actively("any");
+    world.answers("ams1", Answers::NowAndThen);
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    // What is wrong is wrong on both. That nothing runs on ams1 does not make it well.
+    world.voice("ams1").apache = CheckState::Idle;
+    world.pass(1000);
+    world.answers("fra1", Answers::NowAndThen);
+    world.pass(20_000);
+    assert_eq!(world.take(), None, "it flaps");
+    world.pass(10_000);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("ams1")));
+    // But a holder that is dead is worse than one that failed.
+    world.voice("fra1").silence = Some((500, 500));
+    world.voice("fra1").apache = CheckState::Idle;
+    world.voice("ams1").speaks = false;
+    world.hear(500, 500);
+    world.pass(1000);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
 }

@@ -36,6 +36,7 @@ use ring::rand::SecureRandom;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{SharedLedger, assignment_of};
+use crate::checks::{self, Resting};
 use crate::flows::FlowCarrier;
 use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::keeper::{KeeperNews, KeeperThread};
@@ -152,6 +153,8 @@ pub struct Driver {
     pub(crate) let_go_at: Option<Moment>,
     /// The way to the parent.
     pub(crate) line: Arc<WorkerEnd>,
+    /// Checks that are asked only where their group is open.
+    resting: Resting,
     up_since: Moment,
     books: Books,
 }
@@ -198,7 +201,7 @@ enum Input {
     Lease(News),
     Traffic(Traffic),
     Guard(KeeperNews),
-    Verdict(Verdict),
+    Verdicts(Vec<Verdict>),
     Question(Question),
     Brought(Brought),
     Stop,
@@ -255,6 +258,7 @@ impl Driver {
             state,
             memory,
             line,
+            resting,
         } = rooms;
         let voters = node.topology().voters().map(|voter| voter.id).collect();
         let voting = Voting::new(&state, me, voters);
@@ -285,6 +289,7 @@ impl Driver {
             held: BTreeSet::new(),
             let_go_at: None,
             line: Arc::new(line),
+            resting,
             up_since: clock::now(),
             books: Books::default(),
         }
@@ -365,29 +370,10 @@ impl Driver {
             Input::Lease(news) => self.leased(news, bring),
             Input::Traffic(report) => self.traffic(report, bring),
             Input::Guard(news) => self.kept(news, bring),
-            Input::Verdict(verdict) => {
-                let Verdict {
-                    group,
-                    check,
-                    judged,
-                    state,
-                    at,
-                    silent_since,
-                    detail,
-                    ..
-                } = verdict;
-                self.step(
-                    Event::Verdict {
-                        group,
-                        check,
-                        judged,
-                        state,
-                        at,
-                        silent_since,
-                        detail,
-                    },
-                    bring,
-                );
+            Input::Verdicts(verdicts) => {
+                let events = verdicts.into_iter().map(checks::event_of);
+                self.node.step_all(clock::now(), events, wall_ms());
+                self.carry_out(bring);
             }
             Input::Question((asked, answer)) => self.question(asked, answer, bring),
             Input::Brought(Brought::Proposed { id, failed }) => {
@@ -404,9 +390,14 @@ impl Driver {
 
     pub(crate) fn step(&mut self, event: Event, bring: &mpsc::Sender<Brought>) {
         self.node.step(clock::now(), event, wall_ms());
+        self.carry_out(bring);
+    }
+
+    fn carry_out(&mut self, bring: &mpsc::Sender<Brought>) {
         while let Some(act) = self.node.poll() {
             self.act(act, bring);
         }
+        self.resting.mind(&self.node);
     }
 
     fn act(&mut self, act: Act, bring: &mpsc::Sender<Brought>) {
@@ -1294,6 +1285,8 @@ pub struct Rooms {
     pub memory: Memory,
     /// The way to the parent.
     pub line: WorkerEnd,
+    /// Checks that are asked only where their group is open.
+    pub resting: Resting,
 }
 
 pub(crate) fn as_json(answer: &Answer) -> Bytes {
@@ -1327,7 +1320,7 @@ async fn next(
         event = sources.incoming.events.next() => event.map_or_else(or("transport"), Input::Peer),
         request = sources.incoming.requests.next() => request.map_or_else(or("transport"), Input::Asked),
         message = sources.incoming.messages.next() => message.map_or_else(or("transport"), Input::Told),
-        verdict = sources.verdicts.recv() => verdict.map_or_else(or("checks"), Input::Verdict),
+        verdicts = checks::next(&mut sources.verdicts) => verdicts.map_or_else(or("checks"), Input::Verdicts),
         report = sources.traffic.recv() => report.map_or_else(or("mover"), Input::Traffic),
         state = sources.guard.recv() => state.map_or_else(or("guard"), Input::Guard),
         one = brought.recv() => one.map_or_else(or("driver"), Input::Brought),

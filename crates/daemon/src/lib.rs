@@ -1,6 +1,7 @@
 //! Where the rooms meet: threads, driver, one adapter file per room, supervision.
 
 mod agreement;
+mod checks;
 mod decision;
 mod departure;
 mod drain;

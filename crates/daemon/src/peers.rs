@@ -268,6 +268,7 @@ mod tests {
             leader: None,
             lateness: Duration::ZERO,
             checks: Vec::new(),
+            whole: true,
             groups: Vec::new(),
             silences: Vec::new(),
             floors_above: Vec::new(),

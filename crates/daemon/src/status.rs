@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evenkeel_console::api::v1 as api;
 use evenkeel_core::generation::{Generations, Members, SETTLE_PATIENCE};
-use evenkeel_core::health::{CheckState, Silent, Standing};
+use evenkeel_core::health::{CheckState, Measure, Silent, Standing};
 use evenkeel_core::ledger::{Assigned, Move};
 use evenkeel_core::maintenance;
 use evenkeel_core::node::Node;
@@ -290,14 +290,7 @@ fn group(now: Moment, node: &Node, beside: &Beside<'_>, group: &Group, quorum: b
 }
 
 fn rank(now: Moment, node: &Node, group: &Group) -> Vec<Candidate> {
-    standby::rank(
-        now,
-        node.topology(),
-        node.ledger(),
-        node.view(),
-        node.wellness(),
-        group,
-    )
+    standby::rank(now, node.ledger(), node.view(), node.wellness(), group)
 }
 
 /// That an operator drains a node, and what it still holds.
@@ -404,16 +397,12 @@ fn group_node(
     id: NodeId,
     ranked: &[Candidate],
 ) -> api::GroupNode {
-    let topology = node.topology();
     let judged = ranked.iter().find(|one| one.node == id);
     let checks = group
         .checks
         .iter()
         .map(|policy| {
-            let check = |silent| {
-                node.view()
-                    .check(now, topology, id, group.id, policy, silent)
-            };
+            let check = |silent| node.view().check(now, id, group.id, policy, silent);
             let mut merged = check(Silent::Patiently);
             if merged.state == CheckState::Unknown {
                 merged.detail = check(Silent::AtFace).detail;
@@ -429,14 +418,24 @@ fn group_node(
                 .to_owned(),
                 age_ms: u64::try_from(merged.age.as_millis()).unwrap_or(u64::MAX),
                 detail: merged.detail,
+                measures: merged.measures.into_iter().map(measure).collect(),
             }
         })
         .collect();
     api::GroupNode {
-        name: topology.node_name(id),
+        name: node.topology().node_name(id),
         ready: judged.is_some_and(|one| one.fitness <= Fitness::HeldDown),
         reason: judged.map_or_else(String::new, |one| one.why.clone()),
         checks,
+    }
+}
+
+fn measure(measure: Measure) -> api::Measure {
+    api::Measure {
+        label: measure.label,
+        // What is no number has no form in JSON.
+        value: measure.value.filter(|value| value.is_finite()),
+        unit: measure.unit,
     }
 }
 

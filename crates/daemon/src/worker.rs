@@ -45,6 +45,7 @@ use rustix::process::Pid;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
+use crate::checks::Resting;
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
 use crate::flows::FlowCarrier;
 use crate::generations::{LogPlace, members_of};
@@ -420,7 +421,7 @@ impl Starting<'_> {
         let probes = probes_of(&config.topology, &config.checks, me)?;
         let prober = {
             let _inside = ordinary.enter();
-            Prober::start(probes, verdicts_out.clone())
+            Arc::new(Prober::start(probes, verdicts_out.clone()))
         };
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let serving = ordinary.spawn(control.serve(move |request| {
@@ -448,6 +449,7 @@ impl Starting<'_> {
             state: self.options.state.clone(),
             memory: Memory::open(&self.inherited.memory)?,
             line: self.inherited.line,
+            resting: Resting::new(Arc::clone(&prober), &config.topology),
         };
         let driver = Driver::new(
             node,

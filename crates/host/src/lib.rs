@@ -20,3 +20,4 @@ pub mod sockets;
 pub mod sys;
 pub mod systemd;
 pub mod tickle;
+pub mod unit;

@@ -99,6 +99,9 @@ pub struct Unit {
     pub invocation: Vec<u8>,
     /// Why it last failed, or `success`; empty for what is no service.
     pub result: String,
+    /// Its control group, from the root that systemd sees; empty while it has none, and for
+    /// what is no service.
+    pub control_group: String,
 }
 
 /// The same in the one respect that matters to somebody who wants it up or down.
@@ -420,6 +423,7 @@ async fn look_at(
             .unwrap_or(0),
         invocation: invocation.unwrap_or_default(),
         result: text(&service, "Result"),
+        control_group: text(&service, "ControlGroup"),
     })
 }
 

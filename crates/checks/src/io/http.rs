@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::io::Answer;
-use crate::io::connect::{Failure, connect};
+use crate::io::connect::{Curt, Failure, connect};
 use crate::io::tls::{Tls, remark_on_end};
 use crate::machine::Outcome;
 use crate::probe::{Http, Millis, Phases, bounded};
@@ -93,7 +93,7 @@ impl Page {
         match &self.tls {
             None => {
                 progress.reach(Stage::Head);
-                self.talk(stream, progress).await
+                self.talk(Curt(stream), progress).await
             }
             Some(tls) => {
                 progress.reach(Stage::Tls);

@@ -45,7 +45,7 @@ pub fn page(at: SocketAddr) -> Probe {
         fall: 2,
         rise: 2,
         watch_listener: true,
-        idle: false,
+        rests: false,
     }
 }
 

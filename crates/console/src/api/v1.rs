@@ -275,6 +275,23 @@ pub struct Check {
     pub age_ms: u64,
     /// What exactly.
     pub detail: String,
+    /// What the newest answer measured: what plugins of Nagios call performance data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<Measure>,
+}
+
+/// One thing that a check measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// What.
+    pub label: String,
+    /// How much; absent if the plugin could not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// Of what: `s`, `ms`, `us`, `%`, `B` and its multiples, `c` for a counter; absent for a
+    /// plain number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
 }
 
 /// One node.

@@ -304,7 +304,7 @@ fn every_bound_holds() {
     let fault = Rule::parse("any and any and c0", &many).expect_err("too many");
     assert_eq!(
         (fault.at, fault.what.as_str()),
-        (16, "the rule names checks more than 4096 times")
+        (16, "the rule names checks more than 16384 times")
     );
 }
 

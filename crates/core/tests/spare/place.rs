@@ -71,6 +71,7 @@ fn group(number: usize) -> Group {
             rise: 1,
             from_node: true,
             from_peers: false,
+            rests: false,
         }],
     }
 }

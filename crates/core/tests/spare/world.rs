@@ -140,7 +140,6 @@ impl World {
         let topology = node.topology();
         let judged = standby::judge(
             self.now,
-            topology,
             node.ledger(),
             node.view(),
             node.wellness(),
@@ -310,6 +309,7 @@ impl World {
                 at: self.now,
                 silent_since: None,
                 detail: "as the test says".to_owned(),
+                measures: Vec::new(),
             };
             self.events.push_back((node, verdict));
         }

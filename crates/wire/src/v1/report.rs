@@ -4,7 +4,9 @@
 //! where it is missing an older program spoke.
 
 use evenkeel_core::NodeId;
-use evenkeel_core::health::{CheckReport, CheckState, GroupReport, Report, Silence, Standing};
+use evenkeel_core::health::{
+    CheckReport, CheckState, GroupReport, Measure, Report, Silence, Standing,
+};
 use evenkeel_core::switchover::Departure;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +52,49 @@ struct PlannedForm {
     leaving: Vec<(u64, EpochForm)>,
     /// In the order of `groups`.
     departures: Vec<DepartureForm>,
+}
+
+/// What was added then: checks in turns, and what they measured.
+#[derive(Serialize, Deserialize)]
+struct TurnsForm {
+    whole: bool,
+    /// Places in `checks`, in their order.
+    terse: Vec<u32>,
+    measures: Vec<(u32, Vec<MeasureForm>)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MeasureForm {
+    label: String,
+    value: Option<f64>,
+    unit: String,
+}
+
+/// A program that does not say tells everything.
+const ALL_TOLD: TurnsForm = TurnsForm {
+    whole: true,
+    terse: Vec::new(),
+    measures: Vec::new(),
+};
+
+impl From<&Measure> for MeasureForm {
+    fn from(measure: &Measure) -> Self {
+        Self {
+            label: measure.label.clone(),
+            value: measure.value,
+            unit: measure.unit.clone(),
+        }
+    }
+}
+
+impl From<MeasureForm> for Measure {
+    fn from(form: MeasureForm) -> Self {
+        Self {
+            label: form.label,
+            value: form.value,
+            unit: form.unit,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -168,7 +213,41 @@ impl From<StandingForm> for Standing {
 pub fn encode(report: &Report) -> Vec<u8> {
     let added = added_to(report);
     let first = first_form(report);
-    crate::encode(&(first, added, memory_of(report), planned_in(report)))
+    crate::encode(&(
+        first,
+        added,
+        memory_of(report),
+        planned_in(report),
+        turns_of(report),
+    ))
+}
+
+fn turns_of(report: &Report) -> TurnsForm {
+    let checks = || (0..).zip(&report.checks);
+    let terse = checks().filter(|(_, one)| one.terse);
+    let measuring = checks().filter(|(_, one)| !one.measures.is_empty());
+    TurnsForm {
+        whole: report.whole,
+        terse: terse.map(|(at, _)| at).collect(),
+        measures: measuring
+            .map(|(at, one)| (at, one.measures.iter().map(Into::into).collect()))
+            .collect(),
+    }
+}
+
+/// Puts what was added to checks into its places; others do not exist.
+fn take_turns(checks: &mut [CheckReport], turns: TurnsForm) {
+    let place = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
+    for at in turns.terse {
+        if let Some(one) = checks.get_mut(place(at)) {
+            one.terse = true;
+        }
+    }
+    for (at, measures) in turns.measures {
+        if let Some(one) = checks.get_mut(place(at)) {
+            one.measures = measures.into_iter().map(Into::into).collect();
+        }
+    }
 }
 
 fn memory_of(report: &Report) -> MemoryForm {
@@ -256,9 +335,27 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (form, rest): (ReportForm, _) = crate::decode_part("report", REPORT_LENGTH_MAX, bytes)?;
     let (added, rest): (AddedForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
     let (memory, rest) = crate::decode_added("report", rest)?.unwrap_or((NOT_SAID, &[]));
-    let (planned, _): (PlannedForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
+    let (planned, rest): (PlannedForm, _) =
+        crate::decode_added("report", rest)?.unwrap_or_default();
+    let (turns, _) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
     let mut departures = planned.departures.into_iter();
     let mut silent = added.silent.into_iter();
+    let whole = turns.whole;
+    let checks = form.checks.into_iter();
+    let mut checks: Vec<CheckReport> = checks
+        .map(|one| CheckReport {
+            group: group(one.group),
+            check: check_name(&one.check),
+            judged: node(one.judged),
+            state: one.state.into(),
+            age: one.age.into(),
+            silent: silent.next().flatten().map(Into::into),
+            detail: one.detail,
+            measures: Vec::new(),
+            terse: false,
+        })
+        .collect();
+    take_turns(&mut checks, turns);
     Ok(Report {
         incarnation: form.incarnation.into(),
         seq: form.seq,
@@ -270,19 +367,8 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         stored: memory.stored,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
-        checks: form
-            .checks
-            .into_iter()
-            .map(|one| CheckReport {
-                group: group(one.group),
-                check: check_name(&one.check),
-                judged: node(one.judged),
-                state: one.state.into(),
-                age: one.age.into(),
-                silent: silent.next().flatten().map(Into::into),
-                detail: one.detail,
-            })
-            .collect(),
+        checks,
+        whole,
         groups: form
             .groups
             .into_iter()
@@ -335,6 +421,18 @@ mod tests {
         let mut longer = encode(&report);
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
+        let (whole, checks) = (report.whole, report.checks.clone());
+        report.whole = true;
+        for check in &mut report.checks {
+            check.terse = false;
+            check.measures.clear();
+        }
+        let without_turns = |report: &Report| {
+            let first = (first_form(report), added_to(report));
+            crate::encode(&(first, memory_of(report), planned_in(report)))
+        };
+        assert!(!whole && checks != report.checks);
+        assert_eq!(decode(&without_turns(&report)).as_ref(), Ok(&report));
         report.leaving.clear();
         for group in &mut report.groups {
             group.departure = Departure::Staying;
@@ -392,8 +490,15 @@ mod tests {
                     age: ms(3),
                     silent: (state == CheckState::Failing).then_some(ms(400)),
                     detail: "no echo".to_owned(),
+                    measures: vec![Measure {
+                        label: "rta".to_owned(),
+                        value: (state == CheckState::Ok).then_some(0.05),
+                        unit: "ms".to_owned(),
+                    }],
+                    terse: state == CheckState::Idle,
                 })
                 .collect(),
+            whole: false,
             groups: standings
                 .into_iter()
                 .map(|standing| GroupReport {
