@@ -23,6 +23,7 @@ mod daemon;
 mod demo;
 mod fault;
 mod figures;
+mod heartbeat;
 mod host;
 mod init;
 mod inside;

@@ -6,6 +6,7 @@ mod freeze;
 mod identity;
 mod load;
 mod majority;
+mod many_checks;
 mod reload;
 mod rest;
 mod rule;
@@ -57,11 +58,13 @@ pub(crate) enum Scenario {
     Clients,
     /// The configuration changed, the program replaced: not one request fails.
     Reload,
+    /// Thousands of checks on one node, then all of them failing: no heartbeat is late.
+    ManyChecks,
     /// At rest: processor and memory per node.
     Rest,
 }
 
-const USUAL: [Scenario; 15] = [
+const USUAL: [Scenario; 16] = [
     Scenario::Freeze,
     Scenario::RuleAnd,
     Scenario::RuleAny,
@@ -76,6 +79,7 @@ const USUAL: [Scenario; 15] = [
     Scenario::DiskFrozen,
     Scenario::Clients,
     Scenario::Reload,
+    Scenario::ManyChecks,
     Scenario::Rest,
 ];
 
@@ -117,6 +121,7 @@ impl Scenario {
             Self::ClockStep => load::clock_step(cluster),
             Self::Clients => clients::play(cluster, options.runs),
             Self::Reload => reload::play(cluster, plan, options.runs),
+            Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }

@@ -41,7 +41,8 @@ fn memory(pid: Pid) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-fn total_used(pids: &[Pid]) -> Result<Duration> {
+/// Processor time that processes have used.
+pub(super) fn total_used(pids: &[Pid]) -> Result<Duration> {
     pids.iter().map(|pid| used(*pid)).sum()
 }
 

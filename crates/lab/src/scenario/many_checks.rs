@@ -1,0 +1,198 @@
+//! Issue 3, "Seen to hold" 6: thousands of checks on one node, and then all of them failing at
+//! once: what they cost, that no heartbeat is late for them, that every node knows them all.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Ending, rest};
+use crate::cluster::{Cluster, GROUP, Plan};
+use crate::heartbeat::{Heartbeats, calendar};
+use crate::{apache, daemon, wait};
+
+/// How many.
+const CHECKS: usize = 5_000;
+
+/// The node that asks them, of itself.
+const NODE: &str = "ams1";
+
+/// At most this share of one core.
+const CORE_PERCENT_MAX: f64 = 10.0;
+
+/// Time for all checks to be known everywhere, in whichever state.
+const KNOWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Time for a group to leave a node all of whose checks fail.
+const LEAVES_LIMIT: Duration = Duration::from_secs(10);
+
+/// The wire and the threads that watch it, beside what they measure of themselves.
+const SLACK: Duration = Duration::from_millis(2);
+
+/// A group that cannot move, with the checks: of a server that takes connections, of its pages,
+/// and of the machine.
+fn more_checks() -> String {
+    let mut text = format!("\n[group.shop]\nnodes = [\"{NODE}\"]\n");
+    for number in 0..CHECKS {
+        let question = match number % 3 {
+            0 => "tcp = \"{node}:80\"",
+            1 => "http = \"http://{node}/who\"",
+            _ => "ping = \"{node}\"",
+        };
+        let _ = writeln!(
+            text,
+            "[group.shop.check.c{number}]\n{question}\nfrom = [\"node\"]"
+        );
+    }
+    text
+}
+
+/// How many checks of the group are in which state, as a node tells it.
+fn states(cluster: &Cluster, name: &str) -> Result<BTreeMap<String, usize>> {
+    let host = cluster.host(name)?;
+    let text = cluster.evenkeel().order(host, &["status", "--json"])?;
+    let status: serde_json::Value = serde_json::from_str(&text)?;
+    let list = |value: &serde_json::Value, key: &str| {
+        let list = value.get(key).and_then(serde_json::Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    let mut states = BTreeMap::new();
+    for group in list(&status, "groups") {
+        if group.get("name").and_then(serde_json::Value::as_str) != Some("shop") {
+            continue;
+        }
+        for check in list(&group, "nodes")
+            .iter()
+            .flat_map(|node| list(node, "checks"))
+        {
+            let state = check.get("state").and_then(serde_json::Value::as_str);
+            *states
+                .entry(state.unwrap_or("none").to_owned())
+                .or_default() += 1;
+        }
+    }
+    Ok(states)
+}
+
+/// Waits until every node tells that so many checks are in a state; returns how long it took.
+fn wait_known(cluster: &Cluster, state: &str, count: usize) -> Result<Duration> {
+    let start = Instant::now();
+    for name in cluster.names() {
+        let mut last = BTreeMap::new();
+        wait::until(
+            &format!("{name} tells of {count} {state} checks"),
+            KNOWN_LIMIT,
+            || {
+                last = states(cluster, &name)?;
+                Ok((last.get(state) >= Some(&count)).then_some(()))
+            },
+        )
+        .with_context(|| format!("it tells of {last:?}"))?;
+    }
+    Ok(start.elapsed())
+}
+
+pub(super) fn play(cluster: &mut Cluster, plan: &Plan, length: Duration) -> Result<Ending> {
+    if cluster.wait_whole()? != NODE {
+        let host = cluster.host(NODE)?;
+        cluster
+            .evenkeel()
+            .order(host, &["switch", GROUP, "--to", NODE])?;
+    }
+    let beats = Heartbeats::start(cluster.switch(), [192, 0, 2, 13].into())?;
+    cluster.write_config(&(cluster.config()? + &more_checks()))?;
+    let host = cluster.host(NODE)?;
+    cluster
+        .evenkeel()
+        .order(host, &["reload", "--everywhere"])?;
+    cluster.wait_whole()?;
+    let known = wait_known(cluster, "ok", CHECKS)?;
+
+    let epoch = crate::cluster::epoch(cluster, NODE)?;
+    beats.mark();
+    let (from, before) = (calendar(), costs(cluster)?);
+    std::thread::sleep(length);
+    let costs = since(&before, &costs(cluster)?, length);
+    let calm = beat(&beats, plan, NODE, from)?;
+    ensure!(
+        crate::cluster::epoch(cluster, NODE)? == epoch,
+        "the group moved, though nothing happened"
+    );
+    let flood = flood(cluster, plan, &beats)?;
+    let told: Vec<String> = costs
+        .iter()
+        .map(|(name, percent)| format!("{name} {percent:.1} % of a core"))
+        .collect();
+    let figures = format!(
+        "{CHECKS} checks at 1 s on {NODE}: {}; known everywhere after {known:.1?}; longest time \
+         between heartbeats {calm:.1?}; {flood}",
+        told.join(", ")
+    );
+    let most = costs.values().copied().fold(0.0, f64::max);
+    ensure!(
+        most < CORE_PERCENT_MAX,
+        "over {CORE_PERCENT_MAX} %: {figures}"
+    );
+    Ok(Ending::Held(figures))
+}
+
+/// All checks fail at once, with the service of the other group.
+fn flood(cluster: &mut Cluster, plan: &Plan, beats: &Heartbeats) -> Result<String> {
+    let other = cluster.other(NODE)?;
+    beats.mark();
+    let from = calendar();
+    apache::kill(cluster.host(NODE)?)?;
+    let start = Instant::now();
+    cluster.wait_holder(&other, LEAVES_LIMIT)?;
+    let left = start.elapsed();
+    // Pings are well.
+    let failing = CHECKS - CHECKS / 3;
+    let known = wait_known(cluster, "failing", failing)?;
+    let longest = beat(beats, plan, &other, from)?;
+    cluster.verdict().check()?;
+    Ok(format!(
+        "{failing} fail at once: the other group has left after {left:.1?}, all know after \
+         {known:.1?} more, longest time between heartbeats {longest:.1?}"
+    ))
+}
+
+/// Processor time of each node's daemon.
+fn costs(cluster: &Cluster) -> Result<BTreeMap<String, Duration>> {
+    let cost = |name: String| {
+        let pids = daemon::processes(cluster.host(&name)?)?;
+        Ok((name, rest::total_used(&pids)?))
+    };
+    cluster.names().into_iter().map(cost).collect()
+}
+
+/// In percent of a core.
+fn since(
+    before: &BTreeMap<String, Duration>,
+    after: &BTreeMap<String, Duration>,
+    length: Duration,
+) -> BTreeMap<String, f64> {
+    let percent = |(name, used): (&String, &Duration)| {
+        let spent = used.saturating_sub(before.get(name).copied().unwrap_or_default());
+        let percent = spent.as_secs_f64() / length.as_secs_f64() * 100.0;
+        (name.clone(), percent)
+    };
+    after.iter().map(percent).collect()
+}
+
+/// The longest time between two heartbeats of a holder: late by one interval at most, beside what
+/// this machine was late.
+fn beat(beats: &Heartbeats, plan: &Plan, host: &str, from: Duration) -> Result<Duration> {
+    let to = calendar();
+    let gaps = beats.gaps(host, from, to);
+    let longest = gaps.into_iter().max();
+    let longest = longest.with_context(|| format!("no heartbeats of {host} were seen"))?;
+    let noise = beats.noise(from, to);
+    let most = plan.profile.lease() / 3 + noise + SLACK;
+    ensure!(
+        longest <= most,
+        "{longest:?} between two heartbeats of {host}, more than {most:?}; a thread of that \
+         priority was late by {noise:?} at most"
+    );
+    Ok(longest)
+}
