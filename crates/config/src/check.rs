@@ -240,6 +240,9 @@ pub(crate) fn read(
     let question = read_question(section, report);
     let named = services.named(section, report);
     let implied = services.implied(&name, question.as_ref());
+    if let Some(Question::Unit(unit)) = &question {
+        services.judge_restarts(unit, section, report);
+    }
     let interval = read_time(
         section,
         "interval",
@@ -302,6 +305,27 @@ impl Services<'_> {
             Some(Question::Unit(unit)) => of_unit(unit),
             Some(_) | None => None,
         })
+    }
+
+    /// A unit check is told at once what a service would first try to mend.
+    fn judge_restarts(&self, unit: &str, section: &Section<'_>, report: &mut Report) {
+        let mut all = self.whole.iter();
+        let restarted = all.find(|(service, _)| {
+            service.restart > 0 && matches!(&service.what, Runs::Unit(own) if own == unit)
+        });
+        if let Some((service, span)) = restarted {
+            let what = format!(
+                "this check fails as soon as {} dies, before the service is started again",
+                shown(unit)
+            );
+            let help = format!(
+                "remove the check, or restart = {} of the service",
+                service.restart
+            );
+            report
+                .warn(&section.key_span("unit"), what, help)
+                .also(span, "the service");
+        }
     }
 
     /// The service that a check names.

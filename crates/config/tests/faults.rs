@@ -200,6 +200,13 @@ fn checks_of_units_and_of_services() {
             "f:20:11: the group has no service \"web\" | write the name of a service of the same group",
         ],
     );
+    warned(
+        "[group.www.check.ping]\nping = \"{node}\"",
+        "[group.www.service.web]\nunit = \"a.service\"\nrestart = 2\n[group.www.check.ping]\nunit = \"a.service\"",
+        &[
+            "f:22:1: warning: this check fails as soon as \"a.service\" dies, before the service is started again | remove the check, or restart = 2 of the service",
+        ],
+    );
     refused(
         ping,
         &format!("{ping}\nservice = 1"),
