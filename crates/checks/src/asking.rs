@@ -15,7 +15,7 @@ use crate::io::smtp::Mail;
 use crate::io::{self, Answer};
 use crate::machine::{Effect, Event, Limits, Machine, Outcome, Veil};
 use crate::outbox::Weight;
-use crate::pending::Pending;
+use crate::pending::{Asked, Pending};
 use crate::probe::{
     Asker, Command, Dns, Measure, Millis, Phases, Probe, Resolved, State, Tcp, Verdict, bounded,
 };
@@ -167,26 +167,30 @@ impl Asking {
         }
     }
 
-    fn ask(&self) -> impl Future<Output = Answer> + Send + use<> {
-        let (shared, within) = (self.shared.clone(), self.probe.timeout);
-        let question = self.question.clone();
-        async move {
-            match question {
-                Question::Ping { target, source } => {
-                    shared.pingers.ask(target, source, within).await
-                }
-                Question::Page(page) => page.ask(within).await,
-                Question::Tcp(tcp) => io::tcp::ask(&tcp, within).await,
-                Question::Command(command) => {
-                    io::command::ask(&command, &shared.turns, within).await
-                }
-                Question::Process(watch) => io::process::ask(&watch, within).await,
-                Question::Unit(watch) => io::unit::ask(&watch, within).await,
-                Question::Dns(dns) => io::dns::ask(&dns, within).await,
-                Question::Mail(mail) => mail.ask(within).await,
-                Question::Never(why) => {
-                    Answer::new(Outcome::Unasked, format!("could not ask: {why}"))
-                }
+    /// Asks: each kind has a future of its own, because most are small and none is to pay for
+    /// the largest.
+    fn ask(&self) -> Asked {
+        let within = self.probe.timeout;
+        match self.question.clone() {
+            Question::Ping { target, source } => {
+                let shared = self.shared.clone();
+                Box::pin(async move { shared.pingers.ask(target, source, within).await })
+            }
+            Question::Page(page) => Box::pin(async move { page.ask(within).await }),
+            Question::Tcp(tcp) => Box::pin(async move { io::tcp::ask(&tcp, within).await }),
+            Question::Command(command) => {
+                let shared = self.shared.clone();
+                Box::pin(async move { io::command::ask(&command, &shared.turns, within).await })
+            }
+            Question::Process(watch) => {
+                Box::pin(async move { io::process::ask(&watch, within).await })
+            }
+            Question::Unit(watch) => Box::pin(async move { io::unit::ask(&watch, within).await }),
+            Question::Dns(dns) => Box::pin(async move { io::dns::ask(&dns, within).await }),
+            Question::Mail(mail) => Box::pin(async move { mail.ask(within).await }),
+            Question::Never(why) => {
+                let answer = Answer::new(Outcome::Unasked, format!("could not ask: {why}"));
+                Box::pin(std::future::ready(answer))
             }
         }
     }

@@ -11,24 +11,21 @@ use std::task::Poll;
 use crate::io::Answer;
 use crate::machine::OUTSTANDING_MAX;
 
-type Asking = Pin<Box<dyn Future<Output = Answer> + Send>>;
+/// A question under way.
+pub(crate) type Asked = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Questions under way, oldest first.
 #[derive(Default)]
-pub(crate) struct Pending(Vec<(u64, Asking)>);
+pub(crate) struct Pending(Vec<(u64, Asked)>);
 
 impl Pending {
     /// Takes one more. The machine never has more than [`OUTSTANDING_MAX`] pending; after
     /// a desertion it forgets those, and the oldest are given up here.
-    pub(crate) fn push(
-        &mut self,
-        question: u64,
-        asking: impl Future<Output = Answer> + Send + 'static,
-    ) {
+    pub(crate) fn push(&mut self, question: u64, asked: Asked) {
         if self.0.len() >= OUTSTANDING_MAX {
             drop(self.0.remove(0));
         }
-        self.0.push((question, Box::pin(asking)));
+        self.0.push((question, asked));
     }
 
     /// The next answer; waits for ever if nothing is under way. Cancel-safe.
@@ -64,7 +61,8 @@ mod tests {
         for question in 0..3 {
             let (end, ended) = oneshot::channel();
             ends.push(end);
-            pending.push(question, async move { ended.await.expect("answered") });
+            let asked = async move { ended.await.expect("answered") };
+            pending.push(question, Box::pin(asked));
         }
         let nothing = tokio::time::timeout(std::time::Duration::from_millis(10), pending.next());
         assert!(nothing.await.is_err());
@@ -82,7 +80,7 @@ mod tests {
     async fn the_oldest_is_given_up_when_there_are_too_many() {
         let mut pending = Pending::default();
         for question in 0..=OUTSTANDING_MAX as u64 {
-            pending.push(question, async { answer("") });
+            pending.push(question, Box::pin(async { answer("") }));
         }
         assert_eq!(pending.0.len(), OUTSTANDING_MAX);
         assert_eq!(pending.next().await.0, 1);

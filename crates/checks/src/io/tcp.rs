@@ -11,14 +11,14 @@ use evenkeel_host::clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::io::connect::{Failure, connect};
+use crate::io::connect::{Failure, connect, reach};
 use crate::io::{Answer, Fault, fault_of};
 use crate::machine::Outcome;
 use crate::probe::{Millis, Phases, Tcp, bounded};
 
 /// What is read of an answer: greetings and status lines are short.
 pub const ANSWER_LENGTH_MAX: usize = 64 * 1024;
-/// Read in one go.
+/// Read in one go, at least.
 const PIECE: usize = 4096;
 /// How much of an answer is told to people.
 const SHOWN_MAX: usize = 80;
@@ -94,6 +94,11 @@ pub(crate) async fn ask(tcp: &Tcp, within: Duration) -> Answer {
 }
 
 async fn exchange(tcp: &Tcp, progress: &mut Progress) -> Result<(), Failure> {
+    if tcp.send.is_none() && tcp.expect.is_none() {
+        reach(tcp.connect).await?;
+        progress.reach(Stage::Send);
+        return Ok(());
+    }
     let mut stream = connect(tcp.connect).await?;
     progress.reach(Stage::Send);
     if let Some(text) = &tcp.send {
@@ -110,15 +115,13 @@ async fn exchange(tcp: &Tcp, progress: &mut Progress) -> Result<(), Failure> {
 
 /// Reads until `text` has come.
 async fn look_for(text: &[u8], stream: &mut TcpStream, read: &mut Vec<u8>) -> Result<(), Failure> {
-    let mut piece = [0; PIECE];
     loop {
         // It may begin in the piece before.
         let from = read.len().saturating_sub(text.len().saturating_sub(1));
-        let length = stream.read(&mut piece).await.map_err(of_stream)?;
-        if length == 0 {
+        read.reserve(PIECE);
+        if stream.read_buf(read).await.map_err(of_stream)? == 0 {
             return Err(Failure::Theirs("connection closed".to_owned()));
         }
-        read.extend_from_slice(&piece[..length]);
         if read[from..]
             .windows(text.len())
             .any(|window| window == text)
