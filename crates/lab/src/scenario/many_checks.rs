@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Ending, rest};
-use crate::cluster::{Cluster, GROUP, Plan};
+use crate::cluster::{Cluster, GROUP, Plan, WITNESS};
 use crate::heartbeat::{Heartbeats, calendar};
 use crate::{apache, daemon, wait};
 
@@ -109,14 +109,14 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan, length: Duration) -> Resu
     cluster.wait_whole()?;
     let known = wait_known(cluster, "ok", CHECKS)?;
 
-    let epoch = crate::cluster::epoch(cluster, NODE)?;
+    let held = held(cluster)?;
     beats.mark();
     let (from, before) = (calendar(), costs(cluster)?);
     std::thread::sleep(length);
     let costs = since(&before, &costs(cluster)?, length);
     let calm = beat(&beats, plan, NODE, from)?;
     ensure!(
-        crate::cluster::epoch(cluster, NODE)? == epoch,
+        self::held(cluster)? == held,
         "the group moved, though nothing happened"
     );
     let flood = flood(cluster, plan, &beats)?;
@@ -137,6 +137,17 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan, length: Duration) -> Resu
     Ok(Ending::Held(figures))
 }
 
+/// Who serves the other group, and in which epoch, as the witness tells it.
+fn held(cluster: &Cluster) -> Result<(Option<String>, u64)> {
+    let status = cluster
+        .status(WITNESS)?
+        .context("the witness says nothing")?;
+    let group = status.groups.into_iter().find(|one| one.name == GROUP);
+    let group = group.context("the witness does not know the group")?;
+    let serving = group.holder.filter(|_| group.state == "serving");
+    Ok((serving, group.epoch))
+}
+
 /// All checks fail at once, with the service of the other group.
 fn flood(cluster: &mut Cluster, plan: &Plan, beats: &Heartbeats) -> Result<String> {
     let other = cluster.other(NODE)?;
@@ -144,7 +155,10 @@ fn flood(cluster: &mut Cluster, plan: &Plan, beats: &Heartbeats) -> Result<Strin
     let from = calendar();
     apache::kill(cluster.host(NODE)?)?;
     let start = Instant::now();
-    cluster.wait_holder(&other, LEAVES_LIMIT)?;
+    wait::until("the other group leaves", LEAVES_LIMIT, || {
+        let (holder, _) = held(cluster)?;
+        Ok((holder.as_ref() == Some(&other)).then_some(()))
+    })?;
     let left = start.elapsed();
     // Pings are well.
     let failing = CHECKS - CHECKS / 3;
