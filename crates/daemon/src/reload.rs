@@ -563,7 +563,8 @@ ping = "{node}"
             .expect("a FIFO");
         assert!(refused().contains("not a regular file"));
         std::fs::remove_file(&options.config).expect("removed");
-        std::fs::write(&options.config, "#".repeat(2 << 20)).expect("written");
+        let long = usize::try_from(evenkeel_config::FILE_SIZE_MAX).expect("small") + 1;
+        std::fs::write(&options.config, "#".repeat(long)).expect("written");
         assert!(refused().contains("larger than"));
         // Half a file, as an editor may leave it for a moment.
         std::fs::write(&options.config, &FILE[..FILE.len() / 2]).expect("written");
