@@ -71,6 +71,21 @@ pub enum Run {
     },
 }
 
+impl Run {
+    /// Under which assignment the group is held here, or about to be.
+    pub fn epoch(self) -> Option<Epoch> {
+        match self {
+            Self::Standby => None,
+            Self::Opening { epoch } | Self::Open { epoch } | Self::Closing { epoch } => Some(epoch),
+        }
+    }
+
+    /// Whether the group is held here, or about to be.
+    pub fn is_holding(self) -> bool {
+        self.epoch().is_some()
+    }
+}
+
 /// What of a group in use here has to wait for its administrator, and how long its clients
 /// get, when it moves as planned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

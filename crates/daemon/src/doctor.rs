@@ -13,7 +13,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use evenkeel_config::{Config, Hosted};
+use evenkeel_config::{Config, Hosted, Question};
 use evenkeel_console::api::v1::{self as api, Answer, Fit, Found, Request};
 use evenkeel_console::client::{self, ClientError};
 use evenkeel_core::NodeName;
@@ -311,6 +311,7 @@ fn waiting(chart: &mut Chart, config: &Config, node: &Node, alone: bool) {
         let found = runtime.block_on(reachable(&config.topology, node));
         chart.add("peers", found);
     }
+    chart.add("checks", runtime.block_on(units_asked_about(config, node)));
     let own = config.topology.groups.values();
     let own = own.filter(|group| group.nodes.contains(&node.id));
     let hosted = own.filter_map(|group| Some((group, config.hosted.get(&group.id)?)));
@@ -337,6 +338,25 @@ fn waiting(chart: &mut Chart, config: &Config, node: &Node, alone: bool) {
         all
     });
     chart.add("services", found);
+}
+
+/// Whether the units that checks ask about are there. Asks systemd only if there are any.
+async fn units_asked_about(config: &Config, node: &Node) -> Vec<Finding> {
+    let all = config.checks.values().flatten();
+    if !all
+        .map(|one| &one.question)
+        .any(|question| matches!(question, Question::Unit(_)))
+    {
+        return Vec::new();
+    }
+    let probes = match evenkeel_checks::probes_of(&config.topology, &config.checks, node.id) {
+        Ok(probes) => probes,
+        Err(error) => return vec![Finding::unfit("", error.to_string())],
+    };
+    let systemd = Systemd::start(SYSTEM_BUS);
+    let faults = evenkeel_checks::doctor::examine_units(&probes, &systemd).await;
+    let unfit = |fault: String| Finding::unfit("", fault);
+    faults.into_iter().map(unfit).collect()
 }
 
 /// Whether the other nodes can be reached, as far as that shows without their daemons.

@@ -23,7 +23,7 @@ use evenkeel_core::role::Run;
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_host::clock;
 use evenkeel_services::{
-    Context, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State, Want,
+    Context, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State,
 };
 use tokio::sync::mpsc;
 
@@ -94,7 +94,7 @@ impl Running {
 
     /// Whether nothing that runs on holders alone is left of any group here, nor about to be.
     fn is_at_rest(&self) -> bool {
-        let rests = |one: &GroupStatus| one.want == Some(Want::Standby) && one.reached;
+        let rests = |one: &GroupStatus| one.want == Some(Run::Standby) && one.reached;
         self.pending.is_empty() && self.room.status().values().all(rests)
     }
 
@@ -192,7 +192,7 @@ impl Driver {
             let context = self.context(group, run);
             if let Some(services) = &mut self.services {
                 services.pending.remove(&group);
-                services.room.want(group, want_of(run), context);
+                services.room.want(group, run, context);
             }
         }
     }
@@ -376,7 +376,7 @@ impl Driver {
                 reason: "the daemon was told to stop".to_owned(),
                 peer: String::new(),
             };
-            services.room.want(group, Want::Standby, context);
+            services.room.want(group, Run::Standby, context);
         }
         let until = tokio::time::Instant::now() + clock::now().until(by);
         while !services.is_at_rest() {
@@ -392,15 +392,6 @@ impl Driver {
                 }
             }
         }
-    }
-}
-
-fn want_of(run: Run) -> Want {
-    match run {
-        Run::Standby => Want::Standby,
-        Run::Opening { epoch } => Want::Opening { epoch },
-        Run::Open { epoch } => Want::Open { epoch },
-        Run::Closing { epoch } => Want::Closing { epoch },
     }
 }
 

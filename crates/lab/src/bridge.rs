@@ -4,10 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use evenkeel_host::sys::tap::Tap;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 
 /// What one cable does to frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -231,6 +235,21 @@ fn index_of(device: &str) -> Result<u32> {
         .next()
         .and_then(|number| number.trim().parse().ok())
         .with_context(|| format!("no index in: {text}"))
+}
+
+/// How often who waits for frames looks whether it is to end.
+const LOOK_UP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// Waits for frames, a moment at most.
+pub(crate) fn wait_for_frames(tap: &Tap) -> Result<()> {
+    let mut fds = [PollFd::from_borrowed_fd(tap.as_fd(), PollFlags::IN)];
+    match poll(&mut fds, Some(&LOOK_UP)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(fault) => Err(fault).context("waiting for frames"),
+    }
 }
 
 #[cfg(test)]

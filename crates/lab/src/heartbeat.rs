@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,10 +13,8 @@ use anyhow::{Context, Result};
 use evenkeel_host::clock::now;
 use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_host::sys::tap::Tap;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::Timespec;
 
-use crate::bridge::{Ports, Switch};
+use crate::bridge::{Ports, Switch, wait_for_frames};
 use crate::config_text::PORT;
 
 /// Bytes of a frame that matter: Ethernet, IPv4 and UDP headers and a first byte.
@@ -25,12 +22,6 @@ const FRAME_HEAD: usize = 14 + 20 + 8 + 1;
 
 /// First byte of a lease datagram; QUIC, on the same port, never has it.
 const LEASE: u8 = 0x0e;
-
-/// How often the threads look whether they are to end.
-const LOOK_UP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 20_000_000,
-};
 
 /// Lease datagrams kept per host: an hour in the fastest profile.
 const KEPT_MAX: usize = 1 << 19;
@@ -152,11 +143,7 @@ fn is_lease(frame: &[u8], to: Ipv4Addr) -> bool {
 fn watch(tap: &Tap, ports: &Ports, to: Ipv4Addr, shared: &Shared) -> Result<()> {
     let mut buffer = [0; FRAME_HEAD];
     while !shared.stopping.load(Ordering::Relaxed) {
-        let mut fds = [PollFd::from_borrowed_fd(tap.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&LOOK_UP)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(fault) => return Err(fault).context("waiting for frames"),
-        }
+        wait_for_frames(tap)?;
         while let Some(seen) = tap.receive(&mut buffer).context("taking a frame")? {
             if !is_lease(&buffer[..seen.length], to) {
                 continue;

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,10 +16,9 @@ use anyhow::{Context, Result, anyhow};
 use evenkeel_core::Moment;
 use evenkeel_host::clock::now;
 use evenkeel_host::sys::tap::Tap;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 
-use crate::bridge::{Ports, Switch};
+use crate::bridge::{Ports, Switch, wait_for_frames};
 
 /// Bytes of a frame that matter: an Ethernet and an IPv6 header and a neighbour
 /// advertisement without options.
@@ -31,12 +29,6 @@ const READING: Duration = Duration::from_micros(20);
 
 /// Most tries at that, on a machine that is too busy.
 const READINGS_MAX: u32 = 10;
-
-/// How often the observer looks whether it is to end.
-const LOOK_UP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 20_000_000,
-};
 
 /// How a host answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -271,11 +263,7 @@ fn sent(calendar: Duration) -> Sent {
 fn watch(tap: &Tap, ports: &Ports, shared: &Shared) -> Result<()> {
     let mut buffer = [0; FRAME_HEAD];
     while !shared.stopping.load(Ordering::Relaxed) {
-        let mut fds = [PollFd::from_borrowed_fd(tap.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&LOOK_UP)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(fault) => return Err(fault).context("waiting for frames"),
-        }
+        wait_for_frames(tap)?;
         while let Some(seen) = tap.receive(&mut buffer).context("taking a frame")? {
             let Some((address, kind)) = answered(&buffer[..seen.length]) else {
                 continue;

@@ -6,41 +6,8 @@ use std::time::Duration;
 use evenkeel_config::When;
 use evenkeel_core::{Epoch, GroupId, ServiceName};
 
-/// What is wanted of a group's services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Only what runs always. Also what follows [`Want::Closing`].
-    Standby,
-    /// All of it: this node is about to open the group.
-    Opening {
-        /// Under this assignment.
-        epoch: Epoch,
-    },
-    /// All of it: the group is open here.
-    Open {
-        /// Under this assignment.
-        epoch: Epoch,
-    },
-    /// A planned move: still all of it, and the hook that comes before the closing.
-    Closing {
-        /// Under this assignment.
-        epoch: Epoch,
-    },
-}
-
-impl Want {
-    /// Whether the group is held here, or about to be.
-    pub fn is_holding(self) -> bool {
-        self.epoch().is_some()
-    }
-
-    pub(super) fn epoch(self) -> Option<Epoch> {
-        match self {
-            Self::Standby => None,
-            Self::Opening { epoch } | Self::Open { epoch } | Self::Closing { epoch } => Some(epoch),
-        }
-    }
-}
+/// What is wanted of a group's services. `Standby` also follows `Closing`.
+pub use evenkeel_core::role::Run as Want;
 
 /// Why something is wanted, for the environment of hooks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
