@@ -153,6 +153,9 @@ pub struct Report {
     /// Index up to which it has durably what was decided: never less in a later life, unless its
     /// log was lost or replaced by an old copy.
     pub stored: u64,
+    /// Whether what it has applied of the log names this life of it: it knows what was decided
+    /// before it started, and gets what is decided now.
+    pub caught_up: bool,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
     /// How late work of ordinary priority has lately run on it.

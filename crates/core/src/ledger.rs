@@ -280,8 +280,14 @@ impl Ledger {
     /// again passes through the readmissions of earlier lives.
     pub fn readmission(&self, node: NodeId, incarnation: Incarnation) -> Option<Epoch> {
         let record = self.nodes.get(&node)?;
-        let recorded = record.incarnation == Some(incarnation);
+        let recorded = self.counts(node, incarnation);
         record.readmitted.filter(|_| recorded)
+    }
+
+    /// Whether this life of a node is the one on record.
+    pub fn counts(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let record = self.nodes.get(&node);
+        record.is_some_and(|record| record.incarnation == Some(incarnation))
     }
 
     /// Whether this life of a node may take part: not older than the one on record,

@@ -675,6 +675,8 @@ impl Node {
                 self.act(Act::Say(Said::Drained { node, lasting }));
             }
             Change::Undrained(node) => self.act(Act::Say(Said::Undrained { node })),
+            // Told at once: from now on this node can be given groups.
+            Change::Started(node) if node == self.me => self.dirty = true,
             Change::Forgiven(group, node) => self.act(Act::Say(Said::Forgiven { group, node })),
             Change::Started(_)
             | Change::Readmitted(_)
@@ -1088,6 +1090,7 @@ impl Node {
             generation: self.generation,
             votes: self.votes,
             stored: self.stored,
+            caught_up: self.ledger.counts(self.me, self.incarnation),
             leader: self.leader,
             lateness: self.lateness,
             checks,

@@ -8,6 +8,7 @@
 //! | told to stop                                 | any that could serve       | move; not planned if unfit by its rule |
 //! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
+//! | the same, not having got its assignment yet  | -                          | nothing, for a while      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
 //! | from before a recovery                       | any that could serve       | new epoch, for it or the best |
@@ -40,6 +41,11 @@ use crate::topology::{Failback, Group, ServiceAddress, Timing, Topology};
 /// How long a new leader listens before it gives a group its very first holder, so
 /// that the preferred node has had time to be heard.
 pub const FIRST_START_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// How long a new holder may take to learn of its assignment, if it lives and does not say that
+/// it has it: voters miss its renewals from the moment that they know of it themselves, and its
+/// log may be behind theirs, on a slow link or after its start. As long as a proposal may take.
+pub const ASSIGNMENT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a node that came back after a recovery takes nothing yet.
 pub const NO_VOTE_YET: &str =
@@ -497,7 +503,7 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             Hearing::Deaf => deaf = deaf.max(said.standing),
         }
     }
-    if silent.len() >= majority(voters) {
+    if silent.len() >= majority(voters) && !is_behind(situation, current) {
         let silence = silent.iter().copied().min().unwrap_or_default();
         let cause = match restarted(situation, current) {
             Some(cause) => cause,
@@ -510,6 +516,22 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         return Some(cause);
     }
     deaf.map(|standing| Cause::HolderDeaf { standing })
+}
+
+/// Whether a new holder that lives has not got its assignment yet, and may still take its time.
+fn is_behind(situation: &Situation<'_>, current: &Assigned) -> bool {
+    let Situation { now, view, .. } = *situation;
+    let group = current.assign.group;
+    let known_for = situation.wellness.assigned_for(now, group);
+    if known_for.is_none_or(|known| known >= ASSIGNMENT_PATIENCE) {
+        return false;
+    }
+    let heard = view.fresh(now, current.assign.holder);
+    heard.is_some_and(|heard| {
+        let same_life = heard.report.incarnation == current.assign.incarnation;
+        let said = heard.report.groups.iter().find(|one| one.group == group);
+        same_life && said.is_some_and(|said| said.epoch < current.epoch)
+    })
 }
 
 /// What a holder that is heard, but not renewing, says of itself.

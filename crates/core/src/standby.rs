@@ -22,6 +22,9 @@ pub const WELL_MIN: Duration = Duration::from_secs(3);
 /// can slow keeps its count.
 pub const FORGIVEN_AFTER: Duration = Duration::from_secs(3600);
 
+/// Why a node that has just started takes nothing yet.
+pub const CATCHING_UP: &str = "its daemon has just started and has not caught up with the log yet";
+
 /// How many failing checks the reason of a candidate names.
 const NAMED_MAX: usize = 4;
 
@@ -72,6 +75,7 @@ pub struct Wellness {
     failed_at: BTreeMap<(GroupId, NodeId), (Epoch, Moment)>,
     drained_at: BTreeMap<NodeId, (Epoch, Moment)>,
     held_since: BTreeMap<GroupId, (NodeId, Moment)>,
+    assigned_at: BTreeMap<GroupId, (Epoch, Moment)>,
 }
 
 impl Wellness {
@@ -94,6 +98,11 @@ impl Wellness {
                 let known = self.held_since.entry(group.id).or_insert((holder, now));
                 if known.0 != holder {
                     *known = (holder, now);
+                }
+                let known = self.assigned_at.entry(group.id);
+                let known = known.or_insert((current.epoch, now));
+                if known.0 != current.epoch {
+                    *known = (current.epoch, now);
                 }
             }
             for node in &group.nodes {
@@ -143,6 +152,11 @@ impl Wellness {
         self.held_since
             .get(&group)
             .map(|(_, since)| now.since(*since))
+    }
+
+    /// For how long this node has known of the newest assignment of a group.
+    pub fn assigned_for(&self, now: Moment, group: GroupId) -> Option<Duration> {
+        self.assigned_at.get(&group).map(|(_, at)| now.since(*at))
     }
 
     /// For how long this node has known that another is drained.
@@ -226,6 +240,13 @@ fn assess(
     };
     if heard.report.stopping {
         return (Fitness::Unready, "its daemon was told to stop".to_owned());
+    }
+    // Who holds the group has what it takes: a log that is fetched anew only looks behind.
+    let holds = ledger.current(group.id).is_some_and(|current| {
+        (current.assign.holder, current.assign.incarnation) == (node, heard.report.incarnation)
+    });
+    if !(heard.report.caught_up || holds) {
+        return (Fitness::Unready, CATCHING_UP.to_owned());
     }
     let standing = heard.report.groups.iter().find(|one| one.group == group.id);
     match standing {

@@ -111,6 +111,10 @@ struct Voice {
     leaves: Leaves,
     /// Why it could not serve, as it says itself.
     unready: Option<&'static str>,
+    /// Whether its log has all that was decided before it started.
+    caught_up: bool,
+    /// Its log has not the newest assignment of the group yet.
+    behind: bool,
 }
 
 /// How a holder lets its clients go.
@@ -177,6 +181,8 @@ impl World {
             silent_since: None,
             leaves: Leaves::Within(0),
             unready: None,
+            caught_up: true,
+            behind: false,
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
         let mut world = Self {
@@ -334,6 +340,7 @@ impl World {
             config_digest: self.config_digest,
             votes: true,
             stored: 0,
+            caught_up: voice.caught_up,
             generation: 0,
             leader: Some(id("tie")),
             lateness: Duration::from_millis(voice.lateness),
@@ -349,7 +356,10 @@ impl World {
             whole: true,
             groups: vec![GroupReport {
                 group: www(),
-                epoch: self.epoch_of_group(),
+                epoch: match voice.behind {
+                    true => Epoch::NONE,
+                    false => self.epoch_of_group(),
+                },
                 standing: voice.standing,
                 unready: voice.unready.map(str::to_owned),
                 departure: self.departure(voice),
@@ -1056,6 +1066,92 @@ fn a_standby_that_goes_on_after_all_can_be_chosen_again() {
     world.voice("fra1").stopping = false;
     world.pass(40);
     assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+/// A node that has just started is heard before its log has what was decided meanwhile, and
+/// before its new life is agreed on: what it is assigned it could not open yet.
+#[test]
+fn a_node_that_has_not_caught_up_gets_no_group() {
+    let mut world = World::serving("any");
+    world.voice("fra1").caught_up = false;
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(200);
+    assert_eq!(world.take(), None, "fra1 could not open the group");
+    wish(&mut world);
+    let refusal = world.replies.pop().expect("an answer").expect_err("not yet");
+    assert!(refusal.contains(standby::CATCHING_UP), "{refusal}");
+    world.voice("fra1").caught_up = true;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+}
+
+/// A log that is fetched anew passes through states without the holder's life: it serves on.
+#[test]
+fn a_holder_that_is_behind_with_its_log_keeps_its_group() {
+    let mut world = World::serving("any");
+    world.voice("ams1").caught_up = false;
+    world.pass(2000);
+    assert_eq!(world.take(), None, "it serves");
+}
+
+#[test]
+fn a_node_says_that_it_has_caught_up_once_its_life_is_on_record() {
+    let now = Moment::from_nanos(1_000_000_000);
+    let start = Start {
+        me: id("ams1"),
+        incarnation: life(),
+        topology: topology("any"),
+        config_digest: 1,
+        ledger: Some(Default::default()),
+        first_seq: 0,
+    };
+    let mut node = Node::new(now, start);
+    let mut told = |event| {
+        node.step(now, event, 0);
+        let own = node.view().fresh(now, id("ams1"));
+        own.expect("its own report").report.caught_up
+    };
+    let started = |index, counter| Event::Committed {
+        epoch: Epoch { term: 1, index },
+        command: Command::Started {
+            node: id("ams1"),
+            incarnation: Incarnation { counter, nonce: 7 },
+        },
+    };
+    assert!(!told(Event::Tick), "nothing is agreed on yet");
+    assert!(!told(started(1, life().counter - 1)), "a former life");
+    assert!(told(started(2, life().counter)), "said at once");
+}
+
+/// The log of a new holder is a moment behind, so it does not renew yet and is not heard: that
+/// is no failure of its own.
+#[test]
+fn a_new_holder_whose_log_is_behind_is_waited_for_but_not_for_long() {
+    let mut world = World::serving("any");
+    world.voice("fra1").behind = true;
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.voice("ams1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(400);
+    assert_eq!(world.take(), None, "it has not got the assignment yet");
+    world.pass(200);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+}
+
+#[test]
+fn a_new_holder_that_has_its_assignment_and_is_silent_is_not_waited_for() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.voice("ams1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
 }
 
 /// A group with services that run on the holder alone, served by `ams1`.

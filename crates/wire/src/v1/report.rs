@@ -70,6 +70,15 @@ struct MeasureForm {
     unit: String,
 }
 
+/// What was added last: how far its log is.
+#[derive(Serialize, Deserialize)]
+struct LogForm {
+    caught_up: bool,
+}
+
+/// A program that does not say takes what it is given.
+const CAUGHT_UP: LogForm = LogForm { caught_up: true };
+
 /// A program that does not say tells everything.
 const ALL_TOLD: TurnsForm = TurnsForm {
     whole: true,
@@ -219,7 +228,14 @@ pub fn encode(report: &Report) -> Vec<u8> {
         memory_of(report),
         planned_in(report),
         turns_of(report),
+        log_of(report),
     ))
+}
+
+fn log_of(report: &Report) -> LogForm {
+    LogForm {
+        caught_up: report.caught_up,
+    }
 }
 
 fn turns_of(report: &Report) -> TurnsForm {
@@ -337,7 +353,8 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (memory, rest) = crate::decode_added("report", rest)?.unwrap_or((NOT_SAID, &[]));
     let (planned, rest): (PlannedForm, _) =
         crate::decode_added("report", rest)?.unwrap_or_default();
-    let (turns, _) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
+    let (turns, rest) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
+    let (log, _) = crate::decode_added("report", rest)?.unwrap_or((CAUGHT_UP, &[]));
     let mut departures = planned.departures.into_iter();
     let mut silent = added.silent.into_iter();
     let whole = turns.whole;
@@ -365,6 +382,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         generation: added.generation,
         votes: memory.votes,
         stored: memory.stored,
+        caught_up: log.caught_up,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
         checks,
@@ -421,6 +439,12 @@ mod tests {
         let mut longer = encode(&report);
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
+        let without_log = |report: &Report| {
+            let first = (first_form(report), added_to(report), memory_of(report));
+            crate::encode(&(first, planned_in(report), turns_of(report)))
+        };
+        report.caught_up = CAUGHT_UP.caught_up;
+        assert_eq!(decode(&without_log(&report)).as_ref(), Ok(&report));
         let (whole, checks) = (report.whole, report.checks.clone());
         report.whole = true;
         for check in &mut report.checks {
@@ -478,6 +502,7 @@ mod tests {
             generation: u64::MAX,
             votes: false,
             stored: 6,
+            caught_up: false,
             leader: Some(NodeId(5)),
             lateness: ms(70),
             checks: states
