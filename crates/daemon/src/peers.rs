@@ -265,6 +265,7 @@ mod tests {
             generation: 0,
             votes: true,
             stored,
+            log_fault: None,
             leader: None,
             lateness: Duration::ZERO,
             checks: Vec::new(),

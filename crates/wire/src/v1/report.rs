@@ -63,6 +63,12 @@ struct TurnsForm {
     measures: Vec<(u32, Vec<MeasureForm>)>,
 }
 
+/// What was added then: what is wrong with a node that goes on.
+#[derive(Default, Serialize, Deserialize)]
+struct TroubleForm {
+    log_fault: Option<String>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct MeasureForm {
     label: String,
@@ -219,7 +225,14 @@ pub fn encode(report: &Report) -> Vec<u8> {
         memory_of(report),
         planned_in(report),
         turns_of(report),
+        trouble_of(report),
     ))
+}
+
+fn trouble_of(report: &Report) -> TroubleForm {
+    TroubleForm {
+        log_fault: report.log_fault.clone(),
+    }
 }
 
 fn turns_of(report: &Report) -> TurnsForm {
@@ -337,7 +350,8 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (memory, rest) = crate::decode_added("report", rest)?.unwrap_or((NOT_SAID, &[]));
     let (planned, rest): (PlannedForm, _) =
         crate::decode_added("report", rest)?.unwrap_or_default();
-    let (turns, _) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
+    let (turns, rest) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
+    let (trouble, _): (TroubleForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
     let mut departures = planned.departures.into_iter();
     let mut silent = added.silent.into_iter();
     let whole = turns.whole;
@@ -365,6 +379,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         generation: added.generation,
         votes: memory.votes,
         stored: memory.stored,
+        log_fault: trouble.log_fault,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
         checks,
@@ -421,6 +436,14 @@ mod tests {
         let mut longer = encode(&report);
         longer.extend([1, 2, 3]);
         assert_eq!(decode(&longer).as_ref(), Ok(&report));
+        let without_trouble = |report: &Report| {
+            let first = (first_form(report), added_to(report));
+            let memory = (memory_of(report), planned_in(report));
+            crate::encode(&(first, memory, turns_of(report)))
+        };
+        assert_ne!(decode(&without_trouble(&report)).as_ref(), Ok(&report));
+        report.log_fault = None;
+        assert_eq!(decode(&without_trouble(&report)).as_ref(), Ok(&report));
         let (whole, checks) = (report.whole, report.checks.clone());
         report.whole = true;
         for check in &mut report.checks {
@@ -478,6 +501,7 @@ mod tests {
             generation: u64::MAX,
             votes: false,
             stored: 6,
+            log_fault: Some("its log cannot be written: no space".to_owned()),
             leader: Some(NodeId(5)),
             lateness: ms(70),
             checks: states
