@@ -156,6 +156,8 @@ pub struct Report {
     /// Whether what it has applied of the log names this life of it: it knows what was decided
     /// before it started, and gets what is decided now.
     pub caught_up: bool,
+    /// Why its log cannot be written, if it cannot: it goes on with what it holds.
+    pub log_fault: Option<String>,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
     /// How late work of ordinary priority has lately run on it.

@@ -83,6 +83,12 @@ pub enum Event {
         /// Why not.
         unready: Option<String>,
     },
+    /// Why this node's log cannot be written, if it cannot. What it holds it goes on with (DESIGN
+    /// 3.1 rule 11); it takes nothing over.
+    Log {
+        /// Why not.
+        fault: Option<String>,
+    },
     /// The guard's state.
     Guard {
         /// Both kinds are active.
@@ -268,6 +274,7 @@ pub struct Node {
     verdicts: Verdicts,
     said: Saying,
     unready: BTreeMap<GroupId, Option<String>>,
+    log_fault: Option<String>,
     roles: BTreeMap<GroupId, Role>,
     wanted: BTreeMap<GroupId, Want>,
     running: BTreeMap<GroupId, Run>,
@@ -385,6 +392,7 @@ impl Node {
             verdicts: Verdicts::default(),
             said: Saying::default(),
             unready: BTreeMap::new(),
+            log_fault: None,
             roles,
             wanted: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -525,6 +533,11 @@ impl Node {
             Event::Stored(index) => self.stored = index,
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
+            }
+            Event::Log { fault } => {
+                let fault = fault.map(|fault| shortened(&fault, FACT_LENGTH_MAX));
+                self.dirty |= self.log_fault != fault;
+                self.log_fault = fault;
             }
             Event::Guard { full } => {
                 self.dirty |= self.guard_full != full;
@@ -772,6 +785,9 @@ impl Node {
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
+        if !self.knows_ledger {
+            role.continued(now, epoch);
+        }
         if role.opened(now, epoch) {
             let after = role.after_assignment(now);
             self.act(Act::Say(Said::Opened {
@@ -1079,6 +1095,17 @@ impl Node {
         self.act(Act::Tell(report));
     }
 
+    /// Why this node could not take a group, or not go on with it. A disk is no reason to leave what
+    /// is served: voters renew what they renewed, and no renewal touches a disk.
+    fn unready(&self, group: GroupId, role: &Role) -> Option<String> {
+        let Some(unready) = self.unready.get(&group) else {
+            return Some("its network interfaces have not been looked at yet".to_owned());
+        };
+        let log = self.log_fault.as_ref();
+        let log = log.filter(|_| !role.standing().is_open());
+        unready.as_ref().or(log).cloned()
+    }
+
     fn report(&mut self, now: Moment) -> Report {
         let (checks, whole) = self.verdicts.report(now);
         Report {
@@ -1091,6 +1118,7 @@ impl Node {
             votes: self.votes,
             stored: self.stored,
             caught_up: self.ledger.counts(self.me, self.incarnation),
+            log_fault: self.log_fault.clone(),
             leader: self.leader,
             lateness: self.lateness,
             checks,
@@ -1102,9 +1130,7 @@ impl Node {
                     group: *group,
                     epoch: role.epoch(),
                     standing: role.standing(),
-                    unready: self.unready.get(group).cloned().unwrap_or_else(|| {
-                        Some("its network interfaces have not been looked at yet".to_owned())
-                    }),
+                    unready: self.unready(*group, role),
                     departure: role.departure(),
                 })
                 .collect(),

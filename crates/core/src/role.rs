@@ -111,6 +111,8 @@ pub struct Role {
     standing: Standing,
     since: Moment,
     addresses: Vec<ServiceAddress>,
+    /// Open by the lease machine's word alone: the log, and with it the addresses, is not known.
+    unlogged: bool,
     appended_at: Moment,
     phases: Vec<Phase>,
     told: bool,
@@ -134,6 +136,7 @@ impl Role {
             standing: Standing::Off,
             since: now,
             addresses: Vec::new(),
+            unlogged: false,
             appended_at: now,
             phases: Vec::new(),
             told: false,
@@ -208,14 +211,31 @@ impl Role {
 
     /// An assignment that names this life of this node has become durable here.
     pub fn assigned(&mut self, now: Moment, epoch: Epoch, addresses: &[ServiceAddress]) {
+        if epoch == self.epoch && self.unlogged {
+            self.addresses = addresses.to_vec();
+            self.unlogged = false;
+        }
         if epoch <= self.epoch {
             return;
         }
         self.epoch = epoch;
+        self.unlogged = false;
         self.addresses = addresses.to_vec();
         self.appended_at = now;
         self.phases.clear();
         self.told = false;
+        self.stand(now, Standing::Opening);
+    }
+
+    /// The lease machine goes on with an epoch while the log cannot be read: a worker that follows
+    /// another beside a disk that hangs. What is assigned shows later.
+    pub fn continued(&mut self, now: Moment, epoch: Epoch) {
+        if epoch <= self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        self.unlogged = true;
+        self.appended_at = now;
         self.stand(now, Standing::Opening);
     }
 

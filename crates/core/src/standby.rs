@@ -210,6 +210,13 @@ pub fn judge(
             late.as_millis()
         ));
     }
+    if let Some(fault) = view
+        .fresh(now, node)
+        .and_then(|heard| heard.report.log_fault.as_ref())
+        && fitness != Fitness::Unready
+    {
+        why.push_str(&format!("; it goes on though {fault}"));
+    }
     let fitness = match drained {
         Some(_) if fitness < Fitness::Drained => Fitness::Drained,
         Some(_) | None => fitness,

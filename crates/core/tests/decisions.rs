@@ -9,8 +9,10 @@ use evenkeel_core::evidence::Cause;
 use evenkeel_core::health::{
     CheckReport, CheckState, GroupReport, Report, Silence, Silent, Standing,
 };
+use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
+use evenkeel_core::role::Want;
 use evenkeel_core::rule::Rule;
 use evenkeel_core::standby::{self, Fitness};
 use evenkeel_core::switchover::Departure;
@@ -115,6 +117,8 @@ struct Voice {
     caught_up: bool,
     /// Its log has not the newest assignment of the group yet.
     behind: bool,
+    /// Why its log cannot be written.
+    log_fault: Option<&'static str>,
 }
 
 /// How a holder lets its clients go.
@@ -183,6 +187,7 @@ impl World {
             unready: None,
             caught_up: true,
             behind: false,
+            log_fault: None,
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
         let mut world = Self {
@@ -341,6 +346,7 @@ impl World {
             votes: true,
             stored: 0,
             caught_up: voice.caught_up,
+            log_fault: voice.log_fault.map(str::to_owned),
             generation: 0,
             leader: Some(id("tie")),
             lateness: Duration::from_millis(voice.lateness),
@@ -1279,5 +1285,150 @@ fn a_node_that_failed_with_what_runs_there_no_more_is_left_alone_while_it_is_hel
     world.voice("ams1").speaks = false;
     world.hear(500, 500);
     world.pass(1000);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+}
+
+/// `ams1` itself, with an open group and maybe a log.
+struct Own {
+    node: Node,
+    now: Moment,
+    told: Option<Report>,
+    wanted: Option<Want>,
+}
+
+impl Own {
+    const EPOCH: Epoch = Epoch { term: 3, index: 8 };
+
+    fn new(ledger: Option<Ledger>) -> Self {
+        let now = Moment::from_nanos(1_000_000_000);
+        let start = Start {
+            me: id("ams1"),
+            incarnation: life(),
+            topology: topology("any"),
+            config_digest: 1,
+            ledger,
+            first_seq: 0,
+        };
+        let mut own = Self {
+            node: Node::new(now, start),
+            now,
+            told: None,
+            wanted: None,
+        };
+        let group = www();
+        let unready = None;
+        own.step(Event::Readiness { group, unready });
+        own
+    }
+
+    /// The agreed state in which it holds the group.
+    fn ledger() -> Ledger {
+        let mut world = World::new("any");
+        world.pass(100);
+        let assign = world.take().expect("a first start");
+        let mut ledger = Ledger::default();
+        ledger.apply(Self::EPOCH, &Command::Assign(assign));
+        ledger
+    }
+
+    fn step(&mut self, event: Event) {
+        self.now += Duration::from_millis(300);
+        self.node.step(self.now, event, 0);
+        while let Some(act) = self.node.poll() {
+            match act {
+                Act::Tell(report) => self.told = Some(report),
+                Act::Want { want, .. } => self.wanted = Some(want),
+                _ => {}
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        let epoch = Self::EPOCH;
+        let group = www();
+        self.step(Event::Opened { group, epoch });
+    }
+
+    fn says(&self) -> &GroupReport {
+        &self.told.as_ref().expect("it reports").groups[0]
+    }
+}
+
+#[test]
+fn a_disk_makes_a_standby_unready_and_never_a_holder() {
+    let fault = || Some("its log cannot be written: no space".to_owned());
+    let mut own = Own::new(Some(Own::ledger()));
+    own.step(Event::Log { fault: fault() });
+    assert_eq!(own.says().unready, fault(), "it could not open");
+    own.open();
+    assert_eq!(own.says().standing, Standing::Open);
+    assert_eq!(own.says().unready, None);
+    let told = |own: &Own| own.told.as_ref().and_then(|one| one.log_fault.clone());
+    assert_eq!(told(&own), fault(), "people are told");
+    let (group, epoch) = (www(), Own::EPOCH);
+    own.step(Event::Lapsed { group, epoch });
+    assert_eq!(own.says().unready, None, "it may resume");
+    own.step(Event::Released { group, epoch });
+    assert_eq!(own.says().unready, fault());
+    own.step(Event::Log { fault: None });
+    assert_eq!((&own.says().unready, told(&own)), (&None, None));
+}
+
+#[test]
+fn a_worker_that_cannot_read_its_log_knows_what_it_holds_by_its_leases() {
+    let mut own = Own::new(None);
+    own.open();
+    let fault = Some("its log cannot be written: it hangs".to_owned());
+    own.step(Event::Log { fault });
+    let says = (own.says().standing, own.says().epoch);
+    assert_eq!(says, (Standing::Open, Own::EPOCH));
+    assert_eq!(own.says().unready, None);
+    assert_eq!(own.node.serving(www()), Some(id("ams1")));
+    assert_eq!(
+        own.wanted, None,
+        "nothing is taken away that it may still have"
+    );
+    let ledger = Own::ledger();
+    own.step(Event::Restored { ledger });
+    let Some(Want::Open { epoch, addresses }) = &own.wanted else {
+        panic!("{:?}", own.wanted);
+    };
+    assert_eq!((*epoch, addresses.len()), (Own::EPOCH, 1));
+    // What was assigned away meanwhile is gone.
+    let mut own = Own::new(None);
+    own.open();
+    let mut ledger = Own::ledger();
+    let mut away = ledger.current(www()).expect("assigned").assign.clone();
+    away.holder = id("fra1");
+    ledger.apply(Epoch { term: 4, index: 9 }, &Command::Assign(away));
+    own.step(Event::Restored { ledger });
+    assert_eq!(own.says().standing, Standing::Off);
+}
+
+#[test]
+fn a_holder_whose_disk_is_dead_serves_on_and_is_shown() {
+    let mut world = World::serving("any");
+    world.voice("ams1").log_fault = Some("its log cannot be written: it hangs");
+    world.pass(30_000);
+    assert_eq!(world.take(), None);
+    let group = &world.node.topology().groups[&www()];
+    let judged = standby::judge(
+        world.now,
+        world.node.ledger(),
+        world.node.view(),
+        world.node.wellness(),
+        group,
+        id("ams1"),
+    );
+    assert_eq!(judged.fitness, Fitness::Fit);
+    assert!(
+        judged.why.contains("it goes on though its log"),
+        "{judged:?}"
+    );
+    // Nothing of it keeps the group when the holder dies.
+    world.voice("ams1").speaks = false;
+    world.voice("fra1").silence = Some((90, 90));
+    world.hear(90, 90);
+    world.pass(40);
     assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
 }

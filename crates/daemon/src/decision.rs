@@ -356,6 +356,7 @@ impl Driver {
         self.memory.set_serving();
         if self.engine.is_none() {
             // Its log could not be opened at the start: tried again.
+            self.log_fault(Some("it could not be opened"), &bring);
             self.lose_engine(&bring);
         }
         let mut stop_heard = false;
@@ -580,8 +581,7 @@ impl Driver {
                     reason,
                     "the log's disk has failed: this node cannot vote on changes"
                 );
-                let unready = Some(format!("its log cannot be written: {reason}"));
-                self.readiness(&unready, bring);
+                self.log_fault(Some(&reason), bring);
             }
             Agreed::DiskQuick { took } => {
                 tracing::info!(ms = took.as_millis(), "the log's disk is quick again");
@@ -617,6 +617,7 @@ impl Driver {
                 // What of it is on disk shows when more is appended.
                 self.books.durable = 0;
                 self.engine = Some(Arc::new(engine));
+                self.log_fault(None, bring);
                 let unready = self.unready();
                 self.readiness(&unready, bring);
                 self.restore();
@@ -625,8 +626,7 @@ impl Driver {
                 Some(agreed)
             }
             Err(reason) => {
-                let unready = Some(format!("its log cannot be written: {reason}"));
-                self.readiness(&unready, bring);
+                self.log_fault(Some(&reason), bring);
                 self.lose_engine(bring);
                 None
             }
@@ -1060,6 +1060,12 @@ impl Driver {
     pub(crate) fn forget_stored(&mut self, bring: &mpsc::Sender<Brought>) {
         self.books.durable = 0;
         self.step(Event::Stored(0), bring);
+    }
+
+    /// Why the log cannot be written now, if it cannot.
+    fn log_fault(&mut self, reason: Option<&str>, bring: &mpsc::Sender<Brought>) {
+        let fault = reason.map(|reason| format!("its log cannot be written: {reason}"));
+        self.step(Event::Log { fault }, bring);
     }
 
     /// Whether this node could take any group at all.

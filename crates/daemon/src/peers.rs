@@ -266,6 +266,7 @@ mod tests {
             votes: true,
             stored,
             caught_up: true,
+            log_fault: None,
             leader: None,
             lateness: Duration::ZERO,
             checks: Vec::new(),

@@ -73,6 +73,7 @@ pub fn status(now: Moment, node: &Node, beside: &Beside<'_>) -> api::Status {
     // The engine names the last one until another is elected, though it may be dead.
     let leader = node.leader().filter(|id| quorum && alive(*id));
     let mut advice = advice(now, node, beside, quorum, leader);
+    advice.extend(log_advice(now, node));
     advice.extend(drain_advice(wall_ms(), node, &nodes));
     advice.extend(beside.advice.iter().cloned());
     advice.extend(beside.reload.as_ref().and_then(refused_reload));
@@ -173,6 +174,11 @@ fn note(now: Moment, node: &Node, beside: &Beside<'_>, id: NodeId) -> Option<Str
     }
     if heard.report.stopping {
         return Some("is stopping".to_owned());
+    }
+    if let Some(fault) = &heard.report.log_fault {
+        return Some(format!(
+            "{fault}; it goes on with what it holds, takes nothing over and does not vote on changes"
+        ));
     }
     let voter = node.topology().voters().any(|one| one.id == id);
     (voter && !heard.report.votes).then(|| {
@@ -323,6 +329,20 @@ fn drained(now: Moment, node: &Node, id: NodeId) -> Option<api::Drained> {
         since,
         left_s: left.map(|left| left.as_secs()),
         holds: holds.collect(),
+    })
+}
+
+/// A disk that is dead for ever moves nothing, and is no secret.
+fn log_advice(now: Moment, node: &Node) -> impl Iterator<Item = String> {
+    let nodes = node.topology().nodes.values();
+    nodes.filter_map(move |one| {
+        let heard = node.view().fresh(now, one.id)?;
+        let fault = heard.report.log_fault.as_ref()?;
+        Some(format!(
+            "{name}: {fault}. It goes on with the groups that it holds and takes no other: free \
+             space or mend the disk there; `evenkeel drain {name}` moves them before its end",
+            name = one.name
+        ))
     })
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Status {
     pub(crate) nodes: Vec<NodeStatus>,
     /// Digest of the configuration that runs.
     pub(crate) digest: String,
+    /// What people should know.
+    pub(crate) advice: Vec<String>,
 }
 
 /// One group in it.

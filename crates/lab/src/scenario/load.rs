@@ -1,15 +1,17 @@
 //! Issue, "Seen to hold" 6, and the disks and clocks of the lab: trouble that is no
 //! reason to move.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use evenkeel_host::clock::now;
+use rustix::process::Pid;
 
 use super::Ending;
 use crate::bench::settled;
 use crate::client::{Outcome, Record};
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, WITNESS};
 use crate::daemon;
 use crate::fault::clock::Step;
 use crate::fault::disk::{self, Frozen};
@@ -25,17 +27,32 @@ const DEATH_LIMIT: Duration = Duration::from_secs(10);
 /// How long a cluster with a bad disk or clock is watched.
 const WATCH: Duration = Duration::from_secs(5);
 
+/// A node that cannot write its log tells the others by then: it tries for seconds.
+const TOLD_LIMIT: Duration = Duration::from_secs(30);
+
 /// A step of the calendar clock.
 const STEP: Duration = Duration::from_secs(3600);
 
 /// Watches for `length` that nothing moves and that no two hosts answer; returns what
 /// the client saw.
 fn nothing_moves(cluster: &Cluster, holder: &str, length: Duration) -> Result<figures::Seen> {
+    nothing_moves_by(cluster, holder, || {
+        std::thread::sleep(length);
+        Ok(())
+    })
+}
+
+/// The same while something is done.
+fn nothing_moves_by(
+    cluster: &Cluster,
+    holder: &str,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<figures::Seen> {
     let epoch = cluster::epoch(cluster, holder)?;
     cluster.observer.mark();
     let client = cluster.client()?;
     let from = now();
-    std::thread::sleep(length);
+    meanwhile()?;
     let to = now();
     let seen = figures::seen(&settled(&client, from, to), from, to);
     cluster.verdict().check()?;
@@ -122,12 +139,36 @@ pub(super) fn disk_full(cluster: &mut Cluster) -> Result<Ending> {
     ))
 }
 
-/// The disk of the holder's log frozen.
+/// The disk of the holder's log frozen, and then a reload: its worker can be killed, but does not
+/// go away, and the next one cannot read the log.
 pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
     let holder = cluster.wait_whole()?;
-    let state = daemon::state(cluster.host(&holder)?);
-    let frozen = Frozen::freeze(cluster.lab().directory(), &state)?;
-    let seen = nothing_moves(cluster, &holder, WATCH);
+    let standby = cluster.other(&holder)?;
+    let host = cluster.host(&holder)?;
+    let frozen = Frozen::freeze(cluster.lab().directory(), &daemon::state(host))?;
+    let workers: Vec<_> = daemon::processes(host)?.into_iter().skip(1).collect();
+    let seen = nothing_moves_by(cluster, &holder, || {
+        std::thread::sleep(WATCH);
+        // Something that is agreed on without the holder, whose log waits for it then.
+        cluster.maintain(WITNESS, "drain", &standby)?;
+        cluster.evenkeel().order(host, &["reload"])?;
+        let left = |pid: &Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
+        ensure!(
+            workers.iter().any(left),
+            "no worker was kept by its disk: nothing was tried"
+        );
+        cluster.maintain(WITNESS, "undrain", &standby)?;
+        // Now the standby is as fit as can be, and the holder says that its log cannot be written.
+        wait::until("the others know of the disk", TOLD_LIMIT, || {
+            let status = cluster.status(WITNESS)?;
+            let mut advice = status.iter().flat_map(|status| &status.advice);
+            Ok(advice
+                .any(|line| tells_of_disk(line, &holder))
+                .then_some(()))
+        })?;
+        std::thread::sleep(WATCH);
+        Ok(())
+    });
     drop(frozen);
     let seen = seen?;
     ensure!(
@@ -137,7 +178,13 @@ pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
         seen.requests
     );
     cluster.wait_whole()?;
-    Ok(Ending::Held("the holder kept serving".into()))
+    Ok(Ending::Held(
+        "the holder kept serving, and took its file up beside a frozen disk".into(),
+    ))
+}
+
+fn tells_of_disk(line: &str, holder: &str) -> bool {
+    line.starts_with(&format!("{holder}: its log cannot be written"))
 }
 
 /// The calendar clock an hour ahead, and back.

@@ -55,7 +55,7 @@ pub(crate) enum Scenario {
     LostLog,
     /// A full disk of the log: the holder keeps serving.
     DiskFull,
-    /// A frozen disk of the log: the holder keeps serving. Root only.
+    /// A frozen disk of the log, and a reload beside it: the holder keeps serving. Root only.
     DiskFrozen,
     /// A step of the calendar clock of this machine: nothing happens. Root only, and
     /// only if asked for by name.

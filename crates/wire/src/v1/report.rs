@@ -70,14 +70,18 @@ struct MeasureForm {
     unit: String,
 }
 
-/// What was added last: how far its log is.
+/// What was added last: how far its log is, and what is wrong with it.
 #[derive(Serialize, Deserialize)]
 struct LogForm {
     caught_up: bool,
+    fault: Option<String>,
 }
 
 /// A program that does not say takes what it is given.
-const CAUGHT_UP: LogForm = LogForm { caught_up: true };
+const CAUGHT_UP: LogForm = LogForm {
+    caught_up: true,
+    fault: None,
+};
 
 /// A program that does not say tells everything.
 const ALL_TOLD: TurnsForm = TurnsForm {
@@ -235,6 +239,7 @@ pub fn encode(report: &Report) -> Vec<u8> {
 fn log_of(report: &Report) -> LogForm {
     LogForm {
         caught_up: report.caught_up,
+        fault: report.log_fault.clone(),
     }
 }
 
@@ -383,6 +388,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         votes: memory.votes,
         stored: memory.stored,
         caught_up: log.caught_up,
+        log_fault: log.fault,
         leader: form.leader.map(NodeId),
         lateness: added.lateness.into(),
         checks,
@@ -443,7 +449,9 @@ mod tests {
             let first = (first_form(report), added_to(report), memory_of(report));
             crate::encode(&(first, planned_in(report), turns_of(report)))
         };
+        assert_ne!(decode(&without_log(&report)).as_ref(), Ok(&report));
         report.caught_up = CAUGHT_UP.caught_up;
+        report.log_fault = None;
         assert_eq!(decode(&without_log(&report)).as_ref(), Ok(&report));
         let (whole, checks) = (report.whole, report.checks.clone());
         report.whole = true;
@@ -503,6 +511,7 @@ mod tests {
             votes: false,
             stored: 6,
             caught_up: false,
+            log_fault: Some("its log cannot be written: no space".to_owned()),
             leader: Some(NodeId(5)),
             lateness: ms(70),
             checks: states
