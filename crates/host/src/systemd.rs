@@ -6,17 +6,21 @@
 //! whoever gave it looks at the unit afterwards.
 //!
 //! An answer to an order to start or stop means that a job is queued. It is done when
-//! `JobRemoved` names it (org.freedesktop.systemd1(5)), so that signal is listened to
-//! before the order is given.
+//! `JobRemoved` names it (org.freedesktop.systemd1(5)), so that signal is listened to from the
+//! moment that there is a line: whoever waits for a start waits for no question about signals
+//! first. For the same reason a unit is looked at by the few properties that matter, all asked
+//! for at once: to tell them all systemd reads a dozen files of the unit's control group and
+//! sends 20 KB, in the very moments in which it is to start or to bury that unit.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use zbus::export::futures_core::Stream;
 use zbus::message::Type as MessageType;
 use zbus::wire::OwnedVariant;
@@ -38,6 +42,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Signals that wait for one of us. Each only says "look again".
 const QUEUED_MAX: usize = 256;
+
+/// Ends of jobs that wait for whoever gave an order: all jobs of a machine count, and a boot has
+/// hundreds. Who misses some looks at its unit instead.
+const ENDED_MAX: usize = 1_024;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const OBJECT: &str = "/org/freedesktop/systemd1";
@@ -178,8 +186,23 @@ impl Drop for Keeper {
 
 #[derive(Clone, Debug)]
 enum Line {
-    Up(Connection),
+    Up(Connected),
     Down(String),
+}
+
+/// A line that is up.
+#[derive(Clone, Debug)]
+struct Connected {
+    connection: Connection,
+    /// Every job that is over. It ends with the line, whoever still has this.
+    ended: broadcast::WeakSender<Ended>,
+}
+
+/// A job that is over, and what it came to.
+#[derive(Clone, Debug)]
+struct Ended {
+    job: OwnedObjectPath,
+    result: String,
 }
 
 impl Systemd {
@@ -218,7 +241,7 @@ impl Systemd {
     /// [`SystemdError::Lost`], or that systemd refuses to look at it. A unit that does not
     /// exist is no error.
     pub async fn look(&self, unit: &str) -> Result<Unit, SystemdError> {
-        look(&self.line().await?, unit).await
+        look(&self.line().await?.connection, unit).await
     }
 
     /// Starts a unit and waits until its job is over: for as long as the unit itself
@@ -229,16 +252,13 @@ impl Systemd {
     /// Why it is not up, or that the line broke.
     pub async fn start_unit(&self, unit: &str) -> Result<(), SystemdError> {
         let line = self.line().await?;
-        // What failed too often of late would not even be tried (StartLimitBurst=).
-        let _ = call(
-            &line,
-            "forget failures of",
-            unit,
-            "ResetFailedUnit",
-            &(unit,),
-        )
-        .await;
-        job(&line, "start", unit, "StartUnit").await
+        // What failed too often of late would not even be tried (StartLimitBurst=). systemd
+        // takes one message after the other, so the answer need not be waited for.
+        let (bus, body) = (&line.connection, (unit,));
+        let forget = call(bus, "forget failures of", unit, "ResetFailedUnit", &body);
+        let start = job(&line, "start", unit, "StartUnit");
+        let (_, started) = tokio::join!(biased; forget, start);
+        started
     }
 
     /// Stops a unit and waits until its job is over: for as long as the unit itself
@@ -257,18 +277,18 @@ impl Systemd {
     ///
     /// That there are none, or that the line is broken.
     pub async fn kill_unit(&self, unit: &str, signal: i32) -> Result<(), SystemdError> {
-        let line = self.line().await?;
+        let line = self.line().await?.connection;
         let body = (unit, "all", signal);
         call(&line, "kill", unit, "KillUnit", &body).await.map(drop)
     }
 
     /// The line, as soon as there is one, within the time of an answer.
-    async fn line(&self) -> Result<Connection, SystemdError> {
+    async fn line(&self) -> Result<Connected, SystemdError> {
         let mut line = self.line.clone();
         let up = line.wait_for(|line| matches!(line, Line::Up(_)));
         let up = tokio::time::timeout(ANSWER_MAX, up).await;
         let reason = match up.map(|up| up.map(|line| line.clone())) {
-            Ok(Ok(Line::Up(connection))) => return Ok(connection),
+            Ok(Ok(Line::Up(connected))) => return Ok(connected),
             Ok(Ok(Line::Down(reason))) => reason,
             Ok(Err(_)) => "this program is ending".to_owned(),
             Err(_) => match &*self.line.borrow() {
@@ -285,10 +305,17 @@ async fn keep_line(address: String, lines: watch::Sender<Line>) {
     let mut pause = RECONNECT_MIN;
     loop {
         match connect(&address).await {
-            Ok(connection) => {
+            Ok((connection, signals)) => {
                 pause = RECONNECT_MIN;
-                lines.send_replace(Line::Up(connection.clone()));
-                connection.closed().await;
+                let (ended, _) = broadcast::channel(ENDED_MAX);
+                lines.send_replace(Line::Up(Connected {
+                    connection: connection.clone(),
+                    ended: ended.downgrade(),
+                }));
+                tokio::select! {
+                    () = connection.closed() => {}
+                    () = pass_on(signals, ended) => {}
+                }
                 lines.send_replace(Line::Down("the bus closed the connection".to_owned()));
             }
             Err(reason) => {
@@ -300,7 +327,20 @@ async fn keep_line(address: String, lines: watch::Sender<Line>) {
     }
 }
 
-async fn connect(address: &str) -> Result<Connection, String> {
+/// Tells whoever waits for a job of every job that is over, until the line breaks.
+async fn pass_on(mut signals: MessageStream, ended: broadcast::Sender<Ended>) {
+    while let Some(signal) = next(&mut signals).await {
+        let Ok((_, job, _, result)) = read::<(u32, OwnedObjectPath, String, String)>(&signal)
+        else {
+            continue;
+        };
+        // Mostly nobody waits.
+        let _ = ended.send(Ended { job, result });
+    }
+}
+
+/// A connection, and the ends of jobs that it is told.
+async fn connect(address: &str) -> Result<(Connection, MessageStream), String> {
     let connecting = async {
         let connection = zbus::connection::Builder::address(address)
             .method_timeout(ANSWER_MAX)
@@ -314,7 +354,10 @@ async fn connect(address: &str) -> Result<Connection, String> {
                 SystemdError::Lost(reason) => reason,
                 error => error.to_string(),
             })?;
-        Ok(connection)
+        let signals = job_signals(&connection)
+            .await
+            .map_err(|error| format!("the bus at {address} tells of no signals: {error}"))?;
+        Ok((connection, signals))
     };
     tokio::time::timeout(ANSWER_MAX, connecting)
         .await
@@ -326,9 +369,9 @@ async fn watch_unit(mut line: watch::Receiver<Line>, unit: String, out: watch::S
         let now = line.borrow_and_update().clone();
         let reason = match now {
             Line::Down(reason) => reason,
-            Line::Up(connection) => {
+            Line::Up(line) => {
                 let followed = async {
-                    let followed = follow(&connection, &unit, &out).await;
+                    let followed = follow(&line.connection, &unit, &out).await;
                     followed
                         .err()
                         .map_or_else(|| "it is gone".to_owned(), |error| error.to_string())
@@ -369,8 +412,8 @@ async fn follow(
     loop {
         // The signals carry parts and invalidations; all of it is asked for again.
         tell(out, Seen::Known(look_at(connection, unit, &path).await?));
-        match tokio::time::timeout(LOOK_AGAIN, next(&mut signals)).await {
-            Ok(Some(_)) | Err(_) => {}
+        match tokio::time::timeout(LOOK_AGAIN, next_of_all(&mut signals)).await {
+            Ok(Some(())) | Err(_) => {}
             Ok(None) => return Ok(()),
         }
     }
@@ -400,88 +443,106 @@ async fn look_at(
     unit: &str,
     path: &OwnedObjectPath,
 ) -> Result<Unit, SystemdError> {
-    let general = properties(connection, unit, path, UNIT).await?;
+    let one = |interface, name| property(connection, unit, path, interface, name);
     // Sockets, mounts and others have no main process.
-    let service = match unit.ends_with(".service") {
-        true => properties(connection, unit, path, SERVICE).await?,
-        false => Properties::new(),
+    let is_service = unit.ends_with(".service");
+    let of_service = |name| async move {
+        match is_service {
+            true => one(SERVICE, name).await,
+            false => Ok(None),
+        }
     };
-    let text = |from: &Properties, name: &str| {
-        from.get(name)
-            .and_then(|value| String::try_from(value.try_clone().ok()?).ok())
-            .unwrap_or_default()
-    };
-    let invocation = general.get("InvocationID");
-    let invocation = invocation.and_then(|value| Vec::try_from(value.try_clone().ok()?).ok());
+    let (load, active, sub, invocation, main_pid, result, control_group) = tokio::try_join!(
+        one(UNIT, "LoadState"),
+        one(UNIT, "ActiveState"),
+        one(UNIT, "SubState"),
+        one(UNIT, "InvocationID"),
+        of_service("MainPID"),
+        of_service("Result"),
+        of_service("ControlGroup"),
+    )?;
     Ok(Unit {
-        load: text(&general, "LoadState"),
-        active: text(&general, "ActiveState"),
-        sub: text(&general, "SubState"),
-        main_pid: service
-            .get("MainPID")
-            .and_then(|value| u32::try_from(value).ok())
-            .unwrap_or(0),
-        invocation: invocation.unwrap_or_default(),
-        result: text(&service, "Result"),
-        control_group: text(&service, "ControlGroup"),
+        load: or_default(load),
+        active: or_default(active),
+        sub: or_default(sub),
+        main_pid: or_default(main_pid),
+        invocation: or_default(invocation),
+        result: or_default(result),
+        control_group: or_default(control_group),
     })
 }
 
-type Properties = BTreeMap<String, OwnedVariant>;
+/// What a property says; the default for one that this systemd does not have.
+fn or_default<T: TryFrom<OwnedVariant> + Default>(property: Option<OwnedVariant>) -> T {
+    let said = property.and_then(|property| T::try_from(property).ok());
+    said.unwrap_or_default()
+}
 
-async fn properties(
+/// One property, if there is such a one.
+async fn property(
     connection: &Connection,
     unit: &str,
     path: &OwnedObjectPath,
     interface: &str,
-) -> Result<Properties, SystemdError> {
+    name: &str,
+) -> Result<Option<OwnedVariant>, SystemdError> {
+    let body = (interface, name);
     let answer = connection
-        .call_method(
-            Some(SYSTEMD),
-            path,
-            Some(PROPERTIES),
-            "GetAll",
-            &(interface,),
-        )
+        .call_method(Some(SYSTEMD), path, Some(PROPERTIES), "Get", &body)
         .await;
-    read(&answer.map_err(|error| explain(error, "look at", unit))?)
+    match answer {
+        Ok(answer) => read(&answer).map(Some),
+        Err(zbus::Error::FDO(known)) if matches!(*known, zbus::fdo::Error::UnknownProperty(_)) => {
+            Ok(None)
+        }
+        Err(error) => Err(explain(error, "look at", unit)),
+    }
 }
 
-/// Gives an order and waits for the end of its job.
-async fn job(
-    connection: &Connection,
-    attempt: &'static str,
-    unit: &str,
-    method: &'static str,
-) -> Result<(), SystemdError> {
-    let lost = |error: zbus::Error| SystemdError::Lost(error.to_string());
+/// The ends of jobs.
+async fn job_signals(connection: &Connection) -> zbus::Result<MessageStream> {
     let rule = MatchRule::builder()
         .msg_type(MessageType::Signal)
         .sender(SYSTEMD)
         .interface(MANAGER)
         .member("JobRemoved")
-        .build()
-        .map_err(lost)?;
-    let mut signals = listen(rule, connection).await.map_err(lost)?;
-    let queued = call(connection, attempt, unit, method, &(unit, "replace")).await?;
+        .build()?;
+    listen(rule, connection).await
+}
+
+/// Gives an order and waits for the end of its job.
+async fn job(
+    line: &Connected,
+    attempt: &'static str,
+    unit: &str,
+    method: &'static str,
+) -> Result<(), SystemdError> {
+    let broken = || SystemdError::Lost("the bus closed the connection".to_owned());
+    let ended = line.ended.upgrade().ok_or_else(broken)?;
+    let mut over = ended.subscribe();
+    drop(ended);
+    let body = (unit, "replace");
+    let queued = call(&line.connection, attempt, unit, method, &body).await?;
     let queued: OwnedObjectPath = read(&queued)?;
-    while let Some(signal) = next(&mut signals).await {
-        let (_, path, _, result): (u32, OwnedObjectPath, String, String) = read(&signal)?;
-        if path != queued {
+    loop {
+        let ended = over.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Closed => broken(),
+            broadcast::error::RecvError::Lagged(missed) => {
+                SystemdError::Lost(format!("{missed} of its signals were missed"))
+            }
+        })?;
+        if ended.job != queued {
             continue;
         }
-        return match result.as_str() {
+        return match ended.result.as_str() {
             "done" => Ok(()),
             _ => Err(SystemdError::Job {
                 attempt,
                 unit: unit.to_owned(),
-                result,
+                result: ended.result,
             }),
         };
     }
-    Err(SystemdError::Lost(
-        "the bus closed the connection".to_owned(),
-    ))
 }
 
 pub(crate) async fn listen(
@@ -497,6 +558,22 @@ pub(crate) async fn next(signals: &mut MessageStream) -> Option<Message> {
     poll_fn(|context| Pin::new(&mut *signals).poll_next(context))
         .await?
         .ok()
+}
+
+/// The next signal, and all that have come with it: they are answered by one look. Nothing once
+/// the connection is broken.
+async fn next_of_all(signals: &mut MessageStream) -> Option<()> {
+    next(signals).await?;
+    poll_fn(|context| {
+        loop {
+            match Pin::new(&mut *signals).poll_next(context) {
+                Poll::Ready(Some(_)) => {}
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Ready(Some(())),
+            }
+        }
+    })
+    .await
 }
 
 async fn call<B>(
