@@ -1084,7 +1084,11 @@ fn a_node_that_has_not_caught_up_gets_no_group() {
     world.pass(200);
     assert_eq!(world.take(), None, "fra1 could not open the group");
     wish(&mut world);
-    let refusal = world.replies.pop().expect("an answer").expect_err("not yet");
+    let refusal = world
+        .replies
+        .pop()
+        .expect("an answer")
+        .expect_err("not yet");
     assert!(refusal.contains(standby::CATCHING_UP), "{refusal}");
     world.voice("fra1").caught_up = true;
     world.pass(40);

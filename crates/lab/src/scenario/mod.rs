@@ -13,6 +13,7 @@ mod reload;
 mod rest;
 mod rule;
 mod services;
+mod spare;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -71,6 +72,10 @@ pub(crate) enum Scenario {
     Pool,
     /// Thousands of checks on one node, then all of them failing: no heartbeat is late.
     ManyChecks,
+    /// Three servers and a spare with four groups through a random series of deaths, returns,
+    /// drains and failbacks: each group is where the order says. Only if asked for by name, for
+    /// it takes long.
+    Spare,
     /// At rest: processor and memory per node.
     Rest,
 }
@@ -110,6 +115,7 @@ impl Scenario {
         let mut plan = Plan::new(program, options.profile);
         plan.interval = Duration::from_millis(options.check_interval);
         match self {
+            Self::Spare => spare::plan(&mut plan),
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
             Self::Services => plan.setup = Setup::Services,
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
@@ -140,6 +146,7 @@ impl Scenario {
             Self::Services => services::play(cluster, plan),
             Self::Pool => pool::play(cluster, options.runs),
             Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
+            Self::Spare => spare::play(cluster, options.steps, options.seed()),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
