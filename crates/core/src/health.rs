@@ -153,7 +153,8 @@ pub struct Report {
     /// Index up to which it has durably what was decided: never less in a later life, unless its
     /// log was lost or replaced by an old copy.
     pub stored: u64,
-    /// Why its log cannot be written, if it cannot: it goes on with what it holds.
+    /// Why its log cannot be written, if it cannot: it goes on with what it holds, and is given
+    /// nothing.
     pub log_fault: Option<String>,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,

@@ -1093,17 +1093,6 @@ impl Node {
         self.act(Act::Tell(report));
     }
 
-    /// Why this node could not take a group, or not go on with it. A disk is no reason to leave what
-    /// is served: voters renew what they renewed, and no renewal touches a disk.
-    fn unready(&self, group: GroupId, role: &Role) -> Option<String> {
-        let Some(unready) = self.unready.get(&group) else {
-            return Some("its network interfaces have not been looked at yet".to_owned());
-        };
-        let log = self.log_fault.as_ref();
-        let log = log.filter(|_| !role.standing().is_open());
-        unready.as_ref().or(log).cloned()
-    }
-
     fn report(&mut self, now: Moment) -> Report {
         let (checks, whole) = self.verdicts.report(now);
         Report {
@@ -1127,7 +1116,9 @@ impl Node {
                     group: *group,
                     epoch: role.epoch(),
                     standing: role.standing(),
-                    unready: self.unready(*group, role),
+                    unready: self.unready.get(group).cloned().unwrap_or_else(|| {
+                        Some("its network interfaces have not been looked at yet".to_owned())
+                    }),
                     departure: role.departure(),
                 })
                 .collect(),
