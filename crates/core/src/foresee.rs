@@ -3,7 +3,8 @@
 //! There is no second set of rules. [`foresee`] takes a copy of what the leader knows, lets the
 //! others say in it, moment by moment, what they would say if the fault happened now
 //! ([`future`]), and asks [`policy::decide`] at each of these moments. What it answers first is
-//! the forecast. Everybody else is taken to go on saying what they say now.
+//! the forecast. Everybody else is taken to go on saying what they say now, also one that died
+//! less than [`REPORT_AGE_MAX`] ago: nobody can know that yet.
 //!
 //! | fault                | who is silent                  | what the others say                     |
 //! |----------------------|--------------------------------|-----------------------------------------|
