@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::names::{CheckName, GroupId, GroupName, NodeId, NodeName};
+use crate::names::{CheckName, GroupId, GroupName, NodeId, NodeName, ServiceName};
 use crate::rule::Rule;
 
 /// The cluster as one checked configuration file describes it.
@@ -115,6 +115,8 @@ pub struct Group {
     pub cold: bool,
     /// What happens without a majority.
     pub without_majority: WithoutMajority,
+    /// What runs with it, in the order of the file.
+    pub services: Vec<ServiceName>,
     /// Its checks, in the order of the file.
     pub checks: Vec<CheckPolicy>,
 }

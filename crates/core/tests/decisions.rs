@@ -84,6 +84,7 @@ fn topology(rule: &str) -> Topology {
     };
     let nodes = [node("ams1", 11), node("fra1", 12), node("tie", 13)];
     Topology {
+        services: Vec::new(),
         cluster: "shop".to_owned(),
         timing: Timing {
             lease: Duration::from_millis(120),
