@@ -186,4 +186,17 @@ pub struct CheckPolicy {
     pub from_peers: bool,
     /// It asks about a service that runs on the holder alone: idle where the group is not open.
     pub rests: bool,
+    /// The service of the group that it asks about, if any.
+    pub service: Option<OfService>,
+}
+
+/// What decisions need to know of the service that a check asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfService {
+    /// Its name.
+    pub name: ServiceName,
+    /// It is started again on the spot when it ends.
+    pub restarts: bool,
+    /// For so long after its start the check waits for its first good answer at most.
+    pub grace: Duration,
 }

@@ -79,6 +79,7 @@ fn group(number: usize) -> Group {
             from_node: true,
             from_peers: false,
             rests: false,
+            service: None,
         }],
     }
 }

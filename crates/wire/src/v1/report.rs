@@ -3,11 +3,12 @@
 //! What was added to the first form follows it: older programs do not look there, and
 //! where it is missing an older program spoke.
 
-use evenkeel_core::NodeId;
 use evenkeel_core::health::{
     CheckReport, CheckState, GroupReport, Measure, Report, Silence, Standing,
 };
+use evenkeel_core::settling::Settling;
 use evenkeel_core::switchover::Departure;
+use evenkeel_core::{NodeId, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{EpochForm, IncarnationForm, SpanForm, check_name, group, node};
@@ -63,10 +64,39 @@ struct TurnsForm {
     measures: Vec<(u32, Vec<MeasureForm>)>,
 }
 
-/// What was added then: what is wrong with a node that goes on.
+/// What was added then: what is wrong with a node that goes on, and what it is starting.
 #[derive(Default, Serialize, Deserialize)]
 struct TroubleForm {
     log_fault: Option<String>,
+    /// Places in `groups`, in their order.
+    settling: Vec<(u32, Vec<(String, SettlingForm)>)>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum SettlingForm {
+    Asked,
+    Restarting,
+    Started,
+}
+
+impl From<Settling> for SettlingForm {
+    fn from(settling: Settling) -> Self {
+        match settling {
+            Settling::Asked => Self::Asked,
+            Settling::Restarting => Self::Restarting,
+            Settling::Started => Self::Started,
+        }
+    }
+}
+
+impl From<SettlingForm> for Settling {
+    fn from(form: SettlingForm) -> Self {
+        match form {
+            SettlingForm::Asked => Self::Asked,
+            SettlingForm::Restarting => Self::Restarting,
+            SettlingForm::Started => Self::Started,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -230,8 +260,29 @@ pub fn encode(report: &Report) -> Vec<u8> {
 }
 
 fn trouble_of(report: &Report) -> TroubleForm {
+    let groups = (0..).zip(&report.groups);
+    let settling = groups.filter(|(_, one)| !one.settling.is_empty());
+    let forms = |one: &GroupReport| {
+        let all = one.settling.iter();
+        all.map(|(name, why)| (name.to_string(), (*why).into()))
+            .collect()
+    };
     TroubleForm {
         log_fault: report.log_fault.clone(),
+        settling: settling.map(|(at, one)| (at, forms(one))).collect(),
+    }
+}
+
+/// Puts what was added to groups into its places; names that nobody can have are left out.
+fn take_settling(groups: &mut [GroupReport], settling: Vec<(u32, Vec<(String, SettlingForm)>)>) {
+    for (at, all) in settling {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let Some(group) = groups.get_mut(at) else {
+            continue;
+        };
+        let all = all.into_iter();
+        let read = all.filter_map(|(name, why)| Some((ServiceName::new(&name).ok()?, why.into())));
+        group.settling = read.collect();
     }
 }
 
@@ -370,6 +421,18 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         })
         .collect();
     take_turns(&mut checks, turns);
+    let groups = form.groups.into_iter();
+    let mut groups: Vec<GroupReport> = groups
+        .map(|(id, epoch, standing, unready)| GroupReport {
+            group: group(id),
+            epoch: epoch.into(),
+            standing: standing.into(),
+            unready,
+            departure: departures.next().map(Into::into).unwrap_or_default(),
+            settling: Vec::new(),
+        })
+        .collect();
+    take_settling(&mut groups, trouble.settling);
     Ok(Report {
         incarnation: form.incarnation.into(),
         seq: form.seq,
@@ -384,17 +447,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         lateness: added.lateness.into(),
         checks,
         whole,
-        groups: form
-            .groups
-            .into_iter()
-            .map(|(id, epoch, standing, unready)| GroupReport {
-                group: group(id),
-                epoch: epoch.into(),
-                standing: standing.into(),
-                unready,
-                departure: departures.next().map(Into::into).unwrap_or_default(),
-            })
-            .collect(),
+        groups,
         silences: form
             .silences
             .into_iter()
@@ -443,6 +496,9 @@ mod tests {
         };
         assert_ne!(decode(&without_trouble(&report)).as_ref(), Ok(&report));
         report.log_fault = None;
+        for group in &mut report.groups {
+            group.settling.clear();
+        }
         assert_eq!(decode(&without_trouble(&report)).as_ref(), Ok(&report));
         let (whole, checks) = (report.whole, report.checks.clone());
         report.whole = true;
@@ -537,6 +593,14 @@ mod tests {
                         },
                         Standing::Lapsed => Departure::Draining,
                         _ => Departure::Staying,
+                    },
+                    settling: match standing {
+                        Standing::Open => {
+                            [Settling::Asked, Settling::Restarting, Settling::Started]
+                                .map(|why| (ServiceName::new("apache").expect("a name"), why))
+                                .to_vec()
+                        }
+                        _ => Vec::new(),
                     },
                 })
                 .collect(),
