@@ -162,6 +162,7 @@ fn read_one(
         },
         cold: services.iter().any(|(one, _)| one.when == When::Active),
         without_majority,
+        services: services.iter().map(|(one, _)| one.name.clone()).collect(),
         checks: checks.iter().map(|(spec, _)| spec.policy.clone()).collect(),
     };
     Some(FoundGroup {

@@ -20,7 +20,8 @@ use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::{FACT_LENGTH_MAX, shortened};
 use evenkeel_core::node::Event;
 use evenkeel_core::role::Run;
-use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
+use evenkeel_core::settling::Fresh;
+use evenkeel_core::{Epoch, GroupId, Moment, NodeId, ServiceName};
 use evenkeel_host::clock;
 use evenkeel_services::{
     Context, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State,
@@ -51,6 +52,8 @@ pub(crate) struct Running {
     told: bool,
     version: u64,
     status: BTreeMap<GroupId, GroupStatus>,
+    /// What was said of each group's services.
+    fresh: BTreeMap<GroupId, Vec<(ServiceName, Option<Fresh>)>>,
     troubles: BTreeMap<(GroupId, String), (Moment, String)>,
     /// Why each group was assigned last, as soon as that is in the log: an opening begins
     /// before it is agreed.
@@ -80,6 +83,7 @@ impl Running {
             told: false,
             version: 0,
             status: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             troubles: BTreeMap::new(),
             causes: BTreeMap::new(),
             stop_max,
@@ -309,6 +313,27 @@ impl Driver {
         if let Some(status) = services.room.status_since(&mut services.version) {
             services.status = status;
             self.tell_readiness(bring);
+            self.tell_fresh(bring);
+        }
+    }
+
+    /// Tells the decision machine what has just been started or is being started again, if that is
+    /// news. Readiness is told before: what has failed for good is not held back for a moment.
+    fn tell_fresh(&mut self, bring: &mpsc::Sender<Brought>) {
+        let Some(services) = &mut self.services else {
+            return;
+        };
+        let mut news = Vec::new();
+        for (group, status) in &services.status {
+            let all = status.services.iter();
+            let all: Vec<_> = all.map(|one| (one.name.clone(), one.fresh)).collect();
+            if services.fresh.get(group) != Some(&all) {
+                services.fresh.insert(*group, all.clone());
+                news.push((*group, all));
+            }
+        }
+        for (group, all) in news {
+            self.step(Event::Services { group, all }, bring);
         }
     }
 

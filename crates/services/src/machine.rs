@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use evenkeel_config::When;
+use evenkeel_core::settling::Fresh;
 use evenkeel_core::{Epoch, GroupId, Moment, ServiceName};
 
 pub use self::words::{
@@ -88,6 +89,8 @@ struct One {
     retry: Duration,
     retry_at: Moment,
     trouble: Option<String>,
+    /// Whether it has just been started, or is being started again.
+    fresh: Option<Fresh>,
 }
 
 impl One {
@@ -107,6 +110,7 @@ impl One {
             retry: RETRY_MIN,
             retry_at: Moment::ZERO,
             trouble: None,
+            fresh: None,
         }
     }
 
@@ -201,6 +205,7 @@ impl Machine {
                 (Doing::Rests, None, Seen::Unknown) => State::Unknown,
             },
             detail: one.failed.clone().or_else(|| one.trouble.clone()),
+            fresh: one.fresh,
         };
         let holds = self.want.is_some_and(Want::is_holding);
         // A failure of an earlier word is forgiven; one that is now is not. Where the group is
@@ -299,6 +304,10 @@ impl Machine {
         match seen {
             Seen::Up => {
                 one.up_since = now;
+                // Whoever else watches over it was quicker.
+                if one.fresh == Some(Fresh::Restarting) {
+                    one.fresh = Some(Fresh::Started(now));
+                }
                 if one.failed.take().is_some() {
                     let service = self.name(at);
                     self.report(Report::Recovered {
@@ -319,6 +328,7 @@ impl Machine {
         let one = &mut self.all[at];
         one.foreign = false;
         let ours = std::mem::take(&mut one.ours);
+        one.fresh = None;
         if !wanted && !ours {
             return;
         }
@@ -342,8 +352,10 @@ impl Machine {
         let one = &mut self.all[at];
         if one.tries > 0 {
             one.tries -= 1;
+            one.fresh = Some(Fresh::Restarting);
             return;
         }
+        one.fresh = None;
         one.retry_at = now + one.retry;
         one.retry = (one.retry * 2).min(RETRY_MAX);
         let first = one.failed.replace(reason.clone()).is_none();
@@ -374,6 +386,7 @@ impl Machine {
                 one.owed = false;
                 one.up_since = now;
                 one.trouble = None;
+                one.fresh = Some(Fresh::Started(now));
                 if one.failed.take().is_some() {
                     let service = self.name(at);
                     self.report(Report::Recovered {
@@ -386,6 +399,7 @@ impl Machine {
                 // Part of it may run: only a stop or a look can tell.
                 one.seen = Seen::Unknown;
                 one.ours = false;
+                one.fresh = None;
                 if !given_up && self.should_run(at) {
                     self.try_again(now, at, reason);
                 }
@@ -400,6 +414,7 @@ impl Machine {
         one.doing = Doing::Rests;
         one.seen = Seen::Down;
         one.ours = false;
+        one.fresh = None;
         one.was_down = true;
         one.loose = false;
         one.retry_at = now;

@@ -435,3 +435,62 @@ fn nothing_is_started_in_a_closing_group() {
     assert_eq!(bench.sees(0, Seen::Down), ["Died a"]);
     assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
 }
+
+#[test]
+fn what_is_started_again_is_told_until_it_runs_or_has_failed() {
+    let fresh = |bench: &Bench| bench.machine.status().services[0].fresh;
+    let mut bench = Bench::standing_by(vec![restarted("web", 1)]);
+    assert_eq!(fresh(&bench), None);
+    bench.opening(2);
+    bench.started(0);
+    assert_eq!(
+        fresh(&bench),
+        Some(Fresh::Started(bench.now)),
+        "for the opening"
+    );
+    bench.done(Hook::BeforeOpen);
+    bench.open(2);
+    bench.sees(0, Seen::Down);
+    assert_eq!(fresh(&bench), Some(Fresh::Restarting));
+    assert!(bench.machine.status().unready.is_empty());
+    bench.started(0);
+    assert_eq!(fresh(&bench), Some(Fresh::Started(bench.now)));
+    // Its only try is used up.
+    bench.sees(0, Seen::Down);
+    assert_eq!(fresh(&bench), None);
+    assert!(!bench.machine.status().unready.is_empty());
+    bench.started(0);
+    bench.wants(Want::Standby);
+    bench.stopped(0);
+    assert_eq!(fresh(&bench), None);
+}
+
+#[test]
+fn a_start_that_fails_is_tried_again_and_one_that_systemd_made_counts_as_well() {
+    let fresh = |bench: &Bench| bench.machine.status().services[0].fresh;
+    let mut bench = Bench::standing_by(vec![restarted("web", 2)]);
+    bench.opening(2);
+    bench.not_started(0);
+    assert_eq!(fresh(&bench), Some(Fresh::Restarting));
+    bench.not_started(0);
+    assert_eq!(fresh(&bench), Some(Fresh::Restarting));
+    bench.not_started(0);
+    assert_eq!(fresh(&bench), None, "both tries are used up");
+    // One that waits for another service to be started.
+    let mut bench = Bench::standing_by(vec![service("db", &[]), {
+        let after = vec![0];
+        Service {
+            after,
+            ..restarted("web", 2)
+        }
+    }]);
+    bench.opening(2);
+    bench.started(0);
+    bench.started(1);
+    bench.sees(0, Seen::Down);
+    bench.sees(1, Seen::Down);
+    let web = |bench: &Bench| bench.machine.status().services[1].fresh;
+    assert_eq!(web(&bench), Some(Fresh::Restarting));
+    bench.sees(1, Seen::Up);
+    assert_eq!(web(&bench), Some(Fresh::Started(bench.now)));
+}

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use evenkeel_config::When;
+use evenkeel_core::settling::Fresh;
 use evenkeel_core::{Epoch, GroupId, ServiceName};
 
 /// What is wanted of a group's services. `Standby` also follows `Closing`.
@@ -242,6 +243,9 @@ pub struct ServiceStatus {
     pub state: State,
     /// What is wrong, if anything is.
     pub detail: Option<String>,
+    /// Whether it was started in this life, or is being started again: what asks for it may have
+    /// to wait.
+    pub fresh: Option<Fresh>,
 }
 
 /// One group, for people.
