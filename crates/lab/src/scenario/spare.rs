@@ -135,7 +135,9 @@ impl<'a> Run<'a> {
             run.oracle.groups[group].holder = look::holder_of(&one)?;
         }
         run.rest()?;
-        run.wires.iter_mut().for_each(|wire| drop(wire.gap()));
+        for wire in &mut run.wires {
+            wire.gap();
+        }
         Ok(run)
     }
 

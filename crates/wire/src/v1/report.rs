@@ -422,8 +422,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         crate::decode_added("report", rest)?.unwrap_or_default();
     let (turns, rest) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
     let (log, rest) = crate::decode_added("report", rest)?.unwrap_or((CAUGHT_UP, &[]));
-    let (starting, _): (StartingForm, _) =
-        crate::decode_added("report", rest)?.unwrap_or_default();
+    let (starting, _): (StartingForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
     let mut departures = planned.departures.into_iter();
     let mut silent = added.silent.into_iter();
     let whole = turns.whole;
