@@ -177,10 +177,8 @@ impl Machine {
     /// never.
     pub fn deadline(&self) -> Moment {
         let waits = |at: &usize| {
-            let one = &self.all[*at];
-            let start = one.failed.is_some() && self.may_start(*at);
-            let stop = one.owed && one.seen == Seen::Up && !self.should_run(*at);
-            one.doing == Doing::Rests && (start || stop)
+            let start = self.all[*at].failed.is_some() && self.could_start(*at);
+            start || self.owes_stop(*at)
         };
         let waiting = (0..self.all.len()).filter(waits);
         let waiting = waiting.map(|at| self.all[at].retry_at);
@@ -248,6 +246,7 @@ impl Machine {
                 one.failed = None;
                 one.tries = one.service.restart;
                 one.retry = RETRY_MIN;
+                one.retry_at = now;
             }
         }
         match want {
@@ -399,6 +398,7 @@ impl Machine {
         };
         one.doing = Doing::Rests;
         one.seen = Seen::Down;
+        one.trouble = None;
         one.ours = false;
         one.was_down = true;
         one.loose = false;
@@ -413,6 +413,8 @@ impl Machine {
                 how,
             }),
             StopOutcome::Failed { reason } => {
+                // Perhaps nothing will ever tell whether it runs: scripts need no status.
+                one.seen = Seen::Unknown;
                 one.trouble = Some(reason.clone());
                 one.owed = true;
                 one.retry_at = now + one.retry;
@@ -480,9 +482,8 @@ impl Machine {
             self.note_down(at);
         }
         for at in 0..self.all.len() {
-            if self.may_start(at) {
-                self.plan_start(now, at);
-            } else if !self.should_run(at) {
+            self.plan_start(now, at);
+            if !self.should_run(at) {
                 self.plan_stop(now, at);
             }
         }
@@ -495,13 +496,27 @@ impl Machine {
         }
     }
 
+    /// Whether it ought to be started as soon as a pause after a failure is over.
+    fn could_start(&self, at: usize) -> bool {
+        let one = &self.all[at];
+        // What is unknown is started too: a start of what runs changes nothing.
+        let down = one.seen != Seen::Up && one.doing == Doing::Rests;
+        let runs = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
+        self.may_start(at) && down && one.service.after.iter().all(runs)
+    }
+
+    /// Whether a stop that failed is to be tried again after a pause: unless it is surely
+    /// down.
+    fn owes_stop(&self, at: usize) -> bool {
+        let one = &self.all[at];
+        let may_run = matches!(one.seen, Seen::Up | Seen::Unknown);
+        one.owed && may_run && one.doing == Doing::Rests && !self.should_run(at)
+    }
+
     fn plan_start(&mut self, now: Moment, at: usize) {
         let one = &self.all[at];
         let due = one.failed.is_none() || one.retry_at <= now;
-        // What is unknown is started too: a start of what runs changes nothing.
-        let down = one.seen != Seen::Up;
-        let waits = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
-        if one.doing == Doing::Rests && down && due && one.service.after.iter().all(waits) {
+        if due && self.could_start(at) {
             self.all[at].doing = Doing::Starts;
             self.effects.push(Effect::Start(at));
         }
@@ -522,15 +537,14 @@ impl Machine {
         if self.all[at].doing != Doing::Rests {
             return;
         }
-        let one = &self.all[at];
-        if one.owed && one.seen == Seen::Up {
-            if one.retry_at <= now {
+        if self.owes_stop(at) {
+            if self.all[at].retry_at <= now {
                 self.all[at].doing = Doing::Stops;
                 self.effects.push(Effect::Stop(at));
             }
             return;
         }
-        if one.was_down {
+        if self.all[at].was_down {
             self.note_foreign(at);
             return;
         }

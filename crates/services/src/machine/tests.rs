@@ -378,6 +378,44 @@ fn a_stop_that_fails_is_told_and_holds_nothing_up() {
 }
 
 #[test]
+fn a_stop_that_failed_is_tried_again_though_nothing_tells_whether_it_runs() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Standby);
+    let reason = "it hangs".to_owned();
+    bench.step(Event::Stopped(0, StopOutcome::Failed { reason }));
+    bench.done(Hook::AfterClose);
+    let status = bench.machine.status();
+    assert_eq!(status.services[0].state, State::Unknown);
+    assert!(bench.machine.deadline() < bench.now + RETRY_MIN);
+    assert_eq!(bench.after(RETRY_MIN), ["stop a"]);
+    assert_eq!(bench.stopped(0), NONE);
+    let status = bench.machine.status();
+    assert!(status.unready.is_empty(), "{:?}", status.unready);
+    assert_eq!(status.services[0].state, State::Down);
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+}
+
+#[test]
+fn one_that_waits_for_a_failed_one_wakes_nobody() {
+    let mut bench = Bench::standing_by(vec![service("a", &[]), service("b", &[0])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.started(1);
+    bench.sees(0, Seen::Down);
+    bench.sees(1, Seen::Down);
+    // The second is due before the first has been started.
+    assert_eq!(bench.after(RETRY_MIN), ["start a"]);
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+    assert_eq!(bench.not_started(0), NONE);
+    assert!(bench.machine.deadline() > bench.now + RETRY_MIN);
+    bench.after(RETRY_MAX);
+    assert_eq!(bench.started(0), ["Recovered a", "start b"]);
+}
+
+#[test]
 fn a_hook_that_fails_holds_nothing_up() {
     let mut bench = Bench::standing_by(vec![]);
     bench.opening(5);
