@@ -415,6 +415,30 @@ fn what_was_started_outlives_the_room_and_is_found_again() {
 }
 
 #[test]
+fn what_one_that_was_found_again_leaves_behind_is_killed() {
+    // A child that does not listen, which holds the service's port.
+    let text = "[group.www.service.app]\nstart = \"(trap '' TERM; exec sleep 600) & echo $! > DIR/child; exec DIR/app\"\nrestart = 1\n";
+    let mut room = Room::new(text, &[APP]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let child = room.pid("child");
+    room.restart();
+    room.want(Want::Open { epoch: epoch(5) });
+    kill(room.pid("pid"));
+    assert!(matches!(room.next(), Report::Died { .. }));
+    room.eventually("its child ends", |_| !lives(child));
+    room.eventually("another is there", |room| {
+        let status = room.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    });
+    let child = room.pid("child");
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    room.eventually("the other child ends", |_| !lives(child));
+}
+
+#[test]
 fn one_that_daemonises_is_watched_by_its_status() {
     let text = "[group.www.service.app]\nstart = \"setsid sh -c 'echo $$ > DIR/pid; exec sleep 600' > /dev/null 2>&1 < /dev/null &\"\nstop = \"kill $(cat DIR/pid)\"\nstatus = \"kill -0 $(cat DIR/pid)\"\n";
     let mut room = Room::new(text, &[]);

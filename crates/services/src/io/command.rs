@@ -90,14 +90,16 @@ impl Life {
     fn signal(&self, signal: Signal) {
         match self {
             Self::Ours(child) => child.signal(signal),
-            // Alive, it keeps its number and that of its group.
-            Self::Found(watched) if !watched.is_dead() => {
+            // The number names the group for as long as one of its processes lives, the first
+            // of them or not; if somebody else has it by now, none does.
+            Self::Found(watched) => {
+                let now = Identity::of(watched.pid());
+                let taken = now.is_ok_and(|now| now != watched.identity());
                 let pid = i32::try_from(watched.pid()).ok().and_then(Pid::from_raw);
-                if let Some(pid) = pid {
+                if let (false, Some(pid)) = (taken, pid) {
                     let _ = kill_process_group(pid, signal);
                 }
             }
-            Self::Found(_) => {}
         }
     }
 
