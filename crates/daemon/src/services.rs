@@ -42,6 +42,9 @@ const TROUBLES_MAX: usize = 64;
 /// For so long it is told.
 const TROUBLE_TIME: Duration = Duration::from_secs(3600);
 
+/// The group, if the file has it, and the service or hook.
+type Concerned = (Option<GroupId>, String);
+
 /// The room, and what is known of it.
 pub(crate) struct Running {
     room: Services,
@@ -51,7 +54,7 @@ pub(crate) struct Running {
     told: bool,
     version: u64,
     status: BTreeMap<GroupId, GroupStatus>,
-    troubles: BTreeMap<(GroupId, String), (Moment, String)>,
+    troubles: BTreeMap<Concerned, (Moment, String)>,
     /// Why each group was assigned last, as soon as that is in the log: an opening begins
     /// before it is agreed.
     causes: BTreeMap<GroupId, (Epoch, String)>,
@@ -98,7 +101,7 @@ impl Running {
         self.pending.is_empty() && self.room.status().values().all(rests)
     }
 
-    fn trouble(&mut self, group: GroupId, what: String, text: String) {
+    fn trouble(&mut self, concerned: Concerned, text: String) {
         let now = clock::now();
         self.troubles
             .retain(|_, (at, _)| now.since(*at) < TROUBLE_TIME);
@@ -108,7 +111,7 @@ impl Running {
                 self.troubles.remove(&oldest);
             }
         }
-        self.troubles.insert((group, what), (now, text));
+        self.troubles.insert(concerned, (now, text));
     }
 }
 
@@ -270,7 +273,20 @@ impl Driver {
                 if let Some(services) = &mut self.services {
                     services
                         .troubles
-                        .remove(&(group, format!("service {service}")));
+                        .remove(&(Some(group), format!("service {service}")));
+                }
+            }
+            Report::LeftRuns { service, reason } => {
+                if let Some(services) = &mut self.services {
+                    let text = format!("it may still run, though no file names it: {reason}");
+                    services.trouble((None, format!("service {service}")), text);
+                }
+            }
+            Report::LeftStopped { service } => {
+                if let Some(services) = &mut self.services {
+                    services
+                        .troubles
+                        .remove(&(None, format!("service {service}")));
                 }
             }
             other => self.trouble(other, bring),
@@ -287,7 +303,7 @@ impl Driver {
         tracing::warn!(group = self.group_name(group), "{what}: {text}");
         self.phase(group, format!("{what}: {text}"), bring);
         if let Some(services) = &mut self.services {
-            services.trouble(group, what, text);
+            services.trouble((Some(group), what), text);
         }
     }
 
@@ -336,9 +352,10 @@ impl Driver {
         let lately = lately.filter(|(_, (at, _))| now.since(*at) < TROUBLE_TIME);
         let mut all: Vec<String> = lately
             .map(|((group, what), (at, text))| {
-                let group = topology.group_name(*group);
                 let ago = now.since(*at).as_secs();
-                format!("group {group}, {what}, {ago} s ago: {text}")
+                let group = group.map(|group| format!("group {}, ", topology.group_name(group)));
+                let group = group.unwrap_or_default();
+                format!("{group}{what}, {ago} s ago: {text}")
             })
             .collect();
         for (group, status) in &services.status {
@@ -474,6 +491,8 @@ fn trouble_of(report: Report) -> Option<(GroupId, String, String)> {
         | Report::MayClose { .. }
         | Report::Stopped { .. }
         | Report::Recovered { .. }
+        | Report::LeftRuns { .. }
+        | Report::LeftStopped { .. }
         | Report::Missed { .. } => return None,
     })
 }

@@ -161,7 +161,7 @@ impl Services {
                             tokio::spawn(group::run(shared.clone(), group, hear, reports.clone()))
                         })
                         .collect();
-                    tokio::spawn(sweep_up(swept, shared.clone(), left));
+                    tokio::spawn(sweep_up(swept, shared.clone(), left, reports));
                     // Closed without a word: the handle is gone.
                     let _ = stopped.await;
                     drop(tasks);
@@ -228,11 +228,16 @@ impl Drop for Services {
 }
 
 /// Waits for the word, then stops what is left.
-async fn sweep_up(swept: oneshot::Receiver<()>, shared: Shared, left: Vec<Left>) {
+async fn sweep_up(
+    swept: oneshot::Receiver<()>,
+    shared: Shared,
+    left: Vec<Left>,
+    reports: mpsc::Sender<Report>,
+) {
     // Dropped without a word: the room ends.
     if swept.await.is_ok() {
         for one in left {
-            tokio::spawn(left::stop(shared.clone(), one));
+            tokio::spawn(left::stop(shared.clone(), one, reports.clone()));
         }
     }
 }

@@ -316,6 +316,25 @@ fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
 }
 
 #[test]
+fn what_is_left_and_does_not_stop_is_told_and_tried_again() {
+    let text = "[group.www.service.app]\nstart = \"true\"\nstop = \"test -e DIR/may\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.hosted = hosted("", room.directory.path());
+    room.restart();
+    room.services.as_mut().expect("it runs").sweep();
+    let Report::LeftRuns { service, reason } = room.next() else {
+        panic!("not told")
+    };
+    assert_eq!(service, "www.app");
+    assert!(reason.contains("ended with status 1"), "{reason}");
+    fs::write(room.file("may"), "").expect("written");
+    while !matches!(room.next(), Report::LeftStopped { .. }) {}
+    assert!(!room.file("notes/www.app.held").exists());
+}
+
+#[test]
 fn starts_that_fail_say_why() {
     let start = |line: &str, reason: &str| {
         let mut room = Room::new(

@@ -7,13 +7,18 @@ use std::path::{Path, PathBuf};
 
 use evenkeel_config::{Runs, SERVICES_MAX, ServiceSpec, When};
 use evenkeel_core::{GroupName, ServiceName};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::command::{Foreground, Scripts};
 use super::service::Driver;
 use super::unit::Unit;
 use super::{Settings, Shared};
-use crate::machine::StopOutcome;
+use crate::machine::{RETRY_MAX, RETRY_MIN, Report, StopOutcome};
 use crate::v1::{self, Held};
+
+/// Why it is stopped.
+const UNNAMED: &str = "the configuration does not name it any more";
 
 /// What the names of such notes end in.
 const ENDING: &str = "held";
@@ -94,7 +99,11 @@ pub(super) fn find(settings: &Settings) -> Vec<Left> {
         let note = file.path();
         let name = note.file_name()?.to_str()?;
         let name = name.strip_suffix(ENDING)?.strip_suffix('.')?.to_owned();
-        let held = v1::noted_held(&note)?;
+        let Some(held) = v1::noted_held(&note) else {
+            tracing::warn!(note = %note.display(), "this note makes no sense: should something \
+                run that it is about, nobody will stop it");
+            return None;
+        };
         Some(Left { name, held, note })
     });
     notes
@@ -102,43 +111,44 @@ pub(super) fn find(settings: &Settings) -> Vec<Left> {
         .collect()
 }
 
-/// Stops it by the ladder.
-pub(super) async fn stop(shared: Shared, left: Left) {
-    let stop_timeout = left.held.stop_timeout();
-    let process = shared.notes.join(&left.name);
-    let outcome = match &left.held {
-        Held::Unit { unit, .. } => match &shared.systemd {
-            Some(systemd) => Unit::to_stop(systemd, unit, stop_timeout).stop().await,
-            // Asked for in `shared` when there is one.
-            None => return,
-        },
-        Held::Process { .. } => Foreground::to_stop(&process, stop_timeout).stop().await,
-        Held::Scripts { stop, .. } => Scripts::to_stop(stop, stop_timeout).stop().await,
-    };
-    let service = &left.name;
-    match outcome {
-        StopOutcome::Clean => {
-            tracing::info!(
-                service,
-                "stopped: the configuration does not name it any more"
-            );
-        }
-        StopOutcome::Forced { how } => {
-            tracing::warn!(
-                service,
-                how,
-                "stopped: the configuration does not name it any more"
-            );
-        }
-        StopOutcome::Failed { reason } => {
-            // The note stays for the next life to try.
-            tracing::error!(
-                service,
-                reason,
-                "may still run, though the configuration does not name it any more"
-            );
-            return;
-        }
+/// Stops it by the ladder, again and again until it is down.
+pub(super) async fn stop(shared: Shared, left: Left, reports: mpsc::Sender<Report>) {
+    let mut pause = RETRY_MIN;
+    while let Err(reason) = left.try_to_stop(&shared).await {
+        let service = left.name.clone();
+        // Told each time, so that it is never long ago; where nobody listens the log has it.
+        let _ = reports.try_send(Report::LeftRuns { service, reason });
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
     }
-    v1::forget(&left.note);
+    let _ = reports.try_send(Report::LeftStopped { service: left.name });
+}
+
+impl Left {
+    async fn try_to_stop(&self, shared: &Shared) -> Result<(), String> {
+        let stop_timeout = self.held.stop_timeout();
+        let outcome = match &self.held {
+            Held::Unit { unit, .. } => match &shared.systemd {
+                Some(systemd) => Unit::to_stop(systemd, unit, stop_timeout).stop().await,
+                // Asked for in `shared` when there is one.
+                None => return Ok(()),
+            },
+            Held::Process { .. } => {
+                let process = shared.notes.join(&self.name);
+                Foreground::to_stop(&process, stop_timeout).stop().await
+            }
+            Held::Scripts { stop, .. } => Scripts::to_stop(stop, stop_timeout).stop().await,
+        };
+        let service = &self.name;
+        match outcome {
+            StopOutcome::Clean => tracing::info!(service, "stopped: {UNNAMED}"),
+            StopOutcome::Forced { how } => tracing::warn!(service, how, "stopped: {UNNAMED}"),
+            StopOutcome::Failed { reason } => {
+                tracing::error!(service, reason, "may still run, though {UNNAMED}");
+                return Err(reason);
+            }
+        }
+        v1::forget(&self.note);
+        Ok(())
+    }
 }

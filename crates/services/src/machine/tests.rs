@@ -128,7 +128,9 @@ impl Bench {
                 Report::Forced { service, .. } => format!("Forced {service}"),
                 Report::StopFailed { service, .. } => format!("StopFailed {service}"),
                 Report::HookFailed { hook, .. } => format!("HookFailed {hook}"),
-                Report::Missed { .. } => "Missed".to_owned(),
+                Report::LeftRuns { .. } | Report::LeftStopped { .. } | Report::Missed { .. } => {
+                    unreachable!("the room tells them")
+                }
             },
         }
     }

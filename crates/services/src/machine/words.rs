@@ -207,6 +207,18 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// What the file does not name any more may still run; it is tried again.
+    LeftRuns {
+        /// `GROUP.SERVICE`.
+        service: String,
+        /// Why.
+        reason: String,
+    },
+    /// What the file does not name any more has stopped.
+    LeftStopped {
+        /// `GROUP.SERVICE`.
+        service: String,
+    },
     /// Nobody fetched these reports, and the oldest were dropped.
     Missed {
         /// How many.
