@@ -31,16 +31,16 @@ const END_MAX: Duration = Duration::from_millis(500);
 const LADDER_MAX: Duration = Duration::from_secs(10);
 
 /// How long everything of a group that runs on the holder alone may take to stop, with the
-/// ladder of signals and the hook that comes after.
+/// ladder of signals, the hook that may be running and the one that comes after.
 pub fn stop_max(hosted: &Hosted) -> Duration {
     let active = hosted.services.iter();
     let active = active.filter(|one| one.when == When::Active);
     let services: Duration = active.map(|one| one.stop_timeout + LADDER_MAX).sum();
-    let hook = match hosted.hooks.after_close {
-        Some(_) => hosted.hooks.timeout,
-        None => Duration::ZERO,
-    };
-    services + hook
+    let hooks = &hosted.hooks;
+    let running = [&hooks.before_open, &hooks.after_open, &hooks.before_close];
+    let running = running.iter().any(|hook| hook.is_some());
+    let count = u32::from(running) + u32::from(hooks.after_close.is_some());
+    services + hooks.timeout * count
 }
 
 /// A group that this node may hold.

@@ -128,8 +128,9 @@ pub struct Machine {
     since: Moment,
     /// What was wanted has been reached and told.
     told: bool,
-    /// It was to open in this life, and what was opened has not been closed since.
-    opened: bool,
+    /// It was to open in this epoch, in this life or an earlier one, and `after_close` has not
+    /// been asked for since.
+    opened: Option<Epoch>,
     hooks: VecDeque<(Hook, Epoch)>,
     running: Option<(Hook, Epoch)>,
     /// The hook that has to end before what was wanted is reached.
@@ -141,20 +142,21 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Nothing wanted yet, nothing known.
-    pub fn new(group: GroupId, services: Vec<Service>) -> Self {
+    /// Nothing wanted yet, nothing known but what an earlier life noted
+    /// ([`Effect::NoteOpened`]).
+    pub fn new(group: GroupId, services: Vec<Service>, opened: Option<Epoch>) -> Self {
         Self {
             group,
             all: services.into_iter().map(One::new).collect(),
             want: None,
             since: Moment::ZERO,
             told: false,
-            opened: false,
+            opened,
             hooks: VecDeque::new(),
             running: None,
             awaited: None,
             after_opened: None,
-            epoch: Epoch::default(),
+            epoch: opened.unwrap_or_default(),
             effects: Vec::new(),
         }
     }
@@ -250,26 +252,37 @@ impl Machine {
             }
         }
         match want {
-            Want::Standby => self.effects.push(Effect::Notify("BACKUP")),
-            Want::Opening { epoch } => {
-                self.epoch = epoch;
-                self.opened = true;
+            Want::Standby => {
+                self.effects.push(Effect::Notify("BACKUP"));
+                // The others are about an opening that is over.
+                self.hooks.retain(|(hook, _)| *hook == Hook::AfterClose);
             }
+            Want::Opening { epoch } => self.note_opened(epoch),
             Want::Open { epoch } => {
-                self.epoch = epoch;
                 self.effects.push(Effect::Notify("MASTER"));
                 // Open from the first word on: an earlier life opened it, and ran the hook.
-                if self.opened && self.after_opened != Some(epoch) {
+                let ours = before.is_some() && self.opened.is_some();
+                if ours && self.after_opened != Some(epoch) {
                     self.enqueue(Hook::AfterOpen, epoch);
                 }
                 self.after_opened = Some(epoch);
-                self.opened = true;
+                self.note_opened(epoch);
             }
             Want::Closing { epoch } => {
-                self.epoch = epoch;
+                // It was open, whoever opened it.
+                self.after_opened = Some(epoch);
+                self.note_opened(epoch);
                 self.enqueue(Hook::BeforeClose, epoch);
                 self.awaited = Some(Hook::BeforeClose);
             }
+        }
+    }
+
+    /// It has to be closed again, if not in this life then in a later one.
+    fn note_opened(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        if self.opened.replace(epoch) != Some(epoch) {
+            self.effects.push(Effect::NoteOpened(epoch));
         }
     }
 
@@ -446,6 +459,10 @@ impl Machine {
         let Some((running, epoch)) = self.running.take() else {
             return;
         };
+        // Of an older epoch, it leaves the newer one's to come.
+        if running == Hook::AfterClose && self.opened.is_none() && epoch == self.epoch {
+            self.effects.push(Effect::ForgetOpened);
+        }
         let by_deadline = outcome.is_err();
         if let Err(reason) = outcome {
             self.report(Report::HookFailed {
@@ -596,8 +613,8 @@ impl Machine {
                 if !self.all.iter().all(down) {
                     return;
                 }
-                if std::mem::take(&mut self.opened) {
-                    self.enqueue(Hook::AfterClose, self.epoch);
+                if let Some(epoch) = self.opened.take() {
+                    self.enqueue(Hook::AfterClose, epoch);
                     self.awaited = Some(Hook::AfterClose);
                 } else {
                     self.reached(now, false);

@@ -414,6 +414,25 @@ fn hooks_that_hang_or_flood_are_cut_and_told() {
 }
 
 #[test]
+fn a_room_that_closes_what_an_earlier_one_opened_runs_after_close() {
+    let text = "[group.www.hook]\nafter_close = \"DIR/hook\"\n";
+    let hook = "#!/bin/sh\necho $EVENKEEL_HOOK $EVENKEEL_EPOCH >> DIR/log\n";
+    let mut room = Room::new(text, &[("hook", hook)]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.want(Want::Open { epoch: epoch(5) });
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert_eq!(room.text("log"), "after_close 5\n");
+    // Once.
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert_eq!(room.text("log"), "after_close 5\n");
+}
+
+#[test]
 fn what_was_started_outlives_the_room_and_is_found_again() {
     let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";
     let mut room = Room::new(text, &[APP]);

@@ -59,7 +59,11 @@ pub(super) async fn run(
     let (faults, seen) = watch::channel(Vec::new());
     tokio::spawn(examine(settings.hosted.clone(), faults));
     let mut task = Task {
-        machine: Machine::new(settings.group, known(&settings.hosted)),
+        machine: Machine::new(
+            settings.group,
+            known(&settings.hosted),
+            left::opened(&shared.notes, &settings.name),
+        ),
         context: Context::default(),
         orders,
         notify,
@@ -189,6 +193,10 @@ impl Task {
             Effect::GiveUp(at) => self.order(at, Order::GiveUp),
             Effect::Stop(at) => self.order(at, Order::Stop),
             Effect::RunHook(hook, epoch) => self.run_hook(hook, epoch),
+            Effect::NoteOpened(epoch) => {
+                left::note_opened(&self.shared.notes, &self.settings.name, epoch);
+            }
+            Effect::ForgetOpened => left::forget_opened(&self.shared.notes, &self.settings.name),
             Effect::Notify(state) => self.notify.send_modify(|told| {
                 let count = told.map_or(0, |(_, count)| count);
                 *told = Some((state, count + 1));

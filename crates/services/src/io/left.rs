@@ -1,12 +1,14 @@
 //! What an earlier life started for a group that it held, and that the file does not name any
 //! more: stopped, because nobody else will. Each `active` service is noted when it is first
 //! started, with all that is needed to stop it; the note goes when it has been stopped.
+//!
+//! And that a group was to open, noted until its `after_close` is over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use evenkeel_config::{Runs, SERVICES_MAX, ServiceSpec, When};
-use evenkeel_core::{GroupName, ServiceName};
+use evenkeel_core::{Epoch, GroupName, ServiceName};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -22,6 +24,9 @@ const UNNAMED: &str = "the configuration does not name it any more";
 
 /// What the names of such notes end in.
 const ENDING: &str = "held";
+
+/// What the name of the note of an opening ends in.
+const OPENED: &str = "opened";
 
 fn path(notes: &Path, group: &GroupName, service: &ServiceName) -> PathBuf {
     notes.join(format!("{group}.{service}.{ENDING}"))
@@ -41,6 +46,29 @@ pub(super) fn note(notes: &Path, group: &GroupName, spec: &ServiceSpec) {
 /// It has been stopped.
 pub(super) fn forget(notes: &Path, group: &GroupName, service: &ServiceName) {
     v1::forget(&path(notes, group, service));
+}
+
+/// No name has a `+`.
+fn opened_path(notes: &Path, group: &GroupName) -> PathBuf {
+    notes.join(format!("{group}+{OPENED}"))
+}
+
+/// The epoch in which an earlier life was to open a group that it has not closed since.
+pub(super) fn opened(notes: &Path, group: &GroupName) -> Option<Epoch> {
+    v1::noted_opened(&opened_path(notes, group))
+}
+
+/// Notes that a group is to open.
+pub(super) fn note_opened(notes: &Path, group: &GroupName, epoch: Epoch) {
+    if let Err(error) = v1::note_opened(&opened_path(notes, group), epoch) {
+        tracing::warn!(%error, %group, "should the daemon end before the group has closed, its \
+            after_close will not be run");
+    }
+}
+
+/// It has closed, and `after_close` is over.
+pub(super) fn forget_opened(notes: &Path, group: &GroupName) {
+    v1::forget(&opened_path(notes, group));
 }
 
 fn held(spec: &ServiceSpec) -> Held {

@@ -13,6 +13,8 @@ fn epoch(index: u64) -> Epoch {
 struct Bench {
     machine: Machine,
     now: Moment,
+    /// What the next life would find noted.
+    noted: Option<Epoch>,
 }
 
 fn service(name: &str, after: &[usize]) -> Service {
@@ -40,9 +42,15 @@ fn restarted(name: &str, restart: u32) -> Service {
 
 impl Bench {
     fn new(services: Vec<Service>) -> Self {
+        Self::after_life(services, None)
+    }
+
+    /// After a life that has noted `opened`.
+    fn after_life(services: Vec<Service>, opened: Option<Epoch>) -> Self {
         Self {
-            machine: Machine::new(GROUP, services),
+            machine: Machine::new(GROUP, services, opened),
             now: Moment::ZERO + Duration::from_secs(1),
+            noted: opened,
         }
     }
 
@@ -60,7 +68,17 @@ impl Bench {
     fn step(&mut self, event: Event) -> Vec<String> {
         self.now += Duration::from_millis(10);
         let effects = self.machine.step(self.now, event);
-        effects.iter().map(|effect| self.shown(effect)).collect()
+        for effect in &effects {
+            match effect {
+                Effect::NoteOpened(epoch) => self.noted = Some(*epoch),
+                Effect::ForgetOpened => self.noted = None,
+                _ => {}
+            }
+        }
+        let notes =
+            |effect: &&Effect| !matches!(effect, Effect::NoteOpened(_) | Effect::ForgetOpened);
+        let effects = effects.iter().filter(notes);
+        effects.map(|effect| self.shown(effect)).collect()
     }
 
     fn wants(&mut self, want: Want) -> Vec<String> {
@@ -112,6 +130,8 @@ impl Bench {
             Effect::GiveUp(at) => format!("give up {}", name(at)),
             Effect::Stop(at) => format!("stop {}", name(at)),
             Effect::RunHook(hook, epoch) => format!("{hook} {epoch}"),
+            Effect::NoteOpened(epoch) => format!("note {epoch}"),
+            Effect::ForgetOpened => "forget".to_owned(),
             Effect::Notify(state) => format!("notify {state}"),
             Effect::Report(report) => match report {
                 Report::Ready { epoch, .. } => format!("Ready {epoch}"),
@@ -462,6 +482,66 @@ fn a_life_that_begins_open_starts_what_is_down_and_runs_no_hook_again() {
     assert_eq!(bench.started(1), NONE);
     assert!(bench.machine.status().reached);
     assert_eq!(bench.open(8), ["notify MASTER", "after_open 8"]);
+}
+
+#[test]
+fn what_an_earlier_life_opened_is_closed_with_its_hook() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    assert_eq!(bench.noted, None);
+    bench.opening(5);
+    assert_eq!(bench.noted, Some(epoch(5)));
+    // Replaced before it closes, or while it does.
+    let mut bench = Bench::after_life(vec![service("a", &[])], bench.noted);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+    assert_eq!(bench.noted, Some(epoch(5)), "it may be replaced once more");
+    let mut bench = Bench::after_life(vec![service("a", &[])], bench.noted);
+    bench.wants(Want::Standby);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+    assert_eq!(bench.noted, None);
+}
+
+#[test]
+fn a_life_that_begins_with_a_closing_closes_what_was_open() {
+    let mut bench = Bench::new(vec![]);
+    let closing = Want::Closing { epoch: epoch(5) };
+    assert_eq!(bench.wants(closing), ["before_close 5"]);
+    assert_eq!(bench.done(Hook::BeforeClose), ["MayClose 5 false"]);
+    // The move is called off: it was open all the time.
+    assert_eq!(bench.open(5), ["notify MASTER"]);
+    bench.wants(closing);
+    bench.done(Hook::BeforeClose);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "after_close 5"]
+    );
+}
+
+#[test]
+fn a_new_epoch_is_noted_and_the_end_of_the_old_one_does_not_forget_it() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    bench.done(Hook::AfterOpen);
+    bench.wants(Want::Standby);
+    bench.opening(6);
+    assert_eq!(bench.noted, Some(epoch(6)));
+    assert_eq!(bench.done(Hook::AfterClose), ["before_open 6"]);
+    assert_eq!(bench.noted, Some(epoch(6)));
+}
+
+#[test]
+fn hooks_that_wait_when_it_is_closed_are_not_run_any_more() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    assert_eq!(bench.wants(Want::Closing { epoch: epoch(5) }), NONE);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP"]);
+    assert_eq!(bench.done(Hook::AfterOpen), ["after_close 5"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
 }
 
 #[test]

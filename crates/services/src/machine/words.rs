@@ -110,6 +110,10 @@ pub enum Effect {
     Stop(usize),
     /// Run a hook within its deadline; answer with [`Event::HookDone`].
     RunHook(Hook, Epoch),
+    /// Note that the group was to open here in this epoch, for the next life.
+    NoteOpened(Epoch),
+    /// It is closed, and `after_close` is over.
+    ForgetOpened,
     /// Tell keepalived's script this state; nobody waits for it.
     Notify(&'static str),
     /// Tell this.
