@@ -137,15 +137,22 @@ impl Services {
             .map_err(ServicesError::Start)?;
         let status: Arc<Mutex<Published>> = Arc::default();
         let left = left::find(&settings);
+        let systemd_needed = needs_systemd(&settings, &left);
+        let mut left_of: BTreeMap<Option<GroupId>, Vec<Left>> = BTreeMap::new();
+        for one in left {
+            left_of.entry(one.group(&settings)).or_default().push(one);
+        }
         let (sweep, swept) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let mut words = BTreeMap::new();
         let mut groups = Vec::new();
         for group in settings.groups.clone() {
             let (word, hear) = watch::channel(None);
+            let left = left_of.remove(&Some(group.group)).unwrap_or_default();
             words.insert(group.group, word);
-            groups.push((group, hear));
+            groups.push((group, left, hear));
         }
+        let left = left_of.remove(&None).unwrap_or_default();
         let shared_status = Arc::clone(&status);
         let thread = std::thread::Builder::new()
             .name("services".to_owned())
@@ -154,11 +161,12 @@ impl Services {
                 // run. What is started is ordinary all the same.
                 let _ = sched::favoured();
                 runtime.block_on(async move {
-                    let shared = shared(settings, shared_status, &left);
+                    let shared = shared(settings, shared_status, systemd_needed);
                     let tasks: Vec<_> = groups
                         .into_iter()
-                        .map(|(group, hear)| {
-                            tokio::spawn(group::run(shared.clone(), group, hear, reports.clone()))
+                        .map(|(group, left, hear)| {
+                            let (shared, reports) = (shared.clone(), reports.clone());
+                            tokio::spawn(group::run(shared, group, left, hear, reports))
                         })
                         .collect();
                     tokio::spawn(sweep_up(swept, shared.clone(), left, reports));
@@ -188,7 +196,8 @@ impl Services {
     }
 
     /// Stops what an earlier life started for groups that it held and that `settings` does not
-    /// name any more. For the caller to say when that is closed.
+    /// name any more. For the caller to say when that is closed. What is left of groups that
+    /// are there goes with the first word about them.
     pub fn sweep(&mut self) {
         if let Some(sweep) = self.sweep.take() {
             // The thread may have ended.
@@ -236,9 +245,7 @@ async fn sweep_up(
 ) {
     // Dropped without a word: the room ends.
     if swept.await.is_ok() {
-        for one in left {
-            tokio::spawn(left::stop(shared.clone(), one, reports.clone()));
-        }
+        left::stop(shared, left, reports).await;
     }
 }
 
@@ -247,18 +254,20 @@ pub fn is_needed(settings: &Settings) -> bool {
     !settings.groups.is_empty() || !left::find(settings).is_empty()
 }
 
-fn shared(settings: Settings, status: Arc<Mutex<Published>>, left: &[Left]) -> Shared {
+fn needs_systemd(settings: &Settings, left: &[Left]) -> bool {
     let services = settings
         .groups
         .iter()
         .flat_map(|group| &group.hosted.services);
     let mut units = services.filter(|service| matches!(service.what, Runs::Unit(_)));
-    let needed = units.next().is_some() || left.iter().any(Left::is_unit);
-    let systemd = needed.then(|| Systemd::start(&settings.bus));
+    units.next().is_some() || left.iter().any(Left::is_unit)
+}
+
+fn shared(settings: Settings, status: Arc<Mutex<Published>>, systemd_needed: bool) -> Shared {
     Shared {
         node: settings.node,
         notes: settings.notes,
-        systemd,
+        systemd: systemd_needed.then(|| Systemd::start(&settings.bus)),
         status,
     }
 }

@@ -130,10 +130,14 @@ fn start(hosted: &Hosted, directory: &Path) -> (Services, mpsc::Receiver<Report>
         hosted: hosted.clone(),
         priority: 200,
     };
-    let node = NodeName::new("a").expect("a name");
     let (send, reports) = mpsc::channel(64);
-    let settings = Settings::new(vec![group], node, directory.join("notes"));
+    let settings = settings(vec![group], directory);
     (Services::start(settings, send).expect("it starts"), reports)
+}
+
+fn settings(groups: Vec<GroupSettings>, directory: &Path) -> Settings {
+    let node = NodeName::new("a").expect("a name");
+    Settings::new(groups, node, directory.join("notes"))
 }
 
 impl Drop for Room {
@@ -291,17 +295,19 @@ fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
     assert!(!room.text("said").contains("stop"));
     assert!(lives(app) && lives(warm));
     assert_eq!(room.pid("pid"), app, "nor is it started twice");
-    // One whose file has nothing of it.
+    // One whose file has the group and no more, and it is not known yet whether it is open.
     room.hosted = hosted("", room.directory.path());
     room.restart();
+    room.services.as_mut().expect("it runs").sweep();
+    room.eventually("it is there", |room| {
+        let services = room.services.as_ref().expect("it runs");
+        services.status().contains_key(&www())
+    });
+    assert!(lives(app), "not before the first word");
     room.want(Want::Standby);
     assert!(matches!(room.next(), Report::Stopped { .. }));
-    assert!(lives(app), "not before it is closed");
-    room.services.as_mut().expect("it runs").sweep();
-    room.eventually("it ends", |_| !lives(app));
-    room.eventually("it is stopped", |room| {
-        room.text("said").ends_with("stop it\n")
-    });
+    assert!(!lives(app));
+    assert!(room.text("said").ends_with("stop it\n"));
     assert!(lives(warm), "what runs always is left alone");
     kill(warm);
     let notes = || {
@@ -316,6 +322,62 @@ fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
 }
 
 #[test]
+fn what_is_left_of_a_group_that_is_gone_is_stopped_when_that_is_said() {
+    let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";
+    let mut room = Room::new(text, &[APP]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let app = room.pid("pid");
+    room.services = None;
+    let settings = settings(Vec::new(), room.directory.path());
+    assert!(evenkeel_services::is_needed(&settings));
+    let (send, _reports) = mpsc::channel(64);
+    let mut services = Services::start(settings.clone(), send).expect("it starts");
+    assert!(lives(app), "not before it is closed");
+    services.sweep();
+    room.eventually("it ends", |_| !lives(app));
+    room.eventually("no note is left, nor that it was open", |_| {
+        !evenkeel_services::is_needed(&settings)
+    });
+}
+
+#[test]
+fn a_renamed_service_is_stopped_before_it_is_started_by_its_new_name() {
+    // One that needs its time to end, and takes another that runs for a fault.
+    let slow = (
+        "slow",
+        "#!/bin/sh\ntrap 'sleep 0.3; rmdir DIR/runs; exit 0' TERM\n\
+         mkdir DIR/runs || echo two >> DIR/two\necho $$ > DIR/new; mv DIR/new DIR/pid\n\
+         while :; do sleep 600 & wait $!; done\n",
+    );
+    let text = "[group.www.service.app]\nstart = [\"DIR/slow\"]\n\
+        [group.www.service.scripts]\nstart = \"echo start >> DIR/said; touch DIR/up\"\n\
+        stop = \"rm DIR/up\"\nstatus = \"test -e DIR/up || exit 3\"\n";
+    let mut room = Room::new(text, &[slow]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let open = Want::Open { epoch: epoch(5) };
+    room.want(open);
+    let pid = room.pid("pid");
+    let text = text.replace("service.app", "service.web");
+    let text = text.replace("service.scripts", "service.others");
+    room.hosted = hosted(&text, room.directory.path());
+    room.restart();
+    room.services.as_mut().expect("it runs").sweep();
+    room.want(open);
+    room.eventually("all of it runs", |room| {
+        let status = room.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    });
+    assert!(!lives(pid));
+    assert!(lives(room.pid("pid")));
+    assert_eq!(room.text("two"), "");
+    assert_eq!(room.text("said"), "start\nstart\n");
+    assert!(room.file("up").exists());
+    assert!(room.reports.try_recv().is_err(), "nothing has died");
+}
+
+#[test]
 fn what_is_left_and_does_not_stop_is_told_and_tried_again() {
     let text = "[group.www.service.app]\nstart = \"true\"\nstop = \"test -e DIR/may\"\n";
     let mut room = Room::new(text, &[]);
@@ -323,7 +385,7 @@ fn what_is_left_and_does_not_stop_is_told_and_tried_again() {
     assert!(matches!(room.next(), Report::Ready { .. }));
     room.hosted = hosted("", room.directory.path());
     room.restart();
-    room.services.as_mut().expect("it runs").sweep();
+    room.want(Want::Standby);
     let Report::LeftRuns { service, reason } = room.next() else {
         panic!("not told")
     };

@@ -11,7 +11,7 @@ use evenkeel_host::run::{Leftovers, Limits, run as run_program};
 use tokio::sync::{mpsc, watch};
 
 use super::command::program;
-use super::left;
+use super::left::{self, Left};
 use super::service::{self, Order};
 use super::{GroupSettings, Shared, Word};
 use crate::doctor;
@@ -50,11 +50,11 @@ struct Task {
 pub(super) async fn run(
     shared: Shared,
     settings: GroupSettings,
+    left: Vec<Left>,
     mut words: watch::Receiver<Word>,
     reports: mpsc::Sender<Report>,
 ) {
     let (events, mut heard) = mpsc::channel(EVENTS_MAX);
-    let orders = start_services(&shared, &settings, &events);
     let (notify, states) = watch::channel(None);
     let (faults, seen) = watch::channel(Vec::new());
     tokio::spawn(examine(settings.hosted.clone(), faults));
@@ -65,7 +65,7 @@ pub(super) async fn run(
             left::opened(&shared.notes, &settings.name),
         ),
         context: Context::default(),
-        orders,
+        orders: Vec::new(),
         notify,
         waiting: VecDeque::new(),
         missed: 0,
@@ -77,12 +77,23 @@ pub(super) async fn run(
     tokio::spawn(task.notifier(states));
     let mut faults = task.faults.clone();
     let mut reading = true;
+    let mut clear = left.is_empty();
+    if clear {
+        task.start_services();
+    }
+    let clearing = clear_up(task.shared.clone(), left, words.clone(), reports.clone());
+    let mut clearing = std::pin::pin!(clearing);
     loop {
         task.publish();
         let pause = task.pause();
         let told = !task.waiting.is_empty() && reading;
         let event = tokio::select! {
-            changed = words.changed() => match changed {
+            () = &mut clearing, if !clear => {
+                clear = true;
+                task.start_services();
+                None
+            }
+            changed = words.changed(), if clear => match changed {
                 Ok(()) => task.heard(words.borrow_and_update().clone()),
                 Err(_) => return,
             },
@@ -144,20 +155,32 @@ fn known(hosted: &Hosted) -> Vec<Service> {
     hosted.services.iter().map(one).collect()
 }
 
-fn start_services(
-    shared: &Shared,
-    settings: &GroupSettings,
-    events: &mpsc::Sender<Event>,
-) -> Vec<mpsc::Sender<Order>> {
-    let services = settings.hosted.services.iter().enumerate();
-    let started = services.map(|(at, spec)| {
-        let note = format!("{}.{}", settings.name, spec.name);
-        service::start(shared, at, spec, &shared.notes.join(note), events.clone())
-    });
-    started.collect()
+/// Waits for the first word about the group, and ends what an earlier life left of it.
+async fn clear_up(
+    shared: Shared,
+    left: Vec<Left>,
+    mut words: watch::Receiver<Word>,
+    reports: mpsc::Sender<Report>,
+) {
+    let told = words.wait_for(Option::is_some).await.is_ok();
+    // The room ends.
+    if told {
+        left::stop(shared, left, reports).await;
+    }
 }
 
 impl Task {
+    /// Only when nothing else runs that could be taken for them.
+    fn start_services(&mut self) {
+        let services = self.settings.hosted.services.iter().enumerate();
+        let started = services.map(|(at, spec)| {
+            let note = format!("{}.{}", self.settings.name, spec.name);
+            let note = self.shared.notes.join(note);
+            service::start(&self.shared, at, spec, &note, self.events.clone())
+        });
+        self.orders = started.collect();
+    }
+
     fn heard(&mut self, word: Word) -> Option<Event> {
         let (want, context) = word?;
         self.context = context;

@@ -2,14 +2,18 @@
 //! more: stopped, because nobody else will. Each `active` service is noted when it is first
 //! started, with all that is needed to stop it; the note goes when it has been stopped.
 //!
+//! What is left of a group that is there has gone, or has been tried to stop once, before the
+//! group's first word is heard: it may be the same thing by another name.
+//!
 //! And that a group was to open, noted until its `after_close` is over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use evenkeel_config::{Runs, SERVICES_MAX, ServiceSpec, When};
-use evenkeel_core::{Epoch, GroupName, ServiceName};
+use evenkeel_core::{Epoch, GroupId, GroupName, ServiceName};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::command::{Foreground, Scripts};
@@ -86,89 +90,140 @@ fn held(spec: &ServiceSpec) -> Held {
     }
 }
 
-/// Something that nobody names any more.
+/// Something of an earlier life that nobody else would end.
 #[derive(Debug)]
 pub(super) struct Left {
-    /// `GROUP.SERVICE`.
+    /// `GROUP.SERVICE`, or the group alone.
     name: String,
-    held: Held,
+    what: What,
     note: PathBuf,
+}
+
+#[derive(Debug)]
+enum What {
+    /// What the file does not name any more.
+    Held(Held),
+    /// The note of an opening of a group that the file does not name any more.
+    Opened,
 }
 
 impl Left {
     /// Whether systemd is needed to stop it.
     pub(super) fn is_unit(&self) -> bool {
-        matches!(self.held, Held::Unit { .. })
+        matches!(self.what, What::Held(Held::Unit { .. }))
+    }
+
+    /// Whether it is of a group; of those of the longest name, should several fit.
+    fn fits(&self, group: &GroupName) -> bool {
+        let rest = self.name.strip_prefix(group.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
+    /// The group of `settings` that it is of, if that is there.
+    pub(super) fn group(&self, settings: &Settings) -> Option<GroupId> {
+        let groups = settings.groups.iter().filter(|one| self.fits(&one.name));
+        let group = groups.max_by_key(|one| one.name.as_str().len());
+        group.map(|group| group.group)
     }
 }
 
 /// What is noted and not named by `settings`.
 pub(super) fn find(settings: &Settings) -> Vec<Left> {
-    let services = || {
-        let groups = settings.groups.iter();
-        groups.flat_map(|group| group.hosted.services.iter().map(move |one| (group, one)))
-    };
-    let named = |name: &str, noted: &Held| {
-        services().any(|(group, spec)| match (&spec.what, noted) {
-            // By whatever name: it is in good hands.
-            (Runs::Unit(unit), Held::Unit { unit: noted, .. }) => unit == noted,
-            (Runs::Unit(_), _) | (_, Held::Unit { .. }) => false,
-            (Runs::Foreground { .. } | Runs::Scripts { .. }, _) => {
-                name == format!("{}.{}", group.name, spec.name)
-            }
-        })
-    };
     // Unreadable is empty: nothing was started by an earlier life.
     let files = fs::read_dir(&settings.notes)
         .into_iter()
         .flatten()
         .flatten();
-    let notes = files.take(SERVICES_MAX * 4).filter_map(|file| {
-        let note = file.path();
-        let name = note.file_name()?.to_str()?;
-        let name = name.strip_suffix(ENDING)?.strip_suffix('.')?.to_owned();
-        let Some(held) = v1::noted_held(&note) else {
-            tracing::warn!(note = %note.display(), "this note makes no sense: should something \
-                run that it is about, nobody will stop it");
-            return None;
-        };
-        Some(Left { name, held, note })
-    });
-    notes
-        .filter(|left| !named(&left.name, &left.held))
+    let files = files.take(SERVICES_MAX * 4);
+    files
+        .filter_map(|file| left_by(settings, file.path()))
         .collect()
 }
 
-/// Stops it by the ladder, again and again until it is down.
-pub(super) async fn stop(shared: Shared, left: Left, reports: mpsc::Sender<Report>) {
+/// What is left by a note.
+fn left_by(settings: &Settings, note: PathBuf) -> Option<Left> {
+    let file = note.file_name()?.to_str()?;
+    if let Some(name) = file
+        .strip_suffix(OPENED)
+        .and_then(|it| it.strip_suffix('+'))
+    {
+        let name = name.to_owned();
+        let named = settings.groups.iter().any(|one| one.name.as_str() == name);
+        let what = What::Opened;
+        return (!named).then_some(Left { name, what, note });
+    }
+    let name = file.strip_suffix(ENDING)?.strip_suffix('.')?.to_owned();
+    let Some(held) = v1::noted_held(&note) else {
+        tracing::warn!(note = %note.display(), "this note makes no sense: should something run \
+            that it is about, nobody will stop it");
+        return None;
+    };
+    let named = is_named(settings, &name, &held);
+    let what = What::Held(held);
+    (!named).then_some(Left { name, what, note })
+}
+
+/// Whether the file names what is held, so that it is in good hands.
+fn is_named(settings: &Settings, name: &str, held: &Held) -> bool {
+    let groups = settings.groups.iter();
+    let mut services =
+        groups.flat_map(|group| group.hosted.services.iter().map(move |one| (group, one)));
+    services.any(|(group, spec)| match (&spec.what, held) {
+        // By whatever name.
+        (Runs::Unit(unit), Held::Unit { unit: held, .. }) => unit == held,
+        (Runs::Foreground { .. }, Held::Process { .. })
+        | (Runs::Scripts { .. }, Held::Scripts { .. }) => {
+            name == format!("{}.{}", group.name, spec.name)
+        }
+        // What it has become does not know how to stop what it was.
+        _ => false,
+    })
+}
+
+/// Stops all of it, side by side, by the ladder. What that does not stop is tried again
+/// behind it.
+pub(super) async fn stop(shared: Shared, left: Vec<Left>, reports: mpsc::Sender<Report>) {
+    let mut tries = JoinSet::new();
+    for one in left {
+        tries.spawn(stop_one(shared.clone(), one, reports.clone()));
+    }
+    while tries.join_next().await.is_some() {}
+}
+
+async fn stop_one(shared: Shared, left: Left, reports: mpsc::Sender<Report>) {
+    if let Err(reason) = left.try_to_stop(&shared).await {
+        left.tell(reason, &reports);
+        tokio::spawn(stop_at_last(shared, left, reports));
+    }
+}
+
+async fn stop_at_last(shared: Shared, left: Left, reports: mpsc::Sender<Report>) {
     let mut pause = RETRY_MIN;
-    while let Err(reason) = left.try_to_stop(&shared).await {
-        let service = left.name.clone();
-        // Told each time, so that it is never long ago; where nobody listens the log has it.
-        let _ = reports.try_send(Report::LeftRuns { service, reason });
+    loop {
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
+        let Err(reason) = left.try_to_stop(&shared).await else {
+            break;
+        };
+        left.tell(reason, &reports);
     }
     let _ = reports.try_send(Report::LeftStopped { service: left.name });
 }
 
 impl Left {
+    /// Each time, so that it is never long ago; where nobody listens the log has it.
+    fn tell(&self, reason: String, reports: &mpsc::Sender<Report>) {
+        let service = self.name.clone();
+        let _ = reports.try_send(Report::LeftRuns { service, reason });
+    }
+
     async fn try_to_stop(&self, shared: &Shared) -> Result<(), String> {
-        let stop_timeout = self.held.stop_timeout();
-        let outcome = match &self.held {
-            Held::Unit { unit, .. } => match &shared.systemd {
-                Some(systemd) => Unit::to_stop(systemd, unit, stop_timeout).stop().await,
-                // Asked for in `shared` when there is one.
-                None => return Ok(()),
-            },
-            Held::Process { .. } => {
-                let process = shared.notes.join(&self.name);
-                Foreground::to_stop(&process, stop_timeout).stop().await
-            }
-            Held::Scripts { stop, .. } => Scripts::to_stop(stop, stop_timeout).stop().await,
+        let What::Held(held) = &self.what else {
+            v1::forget(&self.note);
+            return Ok(());
         };
         let service = &self.name;
-        match outcome {
+        match self.stop_held(shared, held).await {
             StopOutcome::Clean => tracing::info!(service, "stopped: {UNNAMED}"),
             StopOutcome::Forced { how } => tracing::warn!(service, how, "stopped: {UNNAMED}"),
             StopOutcome::Failed { reason } => {
@@ -176,7 +231,26 @@ impl Left {
                 return Err(reason);
             }
         }
-        v1::forget(&self.note);
+        // What has been started meanwhile under its name has a note of its own.
+        if v1::noted_held(&self.note).as_ref() == Some(held) {
+            v1::forget(&self.note);
+        }
         Ok(())
+    }
+
+    async fn stop_held(&self, shared: &Shared, held: &Held) -> StopOutcome {
+        let stop_timeout = held.stop_timeout();
+        match held {
+            Held::Unit { unit, .. } => match &shared.systemd {
+                Some(systemd) => Unit::to_stop(systemd, unit, stop_timeout).stop().await,
+                // Asked for in `shared` when there is one.
+                None => StopOutcome::Clean,
+            },
+            Held::Process { .. } => {
+                let process = shared.notes.join(&self.name);
+                Foreground::to_stop(&process, stop_timeout).stop().await
+            }
+            Held::Scripts { stop, .. } => Scripts::to_stop(stop, stop_timeout).stop().await,
+        }
     }
 }
