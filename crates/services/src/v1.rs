@@ -9,11 +9,13 @@
 //! line for the shell, or the path of a program and a line for each of its arguments. Line
 //! breaks and backslashes within are written `\n` and `\\`.
 //!
+//! A program that has to end, while it runs ([`running`]): the same line as for a command.
+//!
 //! In which epoch a group was to open: one line, `1 TERM INDEX`.
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel_config::Command;
@@ -164,6 +166,16 @@ fn noted_two(path: &Path) -> Option<(u64, u64)> {
         return None;
     }
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// What the name of the note of a running program ends in. No name of the file has a `+`.
+pub(crate) const RUNNING: &str = "+running";
+
+/// Where a program is noted that runs for what has its notes at `path`, and has to end.
+pub(crate) fn running(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(RUNNING);
+    path.into()
 }
 
 /// Notes in which epoch a group was to open.

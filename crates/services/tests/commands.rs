@@ -494,6 +494,56 @@ fn a_room_that_closes_what_an_earlier_one_opened_runs_after_close() {
     assert_eq!(room.text("log"), "after_close 5\n");
 }
 
+const KILLED: &str = "[group.www.service.app]\nstart = [\"DIR/once\", \"start\"]\nstop = \"true\"\n\
+    [group.www.hook]\nbefore_open = [\"DIR/once\", \"hook\"]\n";
+
+#[test]
+#[ignore = "no test: the worker that the next one kills, in a process of its own"]
+fn as_a_worker_that_is_killed() {
+    let directory = std::env::var_os("KILLED_WORKER").expect("started by the test");
+    let directory = Path::new(&directory);
+    let (services, _reports) = start(&hosted(KILLED, directory), directory);
+    services.want(www(), OPENING, Context::default());
+    std::thread::sleep(LONG);
+}
+
+#[test]
+fn programs_of_a_worker_that_was_killed_are_ended_before_they_run_again() {
+    // It hangs the first time, and finds fault with another one beside it.
+    let once = "#!/bin/sh\nread other < DIR/$1 && \\\n\
+        grep -q '^State:.[^ZX]' /proc/$other/status && echo $1 >> DIR/two\n\
+        echo $$ > DIR/new; mv DIR/new DIR/$1\ntest -e DIR/$1.go || exec sleep 600\n";
+    let mut room = Room::new(KILLED, &[("once", once)]);
+    for program in ["start", "hook"] {
+        room.services = None;
+        let _ = fs::remove_file(room.file(program));
+        let mut worker = std::process::Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "as_a_worker_that_is_killed", "--ignored"])
+            .env("KILLED_WORKER", room.directory.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let pid = room.pid(program);
+        room.eventually("it is noted", |room| {
+            let notes = fs::read_dir(room.file("notes")).into_iter().flatten();
+            notes.flatten().any(|note| {
+                let text = fs::read_to_string(note.path()).unwrap_or_default();
+                text.starts_with(&format!("1 {pid} "))
+            })
+        });
+        worker.kill().expect("killed");
+        worker.wait().expect("it ended");
+        assert!(lives(pid), "it outlives the worker");
+        fs::write(room.file(&format!("{program}.go")), "").expect("written");
+        room.restart();
+        room.want(OPENING);
+        room.eventually("it has ended", |_| !lives(pid));
+        room.eventually("it runs again", |room| room.pid(program) != pid);
+    }
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    assert_eq!(room.text("two"), "");
+}
+
 #[test]
 fn what_was_started_outlives_the_room_and_is_found_again() {
     let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";

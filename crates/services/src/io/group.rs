@@ -1,21 +1,23 @@
 //! The task of one group.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use evenkeel_config::{Command, Hosted};
 use evenkeel_core::{Epoch, Moment, ServiceName};
 use evenkeel_host::clock;
-use evenkeel_host::run::{Leftovers, Limits, run as run_program};
+use evenkeel_host::run::{Leftovers, Limits};
 use tokio::sync::{mpsc, watch};
 
-use super::command::program;
+use super::command::{program, run_noted};
 use super::left::{self, Left};
 use super::service::{self, Order};
 use super::{GroupSettings, Shared, Word};
 use crate::doctor;
 use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want};
+use crate::v1;
 
 /// Events on their way to the machine. Each service and each hook has one step under way
 /// at most; whoever finds it full waits, and loses nothing.
@@ -275,6 +277,12 @@ impl Task {
         });
     }
 
+    /// Where a program of the group is noted while it runs, one of each kind at a time.
+    fn note_of(&self, kind: &str) -> PathBuf {
+        let name = format!("{}+{kind}", self.settings.name);
+        v1::running(&self.shared.notes.join(name))
+    }
+
     /// Runs a hook of the administrator.
     fn hook(
         &self,
@@ -301,8 +309,9 @@ impl Task {
             output: OUTPUT_MAX,
             leftovers: Leftovers::Leave,
         };
+        let note = self.note_of("hook");
         async move {
-            match run_program(&program, &limits).await {
+            match run_noted(&program, &limits, &note).await {
                 Ok(finished) if finished.end.is_success() => Ok(()),
                 Ok(finished) => Err(match finished.line() {
                     line if line.is_empty() => format!("it {}", finished.end),
@@ -325,6 +334,7 @@ impl Task {
         let node = self.shared.node.clone();
         let timeout = self.settings.hosted.hooks.timeout;
         let events = self.events.clone();
+        let note = self.note_of("keepalived");
         async move {
             while states.changed().await.is_ok() {
                 let state = *states.borrow_and_update();
@@ -341,7 +351,7 @@ impl Task {
                     output: OUTPUT_MAX,
                     leftovers: Leftovers::Leave,
                 };
-                let reason = match run_program(&program, &limits).await {
+                let reason = match run_noted(&program, &limits, &note).await {
                     Ok(finished) if finished.end.is_success() => continue,
                     Ok(finished) => format!("it {}", finished.end),
                     Err(error) => error.to_string(),

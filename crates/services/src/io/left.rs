@@ -5,6 +5,9 @@
 //! What is left of a group that is there has gone, or has been tried to stop once, before the
 //! group's first word is heard: it may be the same thing by another name.
 //!
+//! Programs that had a deadline, hooks and the commands that start and stop, are noted while they
+//! run. Nobody ends those of a worker that was killed, so they are, before they run again.
+//!
 //! And that a group was to open, noted until its `after_close` is over.
 
 use std::fs;
@@ -12,11 +15,13 @@ use std::path::{Path, PathBuf};
 
 use evenkeel_config::{Runs, SERVICES_MAX, ServiceSpec, When};
 use evenkeel_core::{Epoch, GroupId, GroupName, ServiceName};
+use evenkeel_host::process::{Identity, Watched};
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::command::{Foreground, Scripts};
+use super::command::{AFTER_KILL, Foreground, Life, Scripts};
 use super::service::Driver;
 use super::unit::Unit;
 use super::{Settings, Shared};
@@ -93,7 +98,7 @@ fn held(spec: &ServiceSpec) -> Held {
 /// Something of an earlier life that nobody else would end.
 #[derive(Debug)]
 pub(super) struct Left {
-    /// `GROUP.SERVICE`, or the group alone.
+    /// `GROUP.SERVICE`, `GROUP+hook`, or the group alone.
     name: String,
     what: What,
     note: PathBuf,
@@ -103,6 +108,8 @@ pub(super) struct Left {
 enum What {
     /// What the file does not name any more.
     Held(Held),
+    /// A program that has to end.
+    Running(Identity),
     /// The note of an opening of a group that the file does not name any more.
     Opened,
 }
@@ -116,7 +123,7 @@ impl Left {
     /// Whether it is of a group; of those of the longest name, should several fit.
     fn fits(&self, group: &GroupName) -> bool {
         let rest = self.name.strip_prefix(group.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '+']))
     }
 
     /// The group of `settings` that it is of, if that is there.
@@ -152,6 +159,11 @@ fn left_by(settings: &Settings, note: PathBuf) -> Option<Left> {
         let what = What::Opened;
         return (!named).then_some(Left { name, what, note });
     }
+    if let Some(name) = file.strip_suffix(v1::RUNNING) {
+        let name = name.to_owned();
+        let what = What::Running(v1::noted(&note)?);
+        return Some(Left { name, what, note });
+    }
     let name = file.strip_suffix(ENDING)?.strip_suffix('.')?.to_owned();
     let Some(held) = v1::noted_held(&note) else {
         tracing::warn!(note = %note.display(), "this note makes no sense: should something run \
@@ -183,11 +195,16 @@ fn is_named(settings: &Settings, name: &str, held: &Held) -> bool {
 /// Stops all of it, side by side, by the ladder. What that does not stop is tried again
 /// behind it.
 pub(super) async fn stop(shared: Shared, left: Vec<Left>, reports: mpsc::Sender<Report>) {
-    let mut tries = JoinSet::new();
-    for one in left {
-        tries.spawn(stop_one(shared.clone(), one, reports.clone()));
+    let is_running = |one: &Left| matches!(one.what, What::Running(_));
+    // Programs first: one may be starting what is stopped then.
+    let (programs, others) = left.into_iter().partition::<Vec<_>, _>(is_running);
+    for some in [programs, others] {
+        let mut tries = JoinSet::new();
+        for one in some {
+            tries.spawn(stop_one(shared.clone(), one, reports.clone()));
+        }
+        while tries.join_next().await.is_some() {}
     }
-    while tries.join_next().await.is_some() {}
 }
 
 async fn stop_one(shared: Shared, left: Left, reports: mpsc::Sender<Report>) {
@@ -218,10 +235,34 @@ impl Left {
     }
 
     async fn try_to_stop(&self, shared: &Shared) -> Result<(), String> {
-        let What::Held(held) = &self.what else {
+        match &self.what {
+            What::Held(held) => self.stop_service(shared, held).await,
+            What::Running(identity) => self.end_program(*identity).await,
+            What::Opened => {
+                v1::forget(&self.note);
+                Ok(())
+            }
+        }
+    }
+
+    /// Kills a program of an earlier life with all its processes.
+    async fn end_program(&self, identity: Identity) -> Result<(), String> {
+        if let Ok(watched) = Watched::open_same(identity) {
+            let program = &self.name;
+            tracing::warn!(program, "killed: the worker that ran it has been replaced");
+            let life = Life::Found(watched);
+            life.signal(Signal::KILL);
+            if timeout(AFTER_KILL, life.ended()).await.is_err() {
+                return Err("SIGKILL to its process group has not ended it yet".to_owned());
+            }
+        }
+        if v1::noted(&self.note) == Some(identity) {
             v1::forget(&self.note);
-            return Ok(());
-        };
+        }
+        Ok(())
+    }
+
+    async fn stop_service(&self, shared: &Shared, held: &Held) -> Result<(), String> {
         let service = &self.name;
         match self.stop_held(shared, held).await {
             StopOutcome::Clean => tracing::info!(service, "stopped: {UNNAMED}"),
@@ -250,7 +291,10 @@ impl Left {
                 let process = shared.notes.join(&self.name);
                 Foreground::to_stop(&process, stop_timeout).stop().await
             }
-            Held::Scripts { stop, .. } => Scripts::to_stop(stop, stop_timeout).stop().await,
+            Held::Scripts { stop, .. } => {
+                let note = shared.notes.join(&self.name);
+                Scripts::to_stop(stop, &note, stop_timeout).stop().await
+            }
         }
     }
 }
