@@ -23,7 +23,7 @@ use evenkeel_core::role::Run;
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
 use evenkeel_host::clock;
 use evenkeel_services::{
-    Context, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State,
+    Context, FOREIGN, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State,
 };
 use tokio::sync::mpsc;
 
@@ -297,12 +297,16 @@ impl Driver {
     /// Something of a group is not as it should be: told, in the log, in `status`, and in the
     /// account of an opening that is under way.
     fn trouble(&mut self, report: Report, bring: &mpsc::Sender<Brought>) {
+        // The status has it for as long as it is so, and no longer.
+        let kept = !matches!(report, Report::Foreign { .. });
         let Some((group, what, text)) = trouble_of(report) else {
             return;
         };
         tracing::warn!(group = self.group_name(group), "{what}: {text}");
         self.phase(group, format!("{what}: {text}"), bring);
-        if let Some(services) = &mut self.services {
+        if let Some(services) = &mut self.services
+            && kept
+        {
             services.trouble((Some(group), what), text);
         }
     }
@@ -360,6 +364,10 @@ impl Driver {
             .collect();
         for (group, status) in &services.status {
             let group = topology.group_name(*group);
+            let foreign = status.services.iter().filter(|one| one.foreign);
+            all.extend(
+                foreign.map(|one| format!("group {group}, service {}: {FOREIGN}", one.name)),
+            );
             all.extend(
                 status
                     .faults
@@ -454,11 +462,9 @@ fn trouble_of(report: Report) -> Option<(GroupId, String, String)> {
             format!("service {service}"),
             format!("it ended: {detail}"),
         ),
-        Report::Foreign { group, service } => (
-            group,
-            format!("service {service}"),
-            "somebody else started it, though it is to run on the holder alone".to_owned(),
-        ),
+        Report::Foreign { group, service } => {
+            (group, format!("service {service}"), FOREIGN.to_owned())
+        }
         Report::Forced {
             group,
             service,

@@ -7,7 +7,7 @@
 //! | `Standby`      | an `active` one may run or has died, newly wanted | `Stop`, last started first |
 //! | `Standby`      | an `active` one is being started      | `GiveUp` the start, then `Stop`   |
 //! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, then report `Stopped`, once |
-//! | `Standby`      | later, an `active` one runs           | report `Foreign`, once            |
+//! | `Standby`      | later, an `active` one runs           | report `Foreign`, once; the status has it for as long |
 //! | any            | an `always` one is down               | `Start`                           |
 //! | `Opening`, `Open` | one is down whose `after` all run  | `Start`                           |
 //! | `Opening`      | a start fails                         | `Start` again up to `restart` times, then report `Failed`, once |
@@ -31,8 +31,8 @@ use evenkeel_config::When;
 use evenkeel_core::{Epoch, GroupId, Moment, ServiceName};
 
 pub use self::words::{
-    Context, Effect, Event, GroupStatus, Hook, Report, Seen, ServiceStatus, State, StopOutcome,
-    Want,
+    Context, Effect, Event, FOREIGN, GroupStatus, Hook, Report, Seen, ServiceStatus, State,
+    StopOutcome, Want,
 };
 
 /// The first pause before a service that failed is tried again.
@@ -200,7 +200,12 @@ impl Machine {
                 (Doing::Rests, None, Seen::Down | Seen::Missing) => State::Down,
                 (Doing::Rests, None, Seen::Unknown) => State::Unknown,
             },
-            detail: one.failed.clone().or_else(|| one.trouble.clone()),
+            detail: one
+                .failed
+                .clone()
+                .or_else(|| one.trouble.clone())
+                .or_else(|| one.foreign.then(|| FOREIGN.to_owned())),
+            foreign: one.foreign,
         };
         let holds = self.want.is_some_and(Want::is_holding);
         // A failure of an earlier word is forgiven; one that is now is not. Where the group is
@@ -243,6 +248,7 @@ impl Machine {
         self.awaited = None;
         for one in &mut self.all {
             one.was_down = false;
+            one.foreign = false;
             // A word about a new epoch is a new chance.
             if before.and_then(Want::epoch) != want.epoch() {
                 one.failed = None;

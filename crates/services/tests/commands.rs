@@ -322,6 +322,24 @@ fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
 }
 
 #[test]
+fn what_ran_before_the_group_opened_is_stopped_with_it_too() {
+    let text = "[group.www.service.app]\nstart = \"false\"\nstop = \"rm DIR/up\"\n\
+        status = \"test -e DIR/up || exit 3\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    fs::write(room.file("up"), "").expect("written");
+    assert!(matches!(room.next(), Report::Foreign { .. }));
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.hosted = hosted("", room.directory.path());
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(!room.file("up").exists());
+}
+
+#[test]
 fn what_is_left_of_a_group_that_is_gone_is_stopped_when_that_is_said() {
     let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";
     let mut room = Room::new(text, &[APP]);

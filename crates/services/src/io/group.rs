@@ -186,6 +186,12 @@ impl Task {
     fn heard(&mut self, word: Word) -> Option<Event> {
         let (want, context) = word?;
         self.context = context;
+        if matches!(want, Want::Opening { .. } | Want::Open { .. }) {
+            // Also what runs already, whoever started it: from now on it is the group's.
+            for spec in &self.settings.hosted.services {
+                left::note(&self.shared.notes, &self.settings.name, spec);
+            }
+        }
         Some(Event::Want(want))
     }
 

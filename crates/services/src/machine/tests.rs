@@ -211,10 +211,15 @@ fn what_runs_on_a_standby_at_first_is_stopped_and_later_is_only_told() {
     );
     assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
     assert_eq!(bench.sees(0, Seen::Up), NONE, "once");
+    let status = bench.machine.status();
+    assert_eq!(status.services[0].detail.as_deref(), Some(FOREIGN));
+    assert!(status.services[0].foreign && status.unready.is_empty());
     assert_eq!(bench.sees(0, Seen::Down), NONE, "its end is no death");
+    assert!(!bench.machine.status().services[0].foreign);
     assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
     // And it serves when it is wanted.
     assert_eq!(bench.opening(5), ["before_open 5"]);
+    assert!(!bench.machine.status().services[0].foreign);
 }
 
 #[test]

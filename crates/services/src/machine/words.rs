@@ -258,7 +258,12 @@ pub struct ServiceStatus {
     pub state: State,
     /// What is wrong, if anything is.
     pub detail: Option<String>,
+    /// Somebody else started it on a standby, and it still runs.
+    pub foreign: bool,
 }
+
+/// What is wrong with a service that is `foreign`, for people.
+pub const FOREIGN: &str = "somebody else started it, though it is to run on the holder alone";
 
 /// One group, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
