@@ -101,6 +101,12 @@ impl Running {
         self.pending.is_empty() && self.room.status().values().all(rests)
     }
 
+    /// Whether nothing runs any more that would end with the daemon.
+    fn has_left(&self) -> bool {
+        let status = self.room.status();
+        status.values().all(|one| one.leaving && one.reached)
+    }
+
     fn trouble(&mut self, concerned: Concerned, text: String) {
         let now = clock::now();
         self.troubles
@@ -389,22 +395,19 @@ impl Driver {
         self.services.as_ref().is_none_or(Running::is_at_rest)
     }
 
-    /// Stops whatever runs on holders alone, and waits for it, at most until `by`.
+    /// Stops whatever runs on holders alone or ends with us, and waits for it, at most until
+    /// `by`.
     pub(crate) async fn stop_services(&mut self, reports: &mut mpsc::Receiver<Report>, by: Moment) {
-        let groups: Vec<GroupId> = self.node.topology().groups.keys().copied().collect();
         let Some(services) = &mut self.services else {
             return;
         };
         services.pending.clear();
-        for group in groups {
-            let context = Context {
-                reason: "the daemon was told to stop".to_owned(),
-                peer: String::new(),
-            };
-            services.room.want(group, Run::Standby, context);
-        }
+        services.room.leave(&Context {
+            reason: "the daemon was told to stop".to_owned(),
+            peer: String::new(),
+        });
         let until = tokio::time::Instant::now() + clock::now().until(by);
-        while !services.is_at_rest() {
+        while !services.has_left() {
             match tokio::time::timeout_at(until, reports.recv()).await {
                 Ok(Some(report)) => {
                     if let Some((_, what, text)) = trouble_of(report) {

@@ -30,12 +30,13 @@ const END_MAX: Duration = Duration::from_millis(500);
 /// of the ladder, and the questions between them.
 const LADDER_MAX: Duration = Duration::from_secs(10);
 
-/// How long everything of a group that runs on the holder alone may take to stop, with the
+/// How long everything of a group that stops with the daemon may take to stop, with the
 /// ladder of signals, the hook that may be running and the one that comes after.
 pub fn stop_max(hosted: &Hosted) -> Duration {
-    let active = hosted.services.iter();
-    let active = active.filter(|one| one.when == When::Active);
-    let services: Duration = active.map(|one| one.stop_timeout + LADDER_MAX).sum();
+    let stopping = hosted.services.iter();
+    let stopping = stopping
+        .filter(|one| one.when == When::Active || matches!(one.what, Runs::Foreground { .. }));
+    let services: Duration = stopping.map(|one| one.stop_timeout + LADDER_MAX).sum();
     let hooks = &hosted.hooks;
     let running = [&hooks.before_open, &hooks.after_open, &hooks.before_close];
     let running = running.iter().any(|hook| hook.is_some());
@@ -101,7 +102,15 @@ struct Published {
     version: u64,
 }
 
-type Word = Option<(Want, Context)>;
+type Word = Option<(Said, Context)>;
+
+/// What is said of a group.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Want(Want),
+    /// The daemon ends.
+    Leave,
+}
 
 /// The handle of the running room. Its calls never wait. Dropped, the room stops; what it
 /// started goes on running, for the next life to find, but for hooks, which are killed.
@@ -191,7 +200,15 @@ impl Services {
     /// [`Want::Open`]: [`Want::Standby`] stops its services.
     pub fn want(&self, group: GroupId, want: Want, context: Context) {
         if let Some(words) = self.words.get(&group) {
-            words.send_replace(Some((want, context)));
+            words.send_replace(Some((Said::Want(want), context)));
+        }
+    }
+
+    /// Says that the daemon ends: as [`Want::Standby`] for every group, and commands in the
+    /// foreground stop as well that run on standbys. They would be killed with the daemon.
+    pub fn leave(&self, context: &Context) {
+        for words in self.words.values() {
+            words.send_replace(Some((Said::Leave, context.clone())));
         }
     }
 

@@ -6,9 +6,10 @@
 //! | nothing yet    | whatever                              | none: an earlier life's run on    |
 //! | `Standby`      | an `active` one may run or has died, newly wanted | `Stop`, last started first |
 //! | `Standby`      | an `active` one is being started      | `GiveUp` the start, then `Stop`   |
-//! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, then report `Stopped`, once |
+//! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, in whatever life, then report `Stopped`, once |
 //! | `Standby`      | later, an `active` one runs           | report `Foreign`, once; the status has it for as long |
 //! | any            | an `always` one is down               | `Start`                           |
+//! | the daemon ends | as `Standby`; an `always` one runs that ends with it | `Stop`           |
 //! | `Opening`, `Open` | one is down whose `after` all run  | `Start`                           |
 //! | `Opening`      | a start fails                         | `Start` again up to `restart` times, then report `Failed`, once |
 //! | `Opening`      | all run                               | hook `before_open`, then report `Ready`, once |
@@ -53,6 +54,8 @@ pub struct Service {
     pub restart: u32,
     /// Those of the group that it waits for, by their place in the list.
     pub after: Vec<usize>,
+    /// It ends with the daemon, whatever it is for: a command in the foreground.
+    pub bound: bool,
 }
 
 /// What a service is doing.
@@ -125,6 +128,8 @@ pub struct Machine {
     group: GroupId,
     all: Vec<One>,
     want: Option<Want>,
+    /// The daemon ends.
+    leaving: bool,
     since: Moment,
     /// What was wanted has been reached and told.
     told: bool,
@@ -149,6 +154,7 @@ impl Machine {
             group,
             all: services.into_iter().map(One::new).collect(),
             want: None,
+            leaving: false,
             since: Moment::ZERO,
             told: false,
             opened,
@@ -165,6 +171,7 @@ impl Machine {
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         match event {
             Event::Want(want) => self.wanted(now, want),
+            Event::Leave => self.leave(now),
             Event::Seen(at, seen, detail) => self.seen(now, at, seen, detail),
             Event::Started(at, outcome) => self.started(now, at, outcome),
             Event::Stopped(at, outcome) => self.stopped(now, at, outcome),
@@ -219,6 +226,7 @@ impl Machine {
             unready: self.all.iter().filter_map(wrong).collect(),
             faults: Vec::new(),
             want: self.want,
+            leaving: self.leaving,
             reached: self.told,
             hook: self.running.map(|(hook, _)| hook),
             services: self.all.iter().map(one).collect(),
@@ -281,6 +289,16 @@ impl Machine {
                 self.enqueue(Hook::BeforeClose, epoch);
                 self.awaited = Some(Hook::BeforeClose);
             }
+        }
+    }
+
+    /// What would be killed with the daemon is stopped, also where it stands by already.
+    fn leave(&mut self, now: Moment) {
+        self.wanted(now, Want::Standby);
+        self.leaving = true;
+        self.told = false;
+        for one in self.all.iter_mut().filter(|one| one.always()) {
+            one.was_down = false;
         }
     }
 
@@ -480,7 +498,10 @@ impl Machine {
         }
         if self.awaited == Some(running) && epoch == self.epoch {
             self.awaited = None;
-            self.reached(now, by_deadline);
+            // On a standby more may have to stop by now: `plan_goal` looks.
+            if self.want != Some(Want::Standby) {
+                self.reached(now, by_deadline);
+            }
         }
     }
 
@@ -488,7 +509,10 @@ impl Machine {
     fn should_run(&self, at: usize) -> bool {
         match self.want {
             None => false,
-            Some(Want::Standby) => self.all[at].always(),
+            Some(Want::Standby) => {
+                let one = &self.all[at];
+                one.always() && !(self.leaving && one.service.bound)
+            }
             Some(Want::Opening { .. } | Want::Open { .. } | Want::Closing { .. }) => true,
         }
     }
@@ -571,17 +595,20 @@ impl Machine {
             self.note_foreign(at);
             return;
         }
-        let mut others = self.all.iter();
-        let needed = others.any(|one| {
-            one.service.after.contains(&at)
-                && !one.always()
-                && !(one.was_down && one.doing == Doing::Rests)
+        let needed = (0..self.all.len()).any(|other| {
+            self.all[other].service.after.contains(&at) && !self.is_as_on_standby(other)
         });
         if !needed {
             self.all[at].doing = Doing::Stops;
             self.all[at].foreign = false;
             self.effects.push(Effect::Stop(at));
         }
+    }
+
+    /// Whether a service that is to be down on a standby has been brought down.
+    fn is_as_on_standby(&self, at: usize) -> bool {
+        let one = &self.all[at];
+        self.should_run(at) || (one.was_down && one.doing == Doing::Rests)
     }
 
     /// Somebody else started what was down here.
@@ -615,8 +642,7 @@ impl Machine {
                 self.awaited = Some(Hook::BeforeOpen);
             }
             Want::Standby => {
-                let down = |one: &One| one.always() || (one.was_down && one.doing == Doing::Rests);
-                if !self.all.iter().all(down) {
+                if !(0..self.all.len()).all(|at| self.is_as_on_standby(at)) {
                     return;
                 }
                 if let Some(epoch) = self.opened.take() {

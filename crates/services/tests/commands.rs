@@ -415,6 +415,24 @@ fn what_is_left_and_does_not_stop_is_told_and_tried_again() {
 }
 
 #[test]
+fn what_would_be_killed_with_the_daemon_is_stopped_before() {
+    let text = "[group.www.service.app]\nwhen = \"always\"\n\
+        start = \"trap 'echo > DIR/clean; exit 0' TERM; echo $$ > DIR/pid; sleep 600 & wait\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    let pid = room.pid("pid");
+    assert!(lives(pid));
+    let services = room.services.as_ref().expect("it runs");
+    services.leave(&Context::default());
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(!lives(pid));
+    assert!(room.file("clean").exists(), "by its own hand");
+    let all = evenkeel_services::stop_max(&room.hosted);
+    assert!(all >= room.hosted.services[0].stop_timeout);
+}
+
+#[test]
 fn starts_that_fail_say_why() {
     let start = |line: &str, reason: &str| {
         let mut room = Room::new(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use evenkeel_config::{Command, Hosted};
+use evenkeel_config::{Command, Hosted, Runs};
 use evenkeel_core::{Epoch, Moment, ServiceName};
 use evenkeel_host::clock;
 use evenkeel_host::run::{Leftovers, Limits};
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::command::{program, run_noted};
 use super::left::{self, Left};
 use super::service::{self, Order};
-use super::{GroupSettings, Shared, Word};
+use super::{GroupSettings, Said, Shared, Word};
 use crate::doctor;
 use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want};
 use crate::v1;
@@ -153,6 +153,8 @@ fn known(hosted: &Hosted) -> Vec<Service> {
         when: spec.when,
         restart: spec.restart,
         after: spec.after.iter().filter_map(place).collect(),
+        // It is in our control group.
+        bound: matches!(spec.what, Runs::Foreground { .. }),
     };
     hosted.services.iter().map(one).collect()
 }
@@ -184,8 +186,11 @@ impl Task {
     }
 
     fn heard(&mut self, word: Word) -> Option<Event> {
-        let (want, context) = word?;
+        let (said, context) = word?;
         self.context = context;
+        let Said::Want(want) = said else {
+            return Some(Event::Leave);
+        };
         if matches!(want, Want::Opening { .. } | Want::Open { .. }) {
             // Also what runs already, whoever started it: from now on it is the group's.
             for spec in &self.settings.hosted.services {

@@ -23,6 +23,7 @@ fn service(name: &str, after: &[usize]) -> Service {
         when: When::Active,
         restart: 0,
         after: after.to_vec(),
+        bound: false,
     }
 }
 
@@ -547,6 +548,49 @@ fn hooks_that_wait_when_it_is_closed_are_not_run_any_more() {
     assert_eq!(bench.wants(Want::Standby), ["notify BACKUP"]);
     assert_eq!(bench.done(Hook::AfterOpen), ["after_close 5"]);
     assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+}
+
+#[test]
+fn the_end_of_the_daemon_stops_what_would_end_with_it() {
+    let bound = |service| Service {
+        bound: true,
+        ..service
+    };
+    let unit = always("unit");
+    let services = vec![unit, bound(always("front")), bound(service("a", &[1]))];
+    let mut bench = Bench::standing_by(services);
+    bench.started(0);
+    bench.started(1);
+    assert!(bench.machine.status().reached);
+    // On a standby.
+    assert_eq!(bench.step(Event::Leave), ["stop front"]);
+    let status = bench.machine.status();
+    assert!(status.leaving && !status.reached);
+    assert_eq!(bench.stopped(1), ["Stopped"]);
+    assert_eq!(bench.sees(1, Seen::Down), NONE, "it stays down");
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+}
+
+#[test]
+fn the_end_of_the_daemon_stops_a_holder_in_order() {
+    let services = vec![
+        Service {
+            bound: true,
+            ..always("front")
+        },
+        service("a", &[0]),
+    ];
+    let mut bench = Bench::standing_by(services);
+    bench.started(0);
+    bench.opening(5);
+    bench.started(1);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Standby);
+    assert_eq!(bench.stopped(1), ["after_close 5"]);
+    // Its hook is awaited, and what is to stop besides.
+    assert_eq!(bench.step(Event::Leave), ["stop front"]);
+    assert_eq!(bench.done(Hook::AfterClose), NONE);
+    assert_eq!(bench.stopped(0), ["Stopped"]);
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub enum StopOutcome {
 pub enum Event {
     /// Somebody said what is wanted.
     Want(Want),
+    /// The daemon ends: as [`Want::Standby`], and what would end with it is stopped as well.
+    Leave,
     /// A service, by its place in the list, looks so, with a word for people.
     Seen(usize, Seen, String),
     /// The step that [`Effect::Start`] began is over.
@@ -270,6 +272,8 @@ pub const FOREIGN: &str = "somebody else started it, though it is to run on the 
 pub struct GroupStatus {
     /// What is wanted; nothing before the first word.
     pub want: Option<Want>,
+    /// The daemon ends.
+    pub leaving: bool,
     /// Whether it has been reached.
     pub reached: bool,
     /// The hook that runs now.
