@@ -58,6 +58,15 @@ pub struct Service {
     pub bound: bool,
 }
 
+/// What an earlier life noted of the group.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Earlier {
+    /// It was to open in this epoch ([`Effect::NoteOpened`]).
+    pub opened: Option<Epoch>,
+    /// Its `after_open` was cut off by its end.
+    pub cut: bool,
+}
+
 /// What a service is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Doing {
@@ -136,6 +145,8 @@ pub struct Machine {
     /// It was to open in this epoch, in this life or an earlier one, and `after_close` has not
     /// been asked for since.
     opened: Option<Epoch>,
+    /// [`Earlier::cut`], until something is wanted.
+    cut: bool,
     hooks: VecDeque<(Hook, Epoch)>,
     running: Option<(Hook, Epoch)>,
     /// The hook that has to end before what was wanted is reached.
@@ -147,9 +158,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Nothing wanted yet, nothing known but what an earlier life noted
-    /// ([`Effect::NoteOpened`]).
-    pub fn new(group: GroupId, services: Vec<Service>, opened: Option<Epoch>) -> Self {
+    /// Nothing wanted yet, nothing known but what an earlier life noted.
+    pub fn new(group: GroupId, services: Vec<Service>, earlier: Earlier) -> Self {
         Self {
             group,
             all: services.into_iter().map(One::new).collect(),
@@ -157,12 +167,13 @@ impl Machine {
             leaving: false,
             since: Moment::ZERO,
             told: false,
-            opened,
+            opened: earlier.opened,
+            cut: earlier.cut,
             hooks: VecDeque::new(),
             running: None,
             awaited: None,
             after_opened: None,
-            epoch: opened.unwrap_or_default(),
+            epoch: earlier.opened.unwrap_or_default(),
             effects: Vec::new(),
         }
     }
@@ -251,6 +262,7 @@ impl Machine {
             return;
         }
         let before = self.want.replace(want);
+        let cut = std::mem::take(&mut self.cut);
         self.since = now;
         self.told = false;
         self.awaited = None;
@@ -276,7 +288,7 @@ impl Machine {
                 self.effects.push(Effect::Notify("MASTER"));
                 // Open from the first word on: an earlier life opened it, and ran the hook.
                 let ours = before.is_some() && self.opened.is_some();
-                if ours && self.after_opened != Some(epoch) {
+                if (ours || cut) && self.after_opened != Some(epoch) {
                     self.enqueue(Hook::AfterOpen, epoch);
                 }
                 self.after_opened = Some(epoch);

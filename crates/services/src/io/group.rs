@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use evenkeel_config::{Command, Hosted, Runs};
-use evenkeel_core::{Epoch, Moment, ServiceName};
+use evenkeel_core::{Epoch, GroupName, Moment, ServiceName};
 use evenkeel_host::clock;
 use evenkeel_host::run::{Leftovers, Limits};
 use tokio::sync::{mpsc, watch};
@@ -16,7 +16,9 @@ use super::left::{self, Left};
 use super::service::{self, Order};
 use super::{GroupSettings, Said, Shared, Word};
 use crate::doctor;
-use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want};
+use crate::machine::{
+    Context, Earlier, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want,
+};
 use crate::v1;
 
 /// Events on their way to the machine. Each service and each hook has one step under way
@@ -64,7 +66,7 @@ pub(super) async fn run(
         machine: Machine::new(
             settings.group,
             known(&settings.hosted),
-            left::opened(&shared.notes, &settings.name),
+            earlier(&shared, &settings, &left),
         ),
         context: Context::default(),
         orders: Vec::new(),
@@ -157,6 +159,20 @@ fn known(hosted: &Hosted) -> Vec<Service> {
         bound: matches!(spec.what, Runs::Foreground { .. }),
     };
     hosted.services.iter().map(one).collect()
+}
+
+/// What an earlier life noted of the group.
+fn earlier(shared: &Shared, settings: &GroupSettings, left: &[Left]) -> Earlier {
+    let hook = hook_name(&settings.name, Hook::AfterOpen);
+    Earlier {
+        opened: left::opened(&shared.notes, &settings.name),
+        cut: left.iter().any(|one| one.is_program(&hook)),
+    }
+}
+
+/// What a hook is noted by while it runs.
+fn hook_name(group: &GroupName, hook: Hook) -> String {
+    format!("{group}+{}", hook.name())
 }
 
 /// Waits for the first word about the group, and ends what an earlier life left of it.
@@ -288,9 +304,9 @@ impl Task {
         });
     }
 
-    /// Where a program of the group is noted while it runs, one of each kind at a time.
-    fn note_of(&self, kind: &str) -> PathBuf {
-        let name = format!("{}+{kind}", self.settings.name);
+    /// Where a hook is noted while it runs.
+    fn note_of(&self, hook: Hook) -> PathBuf {
+        let name = hook_name(&self.settings.name, hook);
         v1::running(&self.shared.notes.join(name))
     }
 
@@ -320,7 +336,7 @@ impl Task {
             output: OUTPUT_MAX,
             leftovers: Leftovers::Leave,
         };
-        let note = self.note_of("hook");
+        let note = self.note_of(hook);
         async move {
             match run_noted(&program, &limits, &note).await {
                 Ok(finished) if finished.end.is_success() => Ok(()),
@@ -345,7 +361,7 @@ impl Task {
         let node = self.shared.node.clone();
         let timeout = self.settings.hosted.hooks.timeout;
         let events = self.events.clone();
-        let note = self.note_of("keepalived");
+        let note = self.note_of(Hook::Keepalived);
         async move {
             while states.changed().await.is_ok() {
                 let state = *states.borrow_and_update();

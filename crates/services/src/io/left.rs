@@ -98,7 +98,7 @@ fn held(spec: &ServiceSpec) -> Held {
 /// Something of an earlier life that nobody else would end.
 #[derive(Debug)]
 pub(super) struct Left {
-    /// `GROUP.SERVICE`, `GROUP+hook`, or the group alone.
+    /// `GROUP.SERVICE`, `GROUP+HOOK`, or the group alone.
     name: String,
     what: What,
     note: PathBuf,
@@ -118,6 +118,11 @@ impl Left {
     /// Whether systemd is needed to stop it.
     pub(super) fn is_unit(&self) -> bool {
         matches!(self.what, What::Held(Held::Unit { .. }))
+    }
+
+    /// Whether it is the program of that name, which its end has cut off.
+    pub(super) fn is_program(&self, name: &str) -> bool {
+        self.name == name && matches!(self.what, What::Running(_))
     }
 
     /// Whether it is of a group; of those of the longest name, should several fit.

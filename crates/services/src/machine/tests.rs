@@ -43,15 +43,14 @@ fn restarted(name: &str, restart: u32) -> Service {
 
 impl Bench {
     fn new(services: Vec<Service>) -> Self {
-        Self::after_life(services, None)
+        Self::after_life(services, Earlier::default())
     }
 
-    /// After a life that has noted `opened`.
-    fn after_life(services: Vec<Service>, opened: Option<Epoch>) -> Self {
+    fn after_life(services: Vec<Service>, earlier: Earlier) -> Self {
         Self {
-            machine: Machine::new(GROUP, services, opened),
+            machine: Machine::new(GROUP, services, earlier),
             now: Moment::ZERO + Duration::from_secs(1),
-            noted: opened,
+            noted: earlier.opened,
         }
     }
 
@@ -64,6 +63,13 @@ impl Bench {
         }
         bench.wants(Want::Standby);
         bench
+    }
+
+    /// What the next life is told.
+    fn earlier(&self) -> Earlier {
+        let opened = self.noted;
+        let cut = false;
+        Earlier { opened, cut }
     }
 
     fn step(&mut self, event: Event) -> Vec<String> {
@@ -497,15 +503,32 @@ fn what_an_earlier_life_opened_is_closed_with_its_hook() {
     bench.opening(5);
     assert_eq!(bench.noted, Some(epoch(5)));
     // Replaced before it closes, or while it does.
-    let mut bench = Bench::after_life(vec![service("a", &[])], bench.noted);
+    let mut bench = Bench::after_life(vec![service("a", &[])], bench.earlier());
     assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
     assert_eq!(bench.stopped(0), ["after_close 5"]);
     assert_eq!(bench.noted, Some(epoch(5)), "it may be replaced once more");
-    let mut bench = Bench::after_life(vec![service("a", &[])], bench.noted);
+    let mut bench = Bench::after_life(vec![service("a", &[])], bench.earlier());
     bench.wants(Want::Standby);
     assert_eq!(bench.stopped(0), ["after_close 5"]);
     assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
     assert_eq!(bench.noted, None);
+}
+
+#[test]
+fn an_after_open_that_was_cut_off_is_run_again() {
+    let cut = Earlier {
+        opened: Some(epoch(5)),
+        cut: true,
+    };
+    let mut bench = Bench::after_life(vec![], cut);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+    // Not if it has been closed meanwhile.
+    let mut bench = Bench::after_life(vec![], cut);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "after_close 5"]
+    );
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
 }
 
 #[test]
