@@ -133,6 +133,36 @@ async fn a_text_is_found_across_the_pieces_of_a_body() {
 }
 
 #[tokio::test]
+async fn an_answer_in_small_pieces_is_acknowledged_at_once() {
+    // Each piece waits for the acknowledgement of the one before (Nagle), and a kernel that thinks
+    // that we talk much keeps those back for 40 ms.
+    let server = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        for piece in [
+            "HTTP/1.1 200 OK\r\n",
+            "Content-Length: 4\r\n\r\n",
+            "we",
+            "ll",
+        ] {
+            let _ = stream.write_all(piece.as_bytes()).await;
+        }
+        hold(stream).await;
+    })
+    .await;
+    for interval in [50, 1000].map(Duration::from_millis) {
+        let mut told = Told::start(vec![Probe {
+            interval,
+            timeout: SOON,
+            ..page(server.at)
+        }]);
+        told.wait_for(|verdict| {
+            verdict.state == State::Ok && verdict.phases.total() < Duration::from_millis(30)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_without_tls_fails_a_question_with_it() {
     let server = Server::saying("HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let probe = page_with(server.at, |http| {
