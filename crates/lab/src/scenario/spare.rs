@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         }
         run.rest()?;
         for wire in &mut run.wires {
-            wire.gap();
+            wire.gap(began);
         }
         Ok(run)
     }
@@ -298,7 +298,7 @@ impl<'a> Run<'a> {
     /// What the clients of groups saw that moved once, from and to a server that serves.
     fn note_gaps(&mut self) {
         for group in 0..GROUPS.len() {
-            let gap = self.wires[group].gap();
+            let gap = self.wires[group].gap(self.before.1);
             let mut moved = self.moved.iter().filter(|one| one.0 == group);
             let (Some((_, (_, cause))), None) = (moved.next(), moved.next()) else {
                 continue;

@@ -176,8 +176,8 @@ impl Wire {
         })
     }
 
-    /// What there was since the last time.
-    pub(super) fn gap(&mut self) -> Gap {
+    /// What there was since the last time, and how many requests failed that were begun since.
+    pub(super) fn gap(&mut self, since: Moment) -> Gap {
         let records = self.client.since(&mut self.read);
         let mut gap = Gap {
             longest: Duration::ZERO,
@@ -188,7 +188,7 @@ impl Wire {
                 gap.longest = gap.longest.max(record.end.since(self.last_good));
                 self.last_good = self.last_good.max(record.end);
             } else {
-                gap.failed += 1;
+                gap.failed += usize::from(record.start >= since);
             }
         }
         gap
@@ -210,9 +210,11 @@ impl Wire {
         }
         let report = cluster.observer.report();
         for (address, _) in group.addresses() {
-            let row = report.stretches.get(&address)?;
-            let last = row.last().map(|stretch| stretch.host.as_str());
-            if last.is_some_and(|last| last != wanted) {
+            let last = report.stretches.get(&address).and_then(|row| row.last());
+            let last = last.map(|stretch| stretch.host.as_str());
+            // The other address is spoken for at an opening only.
+            if last.is_some_and(|last| last != wanted) || (last.is_none() && address == group.ip())
+            {
                 return Some(format!("{address} is answered for by {last:?}"));
             }
         }

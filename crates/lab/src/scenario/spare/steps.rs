@@ -87,8 +87,12 @@ impl Chance {
             14..=15 if server.drained.is_some() => Op::Undrain(node),
             16 => self.switch(oracle, group, leads_since)?,
             17..=19 => {
-                oracle.goes_back(group, now(), leads_since, AWAITED)?;
-                Op::Await(group)
+                let due = |group| {
+                    oracle
+                        .goes_back(group, now(), leads_since, AWAITED)
+                        .is_some()
+                };
+                Op::Await((0..GROUPS.len()).find(|group| due(*group))?)
             }
             _ => return None,
         };
