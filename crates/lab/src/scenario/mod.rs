@@ -1,5 +1,6 @@
 //! Scenarios: stories with a condition that must hold at their end.
 
+mod addresses;
 mod clients;
 mod drain;
 mod foresee;
@@ -71,6 +72,8 @@ pub(crate) enum Scenario {
     Pool,
     /// Thousands of checks on one node, then all of them failing: no heartbeat is late.
     ManyChecks,
+    /// A group of 2,200 addresses moves: all announced soon, no heartbeat late.
+    Addresses,
     /// At rest: processor and memory per node.
     Rest,
 }
@@ -94,6 +97,7 @@ const USUAL: &[Scenario] = &[
     Scenario::Services,
     Scenario::Pool,
     Scenario::ManyChecks,
+    Scenario::Addresses,
     Scenario::Rest,
 ];
 
@@ -112,6 +116,7 @@ impl Scenario {
         match self {
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
             Self::Services => plan.setup = Setup::Services,
+            Self::Addresses => addresses::enlarge(&mut plan),
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
             Self::DiskFrozen => plan.log_disk = crate::cluster::LogDisk::Image,
             _ => {}
@@ -140,6 +145,7 @@ impl Scenario {
             Self::Services => services::play(cluster, plan),
             Self::Pool => pool::play(cluster, options.runs),
             Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
+            Self::Addresses => addresses::play(cluster, plan, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
