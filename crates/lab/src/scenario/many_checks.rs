@@ -209,7 +209,12 @@ fn spent(cluster: &Cluster, length: Duration) -> Result<BTreeMap<String, f64>> {
 
 /// The longest time between two heartbeats of a holder: late by one interval at most, beside what
 /// this machine was late.
-fn beat(beats: &Heartbeats, plan: &Plan, host: &str, from: Duration) -> Result<Duration> {
+pub(super) fn beat(
+    beats: &Heartbeats,
+    plan: &Plan,
+    host: &str,
+    from: Duration,
+) -> Result<Duration> {
     let to = calendar();
     let gaps = beats.gaps(host, from, to);
     let longest = gaps.into_iter().max();

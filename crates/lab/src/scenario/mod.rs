@@ -1,5 +1,6 @@
 //! Scenarios: stories with a condition that must hold at their end.
 
+mod addresses;
 mod clients;
 mod drain;
 mod foresee;
@@ -76,6 +77,8 @@ pub(crate) enum Scenario {
     /// drains and failbacks: each group is where the order says. Only if asked for by name, for
     /// it takes long.
     Spare,
+    /// A group of 2,200 addresses moves: all announced soon, no heartbeat late.
+    Addresses,
     /// At rest: processor and memory per node.
     Rest,
 }
@@ -99,6 +102,7 @@ const USUAL: &[Scenario] = &[
     Scenario::Services,
     Scenario::Pool,
     Scenario::ManyChecks,
+    Scenario::Addresses,
     Scenario::Rest,
 ];
 
@@ -118,6 +122,7 @@ impl Scenario {
             Self::Spare => spare::plan(&mut plan),
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
             Self::Services => plan.setup = Setup::Services,
+            Self::Addresses => addresses::enlarge(&mut plan),
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
             Self::DiskFrozen => plan.log_disk = crate::cluster::LogDisk::Image,
             _ => {}
@@ -147,6 +152,7 @@ impl Scenario {
             Self::Pool => pool::play(cluster, options.runs),
             Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
             Self::Spare => spare::play(cluster, options.steps, options.seed()),
+            Self::Addresses => addresses::play(cluster, plan, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }
