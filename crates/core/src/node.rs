@@ -584,6 +584,10 @@ impl Node {
     fn settle(&mut self, now: Moment, wall_ms: u64) {
         self.say_checks(now);
         self.note_heard(now);
+        // What the leader sees itself reaches its view with its own report: before it decides.
+        if self.leader == Some(self.me) {
+            self.tell(now);
+        }
         self.wellness
             .observe(now, &self.topology, &self.ledger, &self.view);
         if self.leader == Some(self.me) {

@@ -117,6 +117,10 @@ struct Voice {
     caught_up: bool,
     /// Its log has not the newest assignment of the group yet.
     behind: bool,
+    /// How often its daemon has started.
+    lives: u64,
+    /// Its log had a newer assignment to itself than is agreed, and was cut off.
+    ahead: Option<Epoch>,
     /// Why its log cannot be written.
     log_fault: Option<&'static str>,
 }
@@ -156,6 +160,8 @@ struct World {
     asked: Option<Moment>,
     /// Of the servers; the witness has 1.
     config_digest: u64,
+    /// Entries that are agreed on when the test says so; none: each at once.
+    held_back: Option<Vec<(u64, Command)>>,
 }
 
 impl World {
@@ -187,6 +193,8 @@ impl World {
             unready: None,
             caught_up: true,
             behind: false,
+            lives: life().counter,
+            ahead: None,
             log_fault: None,
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
@@ -202,6 +210,7 @@ impl World {
             replies: Vec::new(),
             asked: None,
             config_digest: 1,
+            held_back: None,
         };
         world.step(Event::Leader {
             leader: Some(id("tie")),
@@ -252,7 +261,10 @@ impl World {
         self.node.step(self.now, event, 0);
         while let Some(act) = self.node.poll() {
             match act {
-                Act::Propose { command, .. } => self.agree(command),
+                Act::Propose { id, command } => match &mut self.held_back {
+                    Some(held_back) => held_back.push((id, command)),
+                    None => self.agree(command),
+                },
                 Act::Reply { outcome, .. } => self.replies.push(outcome),
                 Act::Tell(report) => {
                     let asks = report.leaving.contains(&(www(), self.epoch_of_group()));
@@ -298,21 +310,24 @@ impl World {
 
     /// The witness pings both servers itself.
     fn witness_looks(&mut self) {
-        for judged in ["ams1", "fra1"] {
-            let other = if judged == "ams1" { "fra1" } else { "ams1" };
-            let state = self.voice(other).ping_of_others;
-            let at = self.now;
-            self.step(Event::Verdict {
-                group: www(),
-                check: check("ping"),
-                judged: id(judged),
-                state,
-                at,
-                silent_since: self.ping_silence(state).map(|silence| at.back(silence)),
-                detail: "as the test says".to_owned(),
-                measures: Vec::new(),
-            });
-        }
+        self.witness_pings("ams1", "fra1");
+        self.witness_pings("fra1", "ams1");
+    }
+
+    /// It hears from one of them what the other one hears.
+    fn witness_pings(&mut self, judged: &str, other: &str) {
+        let state = self.voice(other).ping_of_others;
+        let at = self.now;
+        self.step(Event::Verdict {
+            group: www(),
+            check: check("ping"),
+            judged: id(judged),
+            state,
+            at,
+            silent_since: self.ping_silence(state).map(|silence| at.back(silence)),
+            detail: "as the test says".to_owned(),
+            measures: Vec::new(),
+        });
     }
 
     fn ping_silence(&self, state: CheckState) -> Option<Duration> {
@@ -338,7 +353,10 @@ impl World {
         };
         let silent = voice.silent_since.map(|since| self.now.since(since));
         Report {
-            incarnation: life(),
+            incarnation: Incarnation {
+                counter: voice.lives,
+                ..life()
+            },
             seq: self.seq,
             stopping: voice.stopping,
             guard_full: true,
@@ -364,7 +382,9 @@ impl World {
                 group: www(),
                 epoch: match voice.behind {
                     true => Epoch::NONE,
-                    false => self.epoch_of_group(),
+                    false => self
+                        .epoch_of_group()
+                        .max(voice.ahead.unwrap_or(Epoch::NONE)),
                 },
                 standing: voice.standing,
                 unready: voice.unready.map(str::to_owned),
@@ -498,6 +518,23 @@ fn nothing_moves_to_a_node_that_would_do_no_better() {
         None,
         "nobody knows whether it would do better"
     );
+}
+
+/// The leader's own answer is what makes a majority: it decides in the step that brings it.
+#[test]
+fn what_the_leader_sees_itself_counts_at_once() {
+    let mut world = World::serving("any");
+    world.voice("fra1").ping_of_others = CheckState::Failing;
+    world.seq += 1;
+    let fra1 = world.voice("fra1").clone();
+    let report = world.report(id("fra1"), &fra1);
+    world.step(Event::Reported {
+        from: id("fra1"),
+        report,
+    });
+    assert_eq!(world.take(), None, "one of two who ask");
+    world.witness_pings("ams1", "fra1");
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
 }
 
 #[test]
@@ -1084,7 +1121,11 @@ fn a_node_that_has_not_caught_up_gets_no_group() {
     world.pass(200);
     assert_eq!(world.take(), None, "fra1 could not open the group");
     wish(&mut world);
-    let refusal = world.replies.pop().expect("an answer").expect_err("not yet");
+    let refusal = world
+        .replies
+        .pop()
+        .expect("an answer")
+        .expect_err("not yet");
     assert!(refusal.contains(standby::CATCHING_UP), "{refusal}");
     world.voice("fra1").caught_up = true;
     world.pass(40);
@@ -1294,6 +1335,7 @@ struct Own {
     now: Moment,
     told: Option<Report>,
     wanted: Option<Want>,
+    proposed: Vec<(u64, Command)>,
 }
 
 impl Own {
@@ -1314,6 +1356,7 @@ impl Own {
             now,
             told: None,
             wanted: None,
+            proposed: Vec::new(),
         };
         let group = www();
         let unready = None;
@@ -1338,6 +1381,7 @@ impl Own {
             match act {
                 Act::Tell(report) => self.told = Some(report),
                 Act::Want { want, .. } => self.wanted = Some(want),
+                Act::Propose { id, command } => self.proposed.push((id, command)),
                 _ => {}
             }
         }
@@ -1432,3 +1476,9 @@ fn a_holder_whose_disk_is_dead_serves_on_and_is_shown() {
     world.pass(40);
     assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
 }
+
+// Who comes back, and for how long it is left alone.
+
+// What is proposed once.
+
+// What `why` names.
