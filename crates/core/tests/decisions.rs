@@ -1479,6 +1479,104 @@ fn a_holder_whose_disk_is_dead_serves_on_and_is_shown() {
 
 // Who comes back, and for how long it is left alone.
 
+const EXITED: Option<&str> = Some("service apache: it exited with status 1");
+
+/// DESIGN 3.1 rule 10: whether a group is well has nothing to do with what addresses it has.
+#[test]
+fn the_addresses_of_a_group_change_though_it_fails_everywhere() {
+    for unready in [None, EXITED] {
+        let mut world = World::serving("any");
+        world.voice("ams1").apache = CheckState::Failing;
+        world.voice("fra1").apache = CheckState::Failing;
+        world.voice("ams1").unready = unready;
+        world.pass(1_000);
+        assert_eq!(world.take(), None, "nobody would do better");
+        let current = world.node.ledger().current(www()).expect("assigned");
+        let mut before = current.assign.clone();
+        before.addresses.clear();
+        world.agree(Command::Assign(before));
+        world.proposals.clear();
+        world.pass(40);
+        let moved = world.take().expect("a new epoch");
+        let became = (moved.holder, &moved.evidence.cause);
+        assert_eq!(became, (id("ams1"), &Cause::Reconfigured));
+        assert_eq!(moved.addresses, topology("any").groups[&www()].addresses);
+        world.pass(2_000);
+        assert_eq!(world.take(), None);
+    }
+}
+
 // What is proposed once.
 
 // What `why` names.
+
+#[test]
+fn a_holder_whose_service_is_dead_is_said_to_be_unready_and_not_to_break_a_rule() {
+    let mut world = World::serving("any");
+    world.voice("ams1").unready = EXITED;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderUnready));
+    assert_eq!(moved.evidence.checks, [], "no check has failed");
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures[&id("ams1")].count, 1);
+}
+
+/// It closes what the file does not give it as soon as it has that file: nobody has failed.
+#[test]
+fn a_holder_that_the_file_does_not_name_any_more_is_left_as_planned() {
+    let mut topology = topology("any");
+    let group = topology.groups.get_mut(&www()).expect("the group");
+    group.nodes = vec![id("fra1")];
+    for (standing, silent) in [(Standing::Open, false), (Standing::Released, true)] {
+        let mut world = World::of(topology.clone());
+        world.pass(100);
+        let mut before = world.take().expect("a first start");
+        before.holder = id("ams1");
+        world.agree(Command::Assign(before));
+        world.proposals.clear();
+        world.voice("ams1").standing = standing;
+        if silent {
+            world.voice("fra1").silence = Some((95, 95));
+            world.hear(95, 95);
+        }
+        world.pass(60);
+        let moved = world.take().expect("a move");
+        let became = (moved.holder, &moved.evidence.cause);
+        assert_eq!(became, (id("fra1"), &Cause::HolderUnlisted));
+        assert!(moved.evidence.cause.is_planned());
+        let record = &world.node.ledger().groups[&www()];
+        assert!(record.failures.is_empty());
+    }
+}
+
+/// Told to stop, with a dead service: nobody is served, so there is nobody to wait for, and
+/// nothing to forgive.
+#[test]
+fn a_stopping_holder_whose_service_is_dead_is_not_waited_for_and_has_failed() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Endlessly;
+    world.voice("ams1").stopping = true;
+    world.pass(200);
+    assert_eq!(world.take(), None, "requests are in flight");
+    world.voice("ams1").unready = EXITED;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderUnready));
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures[&id("ams1")].count, 1);
+}
+
+#[test]
+fn a_holder_that_has_started_anew_is_said_to_have() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lives += 1;
+    world.voice("ams1").standing = Standing::Off;
+    world.voice("ams1").caught_up = false;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderRestarted));
+}

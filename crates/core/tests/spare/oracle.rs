@@ -217,9 +217,13 @@ impl Oracle {
             } else {
                 "holder-silent"
             };
+            // One that is alive again is as good as another that failed a moment ago.
+            let well = back.filter(|node| self.grade(group, *node) <= Grade::Recovering);
             let to = self
-                .best(group, Grade::Recovering, false)
-                .or(back.filter(|node| self.grade(group, *node) <= Grade::Recovering))
+                .best(group, Grade::HeldDown, false)
+                .or(well.filter(|node| !self.drained(*node)))
+                .or_else(|| self.best(group, Grade::Recovering, false))
+                .or(well)
                 .or_else(|| self.best(group, Grade::Recovering, true))
                 .or_else(|| anyone(Grade::Sick))
                 .or(back);
