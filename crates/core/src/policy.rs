@@ -111,7 +111,8 @@ pub struct Wish {
     pub group: GroupId,
     /// Where to; none means the best standby.
     pub to: Option<NodeId>,
-    /// Though the group would then depend on a node whose vote is one of the last majority.
+    /// Though the group would then depend on a node whose vote is one of the last majority, or on
+    /// one that failed it a moment ago.
     pub force: bool,
 }
 
@@ -228,6 +229,15 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
     }
     match chosen.fitness {
         Fitness::Fit | Fitness::HeldDown => {}
+        // Who insists knows better than a count of seconds.
+        Fitness::Recovering if wish.force => {}
+        Fitness::Recovering => {
+            return Err(Refusal(format!(
+                "{} should not serve yet: {}. Wait, or say --force",
+                topology.node_name(chosen.node),
+                chosen.why
+            )));
+        }
         Fitness::Drained => {
             return Err(Refusal(format!(
                 "{} is to get no group now: {}; `evenkeel undrain` ends that",
@@ -235,11 +245,7 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
                 chosen.why
             )));
         }
-        Fitness::Unknown
-        | Fitness::Recovering
-        | Fitness::Failing
-        | Fitness::Unready
-        | Fitness::Absent => {
+        Fitness::Unknown | Fitness::Failing | Fitness::Unready | Fitness::Absent => {
             return Err(Refusal(format!(
                 "{} could not serve now: {}",
                 topology.node_name(chosen.node),

@@ -1481,6 +1481,77 @@ fn a_holder_whose_disk_is_dead_serves_on_and_is_shown() {
 
 const EXITED: Option<&str> = Some("service apache: it exited with status 1");
 
+/// The holder is dead: a majority of the voters miss it.
+fn lose_power(world: &mut World, holder: &str, other: &str) {
+    world.voice(holder).speaks = false;
+    world.voice(other).silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(20);
+    world.voice(other).silence = None;
+    world.step(Event::Silences(Vec::new()));
+}
+
+/// What ended was not what runs there: a service that fails on the other node has somewhere to go.
+#[test]
+fn a_power_cut_does_not_bar_a_node_of_a_cold_group_for_its_whole_hold_down() {
+    let mut world = cold();
+    lose_power(&mut world, "ams1", "fra1");
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.pass(1_000);
+    world.voice("ams1").speaks = true;
+    world.voice("fra1").unready = EXITED;
+    world.pass(2_000);
+    assert_eq!(world.take(), None, "it has been well for a moment only");
+    world.pass(2_000);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("ams1")));
+}
+
+#[test]
+fn an_operator_may_insist_on_a_node_that_failed_a_moment_ago() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.pass(500);
+    let wish = |force| Wish {
+        group: www(),
+        to: Some(id("ams1")),
+        force,
+    };
+    let wished = |force| Event::Wish {
+        id: 1,
+        wish: wish(force),
+    };
+    world.step(wished(false));
+    let refusal = world
+        .replies
+        .pop()
+        .expect("an answer")
+        .expect_err("not yet");
+    assert!(refusal.contains("--force"), "{refusal}");
+    world.step(wished(true));
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("ams1")));
+    // What cannot serve is not to be insisted on.
+    world.voice("fra1").apache = CheckState::Failing;
+    world.replies.clear();
+    world.pass(40);
+    world.step(Event::Wish {
+        id: 2,
+        wish: Wish {
+            to: Some(id("fra1")),
+            ..wish(true)
+        },
+    });
+    let refusal = world
+        .replies
+        .pop()
+        .expect("an answer")
+        .expect_err("failing");
+    assert!(refusal.contains("could not serve now"), "{refusal}");
+}
+
 /// DESIGN 3.1 rule 10: whether a group is well has nothing to do with what addresses it has.
 #[test]
 fn the_addresses_of_a_group_change_though_it_fails_everywhere() {
@@ -1504,6 +1575,48 @@ fn the_addresses_of_a_group_change_though_it_fails_everywhere() {
         world.pass(2_000);
         assert_eq!(world.take(), None);
     }
+}
+
+#[test]
+fn time_in_which_a_node_could_not_serve_is_no_well_being() {
+    let mut topology = topology("any");
+    let group = topology.groups.get_mut(&www()).expect("the group");
+    group.failback = Failback::AutoAfter(Duration::from_secs(10));
+    let mut world = World::of(topology).served();
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.voice("ams1").unready = EXITED;
+    world.pass(60_000);
+    assert_eq!(world.take(), None, "it could not serve");
+    world.voice("ams1").unready = None;
+    world.pass(5_000);
+    assert_eq!(world.take(), None, "it has been well for five seconds");
+    world.pass(6_000);
+    let moved = world.take().expect("a failback");
+    let became = (moved.holder, moved.evidence.cause);
+    assert_eq!(became, (id("ams1"), Cause::Failback));
+}
+
+/// L2: whoever holds fails under the load after four seconds, and is well without it.
+#[test]
+fn two_warm_nodes_that_fail_in_turn_pass_the_group_to_and_fro_ever_more_slowly() {
+    let mut world = World::serving("any");
+    let mut moves = 0;
+    for _ in 0..150 {
+        let (holder, other) = match world.holder == Some(id("ams1")) {
+            true => ("ams1", "fra1"),
+            false => ("fra1", "ams1"),
+        };
+        world.voice(other).apache = CheckState::Ok;
+        world.voice(holder).apache = CheckState::Failing;
+        world.pass(4_000);
+        moves += world.proposals.len();
+        world.proposals.clear();
+    }
+    assert!(moves <= 16, "{moves} moves in ten minutes");
+    assert!(moves >= 8, "{moves}: no state waits for ever");
 }
 
 // What is proposed once.
