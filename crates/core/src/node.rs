@@ -14,7 +14,7 @@ use crate::Moment;
 use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
 use crate::foresee::Present;
-use crate::health::{CheckState, GroupReport, Measure, Report, Silence, View};
+use crate::health::{CheckState, GroupReport, Measure, Report, Silence, Standing, View};
 use crate::lease::PATIENCE_LEASES;
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
@@ -32,6 +32,8 @@ use verdicts::{Key, OwnVerdict, Verdicts};
 pub const REPORT_REPEAT: Duration = Duration::from_millis(200);
 /// How long a proposal may take before the leader may propose again for the group.
 pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a holder waits before it tells anew how an opening went, if that was not agreed on.
+pub const ACCOUNT_PAUSE: Duration = Duration::from_secs(1);
 /// How long an operator waits for a switchover before hearing that it did not work.
 pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
 /// How many operators' wishes may be under way: more are refused.
@@ -282,6 +284,8 @@ pub struct Node {
     floors_above: BTreeMap<GroupId, Epoch>,
     proposing: BTreeMap<GroupId, (u64, Moment)>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
+    /// Openings that are still to be told of, and from when on.
+    untold: BTreeMap<GroupId, (Epoch, Moment)>,
     recording: BTreeMap<NodeId, Moment>,
     wishes: Vec<planned::Pending>,
     switchovers: Switchovers,
@@ -400,6 +404,7 @@ impl Node {
             floors_above: BTreeMap::new(),
             proposing: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            untold: BTreeMap::new(),
             recording: BTreeMap::new(),
             wishes: Vec::new(),
             switchovers: Switchovers::default(),
@@ -551,7 +556,7 @@ impl Node {
             Event::Committed { epoch, command } => self.committed(now, epoch, &command),
             Event::Restored { ledger } => self.restored(now, ledger),
             Event::Leader { leader } => self.led(now, leader),
-            Event::Proposed { id, failed } => self.proposed(id, failed),
+            Event::Proposed { id, failed } => self.proposed(now, id, failed),
             Event::Opened { group, epoch } => self.opened(now, group, epoch),
             Event::Lapsed { group, epoch } => self.lapsed(now, group, epoch),
             Event::Released { group, epoch } => self.released(now, group, epoch),
@@ -594,6 +599,7 @@ impl Node {
             self.lead(now, wall_ms);
         }
         self.mind_departures(now);
+        self.give_accounts(now);
         self.tell(now);
         self.settle_wishes(now);
         self.want(now);
@@ -757,11 +763,12 @@ impl Node {
         self.dirty = true;
     }
 
-    fn proposed(&mut self, id: u64, failed: Option<String>) {
+    fn proposed(&mut self, now: Moment, id: u64, failed: Option<String>) {
         let account = self.accounts.remove(&id);
         if let (Some((group, epoch)), Some(_)) = (account, &failed) {
             if let Some(role) = self.roles.get_mut(&group) {
                 role.untell(epoch);
+                self.untold.insert(group, (epoch, now + ACCOUNT_PAUSE));
             }
             return;
         }
@@ -843,16 +850,33 @@ impl Node {
             return;
         };
         role.phase(now, what);
-        if !last {
-            return;
+        if last {
+            self.untold.insert(group, (role.epoch(), now));
         }
-        if let Some(opened) = role.account(self.me) {
+    }
+
+    /// Tells how openings went, until that is agreed on: what a group had before is nobody else's
+    /// until it has told that it is open without it (DESIGN 3.1 rule 10).
+    fn give_accounts(&mut self, now: Moment) {
+        let mut opened = Vec::new();
+        let (me, roles) = (self.me, &mut self.roles);
+        self.untold.retain(|group, (epoch, from)| {
+            let Some(role) = roles.get_mut(group) else {
+                return false;
+            };
+            let is_open = role.standing() == Standing::Open;
+            if is_open && role.epoch() == *epoch && now >= *from {
+                opened.extend(role.account(me));
+                return false;
+            }
+            // A lease that lapses may come back.
+            role.epoch() == *epoch && (is_open || role.standing() == Standing::Lapsed)
+        });
+        for opened in opened {
             let id = self.fresh_id();
-            self.accounts.insert(id, (group, opened.epoch));
-            self.act(Act::Propose {
-                id,
-                command: Command::Opened(opened),
-            });
+            self.accounts.insert(id, (opened.group, opened.epoch));
+            let command = Command::Opened(opened);
+            self.act(Act::Propose { id, command });
         }
     }
 

@@ -1621,6 +1621,72 @@ fn two_warm_nodes_that_fail_in_turn_pass_the_group_to_and_fro_ever_more_slowly()
 
 // What is proposed once.
 
+impl Own {
+    fn announced(&mut self) {
+        let what = "announced".to_owned();
+        let (group, last) = (www(), true);
+        self.step(Event::Phase { group, what, last });
+    }
+
+    /// So many times 300 ms; the numbers of the accounts that were proposed meanwhile.
+    fn accounts(&mut self, ticks: usize) -> Vec<u64> {
+        (0..ticks).for_each(|_| self.step(Event::Tick));
+        let accounts = self.proposed.drain(..).map(|(id, command)| {
+            let epoch = match command {
+                Command::Opened(opened) => opened.epoch,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(epoch, Self::EPOCH);
+            id
+        });
+        accounts.collect()
+    }
+}
+
+/// What a group had before stays barred for others until it has told that it is open without it.
+#[test]
+fn an_account_that_is_not_agreed_on_is_given_again_until_it_is() {
+    let mut own = Own::new(Some(Own::ledger()));
+    own.open();
+    own.announced();
+    let mut accounts = own.accounts(0);
+    for _ in 0..3 {
+        let [id] = accounts[..] else {
+            panic!("{accounts:?}");
+        };
+        let failed = Some("nobody leads".to_owned());
+        own.step(Event::Proposed { id, failed });
+        assert_eq!(own.accounts(1), [], "not in a hurry");
+        accounts = own.accounts(4);
+    }
+    let (id, failed) = (accounts[0], None);
+    own.step(Event::Proposed { id, failed });
+    assert_eq!(own.accounts(20), [], "it is agreed on");
+    own.announced();
+    assert_eq!(own.accounts(20), [], "once is enough");
+}
+
+#[test]
+fn an_account_is_given_once_the_lease_is_there_again_and_not_for_what_is_gone() {
+    let (group, epoch) = (www(), Own::EPOCH);
+    let mut own = Own::new(Some(Own::ledger()));
+    own.open();
+    own.step(Event::Lapsed { group, epoch });
+    own.announced();
+    assert_eq!(own.accounts(10), [], "it is not open");
+    own.open();
+    assert_eq!(own.accounts(4).len(), 1);
+    // Given up before the failure was heard of.
+    let mut own = Own::new(Some(Own::ledger()));
+    own.open();
+    own.announced();
+    let id = own.accounts(0)[0];
+    own.step(Event::Released { group, epoch });
+    let failed = Some("nobody leads".to_owned());
+    own.step(Event::Proposed { id, failed });
+    assert_eq!(own.accounts(20), []);
+}
+
 // What `why` names.
 
 #[test]
