@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::Moment;
 use crate::command::{Assign, Command};
-use crate::evidence::{FACT_LENGTH_MAX, shortened};
+use crate::evidence::{Evidence, FACT_LENGTH_MAX, shortened};
 use crate::foresee::Present;
 use crate::health::{CheckState, GroupReport, Measure, Report, Silence, Standing, View};
 use crate::lease::PATIENCE_LEASES;
@@ -30,7 +30,9 @@ use verdicts::{Key, OwnVerdict, Verdicts};
 /// How often a report is repeated when nothing changes: three may be lost before the last
 /// one is too old.
 pub const REPORT_REPEAT: Duration = Duration::from_millis(200);
-/// How long a proposal may take before the leader may propose again for the group.
+/// How long the leader waits to hear of an assignment that is agreed on, or that its predecessor
+/// had appended and may have got agreed on, before it decides on the group without it; and before
+/// it proposes again what may be agreed on twice.
 pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a holder waits before it tells anew how an opening went, if that was not agreed on.
 pub const ACCOUNT_PAUSE: Duration = Duration::from_secs(1);
@@ -282,7 +284,9 @@ pub struct Node {
     running: BTreeMap<GroupId, Run>,
     silences: Vec<Silence>,
     floors_above: BTreeMap<GroupId, Epoch>,
-    proposing: BTreeMap<GroupId, (u64, Moment)>,
+    proposing: BTreeMap<GroupId, Proposing>,
+    /// The newest assignment of each group that this node's log has, agreed on or not.
+    appended: BTreeMap<GroupId, Epoch>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
     /// Openings that are still to be told of, and from when on.
     untold: BTreeMap<GroupId, (Epoch, Moment)>,
@@ -298,6 +302,17 @@ pub struct Node {
     transfer_asked: Moment,
     knows_ledger: bool,
     acts: VecDeque<Act>,
+}
+
+/// A move under way. Another one of the group would be decided without knowing of it.
+#[derive(Clone, Debug)]
+struct Proposing {
+    /// Number of the proposal.
+    id: u64,
+    /// What the entry will be known by.
+    evidence: Evidence,
+    /// When it was agreed on: this node hears of the entry in a moment.
+    agreed: Option<Moment>,
 }
 
 /// How many changes of checks are said within a second; of more only the number.
@@ -403,6 +418,7 @@ impl Node {
             silences: Vec::new(),
             floors_above: BTreeMap::new(),
             proposing: BTreeMap::new(),
+            appended: BTreeMap::new(),
             accounts: BTreeMap::new(),
             untold: BTreeMap::new(),
             recording: BTreeMap::new(),
@@ -673,6 +689,8 @@ impl Node {
     }
 
     fn appended(&mut self, now: Moment, epoch: Epoch, assign: &Assign) {
+        let known = self.appended.entry(assign.group).or_insert(epoch);
+        *known = epoch.max(*known);
         let Some(role) = self.roles.get_mut(&assign.group) else {
             return;
         };
@@ -710,10 +728,15 @@ impl Node {
     }
 
     fn assigned(&mut self, _now: Moment, group: GroupId) {
-        self.proposing.remove(&group);
         let Some(current) = self.ledger.current(group) else {
             return;
         };
+        // Another one is from an earlier leader: this one's own comes after it.
+        let evidence = &current.assign.evidence;
+        let mut proposing = self.proposing.get(&group).into_iter();
+        if proposing.any(|one| one.evidence == *evidence) {
+            self.proposing.remove(&group);
+        }
         let (epoch, holder) = (current.epoch, current.assign.holder);
         let cause = current.assign.evidence.cause.clone();
         if self
@@ -776,13 +799,15 @@ impl Node {
             self.act(Act::Reply { id, outcome });
             return;
         }
-        let Some(reason) = failed else { return };
-        let group = self
-            .proposing
-            .iter()
-            .find(|(_, known)| known.0 == id)
-            .map(|(group, _)| *group);
-        if let Some(group) = group {
+        let mut proposing = self.proposing.iter_mut();
+        let known = proposing.find(|(_, known)| known.id == id);
+        let Some(reason) = failed else {
+            if let Some((_, known)) = known {
+                known.agreed = Some(now);
+            }
+            return;
+        };
+        if let Some(group) = known.map(|(group, _)| *group) {
             self.proposing.remove(&group);
             self.act(Act::Say(Said::NotAgreed {
                 group,
@@ -915,10 +940,15 @@ impl Node {
         }
     }
 
-    fn propose(&mut self, now: Moment, assign: Assign) -> u64 {
+    fn propose(&mut self, assign: Assign) -> u64 {
         let id = self.fresh_id();
         self.noticed.nothing(assign.group);
-        self.proposing.insert(assign.group, (id, now));
+        let proposing = Proposing {
+            id,
+            evidence: assign.evidence.clone(),
+            agreed: None,
+        };
+        self.proposing.insert(assign.group, proposing);
         self.act(Act::Say(Said::Deciding {
             group: assign.group,
             to: assign.holder,
@@ -945,16 +975,27 @@ impl Node {
         }
     }
 
+    /// Whether an assignment of the group is on its way to be agreed on: a proposal of this leader,
+    /// or what the one before had appended. That is agreed on with the leader's first entry or, cut
+    /// off, never.
+    pub(crate) fn is_moving(&self, now: Moment, group: GroupId) -> bool {
+        let current = self.ledger.current(group);
+        let current = current.map_or(Epoch::NONE, |current| current.epoch);
+        let ahead = self.appended.get(&group).is_some_and(|one| *one > current);
+        let settles = now.since(self.leading_since) < PROPOSAL_PATIENCE;
+        self.proposing.contains_key(&group) || ahead && settles
+    }
+
     fn lead(&mut self, now: Moment, wall_ms: u64) {
-        self.proposing
-            .retain(|_, (_, since)| now.since(*since) < PROPOSAL_PATIENCE);
+        let waits = |at| now.since(at) < PROPOSAL_PATIENCE;
+        self.proposing.retain(|_, one| one.agreed.is_none_or(waits));
         let ledger = &self.ledger;
         self.switchovers
             .keep_current(|group| ledger.current(group).map(|current| current.epoch));
         self.grant_wishes(now, wall_ms);
         let groups: Vec<GroupId> = self.topology.groups.keys().copied().collect();
         for id in groups {
-            if self.proposing.contains_key(&id) {
+            if self.is_moving(now, id) {
                 continue;
             }
             let mut noticed = core::mem::take(&mut self.noticed);

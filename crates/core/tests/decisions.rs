@@ -1621,6 +1621,43 @@ fn two_warm_nodes_that_fail_in_turn_pass_the_group_to_and_fro_ever_more_slowly()
 
 // What is proposed once.
 
+fn assigns(world: &World) -> Vec<u64> {
+    let held_back = world.held_back.iter().flatten();
+    let assigns = held_back.filter(|(_, command)| matches!(command, Command::Assign(_)));
+    assigns.map(|(id, _)| *id).collect()
+}
+
+/// A slow disk or network holds the agreement up: what is proposed again meanwhile would be agreed
+/// on as well, and count as another failure, or go to another node.
+#[test]
+fn a_move_is_proposed_once_however_long_its_agreement_takes() {
+    let mut world = World::serving("any");
+    world.held_back = Some(Vec::new());
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(9_000);
+    let proposed = assigns(&world);
+    assert_eq!(proposed.len(), 1);
+    // It is not agreed on, for sure: another one may be.
+    let id = proposed[0];
+    let failed = Some("this node does not lead any more".to_owned());
+    world.step(Event::Proposed { id, failed });
+    world.pass(2_000);
+    let proposed = assigns(&world);
+    assert_eq!(proposed.len(), 2);
+    // It is agreed on, and this node hears of it in a moment.
+    let (id, failed) = (proposed[1], None);
+    world.step(Event::Proposed { id, failed });
+    world.pass(200);
+    assert_eq!(assigns(&world).len(), 2);
+    let agreed = world.held_back.take().expect("held back");
+    let agreed = agreed.into_iter().find(|(one, _)| *one == id);
+    world.agree(agreed.expect("proposed").1);
+    world.pass(4_000);
+    assert_eq!(world.take().map(|one| one.holder), Some(self::id("fra1")));
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures[&self::id("ams1")].count, 1);
+}
+
 impl Own {
     fn announced(&mut self) {
         let what = "announced".to_owned();
@@ -1746,6 +1783,39 @@ fn a_stopping_holder_whose_service_is_dead_is_not_waited_for_and_has_failed() {
     assert_eq!(became, (id("fra1"), &Cause::HolderUnready));
     let record = &world.node.ledger().groups[&www()];
     assert_eq!(record.failures[&id("ams1")].count, 1);
+}
+
+/// The leader before has died with a move that is in this one's log and not agreed on yet: it is
+/// agreed on with the leader's first entry, or cut off.
+#[test]
+fn what_the_leader_before_has_begun_is_waited_for_but_not_for_long() {
+    let mut world = World::serving("any");
+    world.step(Event::Leader { leader: None });
+    let mut begun = world
+        .node
+        .ledger()
+        .current(www())
+        .expect("assigned")
+        .assign
+        .clone();
+    begun.holder = id("fra1");
+    let epoch = Epoch {
+        index: world.epoch.index + 1,
+        ..world.epoch
+    };
+    let assign = begun.clone();
+    world.step(Event::Appended { epoch, assign });
+    lose_power(&mut world, "ams1", "fra1");
+    let leader = Some(id("tie"));
+    world.step(Event::Leader { leader });
+    world.voice("fra1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(300);
+    assert_eq!(world.take(), None, "the move is under way");
+    world.pass(400);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    let current = world.node.ledger().current(www()).expect("assigned");
+    assert_eq!(current.epoch, epoch, "in its place: it was cut off");
 }
 
 #[test]
