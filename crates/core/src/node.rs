@@ -42,6 +42,11 @@ pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
 pub const WISHES_MAX: usize = 32;
 /// How long a leader that holds a group waits before it hands leadership on.
 pub const LEADERSHIP_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a holder may take to open beyond what its services and hooks may take by the file: some
+/// leases in any profile, and a machine that has just started.
+pub const OPENING_SLACK: Duration = Duration::from_secs(15);
+/// What a holder says of an opening that has taken longer.
+pub const NOT_OPEN_IN_TIME: &str = "it has the group and has not opened it in time";
 /// How many acts may wait to be polled; the driver polls after each step.
 const ACTS_MAX: usize = 4096;
 
@@ -278,6 +283,8 @@ pub struct Node {
     verdicts: Verdicts,
     said: Saying,
     unready: BTreeMap<GroupId, Option<String>>,
+    /// Openings that have taken too long.
+    late: BTreeMap<GroupId, Epoch>,
     log_fault: Option<String>,
     roles: BTreeMap<GroupId, Role>,
     wanted: BTreeMap<GroupId, Want>,
@@ -411,6 +418,7 @@ impl Node {
             verdicts: Verdicts::default(),
             said: Saying::default(),
             unready: BTreeMap::new(),
+            late: BTreeMap::new(),
             log_fault: None,
             roles,
             wanted: BTreeMap::new(),
@@ -615,6 +623,7 @@ impl Node {
             self.lead(now, wall_ms);
         }
         self.mind_departures(now);
+        self.mind_openings(now);
         self.give_accounts(now);
         self.tell(now);
         self.settle_wishes(now);
@@ -1170,9 +1179,29 @@ impl Node {
         let Some(unready) = self.unready.get(&group) else {
             return Some("its network interfaces have not been looked at yet".to_owned());
         };
+        let late = || {
+            let late = self.late.get(&group)?;
+            let known = *late == role.epoch() && role.standing() == Standing::Opening;
+            known.then(|| NOT_OPEN_IN_TIME.to_owned())
+        };
         let log = self.log_fault.as_ref();
         let log = log.filter(|_| !role.standing().is_open());
-        unready.as_ref().or(log).cloned()
+        unready.clone().or_else(late).or_else(|| log.cloned())
+    }
+
+    /// Looks which openings have taken too long: a service that hangs in its start, or whose word
+    /// was lost, must not keep a group for ever (L3).
+    fn mind_openings(&mut self, now: Moment) {
+        for (group, role) in &self.roles {
+            let Some(preparing) = self.topology.groups.get(group).map(|one| one.preparing) else {
+                continue;
+            };
+            let took = role.after_assignment(now);
+            let late = role.standing() == Standing::Opening && took >= preparing + OPENING_SLACK;
+            if late && self.late.insert(*group, role.epoch()) != Some(role.epoch()) {
+                self.dirty = true;
+            }
+        }
     }
 
     fn report(&mut self, now: Moment) -> Report {

@@ -78,6 +78,7 @@ fn topology(rule: &str) -> Topology {
         failback: Failback::Manual,
         drain: Duration::from_secs(2),
         before_close: Duration::ZERO,
+        preparing: Duration::ZERO,
         cold: false,
         without_majority: WithoutMajority::Mute,
         checks: vec![policy("ping"), policy("apache")],
@@ -1816,6 +1817,25 @@ fn what_the_leader_before_has_begun_is_waited_for_but_not_for_long() {
     assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
     let current = world.node.ledger().current(www()).expect("assigned");
     assert_eq!(current.epoch, epoch, "in its place: it was cut off");
+}
+
+/// L3: a start that hangs for ever, or a word of the services' room that was lost.
+#[test]
+fn an_opening_that_takes_too_long_makes_the_holder_unready_until_it_opens() {
+    let mut own = Own::new(Some(Own::ledger()));
+    own.step(Event::Tick);
+    assert_eq!(own.says().standing, Standing::Opening);
+    let (mut waited, began) = (Duration::ZERO, own.now);
+    while own.says().unready.is_none() {
+        own.step(Event::Tick);
+        waited = own.now.since(began);
+        assert!(waited < Duration::from_secs(60), "for ever");
+    }
+    assert!(waited > Duration::from_secs(10), "{waited:?}");
+    let why = own.says().unready.as_deref();
+    assert_eq!(why, Some(evenkeel_core::node::NOT_OPEN_IN_TIME));
+    own.open();
+    assert_eq!(own.says().unready, None);
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn group(number: usize) -> Group {
         }),
         drain: Duration::ZERO,
         before_close: Duration::ZERO,
+        preparing: Duration::ZERO,
         cold: number == COLD,
         without_majority: WithoutMajority::Mute,
         checks: vec![CheckPolicy {
