@@ -31,7 +31,7 @@ use crate::command::Assign;
 use crate::evidence::{
     Cause, CheckFact, Considered, Evidence, FACT_LENGTH_MAX, FACTS_MAX, shortened,
 };
-use crate::health::{Ruling, Standing, View};
+use crate::health::{Heard, Ruling, Standing, View};
 use crate::ledger::{Assigned, Ledger};
 use crate::maintenance;
 use crate::names::{GroupId, Incarnation, NodeId};
@@ -596,8 +596,9 @@ fn restarted(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         .groups
         .iter()
         .find(|one| one.group == current.assign.group)?;
-    let released = said.epoch == current.epoch && said.standing == Standing::Released;
-    released.then_some(Cause::HolderReleased)
+    // Off in its own epoch: it gave that up for an assignment that was cut off again.
+    let over = matches!(said.standing, Standing::Released | Standing::Off);
+    (said.epoch == current.epoch && over).then_some(Cause::HolderReleased)
 }
 
 /// The holder itself, if it is alive but cannot resume its epoch.
@@ -621,7 +622,21 @@ fn floor_above(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             return Some(Cause::FloorAbove { voter: *node });
         }
     }
-    None
+    let holder = current.assign.holder;
+    is_ahead(situation, current).then_some(Cause::FloorAbove { voter: holder })
+}
+
+/// Whether the holder itself has got a newer assignment that this leader knows nothing of, once
+/// what was on its way has had the time to be agreed on: it was cut off. The holder refuses its own
+/// vote to the epoch that is agreed, and nobody else can see that.
+fn is_ahead(situation: &Situation<'_>, current: &Assigned) -> bool {
+    let Situation { now, view, .. } = *situation;
+    let heard = view.fresh(now, current.assign.holder);
+    let same_life = |heard: &&Heard| heard.report.incarnation == current.assign.incarnation;
+    let said = view.standing(now, current.assign.holder, current.assign.group);
+    let settled = now.since(situation.leading_since) >= ASSIGNMENT_PATIENCE;
+    let is_ahead = said.is_some_and(|said| said.epoch > current.epoch);
+    settled && is_ahead && heard.filter(same_life).is_some()
 }
 
 fn failback(

@@ -1507,6 +1507,42 @@ fn a_power_cut_does_not_bar_a_node_of_a_cold_group_for_its_whole_hold_down() {
     assert_eq!(world.take().map(|one| one.holder), Some(id("ams1")));
 }
 
+/// Both have failed the group: the holder that is well again is better than one that has not been
+/// well for long.
+#[test]
+fn a_holder_that_gave_up_and_is_well_goes_on_rather_than_a_node_that_failed_a_moment_ago() {
+    for standing in [Standing::Released, Standing::Off] {
+        let mut world = World::serving("any");
+        world.voice("ams1").apache = CheckState::Failing;
+        world.pass(40);
+        assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+        world.voice("ams1").apache = CheckState::Ok;
+        world.pass(500);
+        world.voice("fra1").standing = standing;
+        world.voice("ams1").silence = Some((95, 95));
+        world.hear(95, 95);
+        world.pass(20);
+        let moved = world.take().expect("a new epoch");
+        let became = (moved.holder, &moved.evidence.cause);
+        assert_eq!(became, (id("fra1"), &Cause::HolderReleased));
+    }
+}
+
+/// An assignment that was cut off again had been seen by the holder alone: it gave its epoch up,
+/// speaks of nothing since, and nobody else could serve.
+#[test]
+fn a_holder_that_gave_up_for_an_entry_that_was_cut_off_gets_a_new_epoch() {
+    let mut world = World::serving("any");
+    world.voice("ams1").standing = Standing::Off;
+    world.voice("fra1").unready = EXITED;
+    world.voice("fra1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(20);
+    let moved = world.take().expect("a new epoch");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("ams1"), &Cause::HolderReleased));
+}
+
 #[test]
 fn an_operator_may_insist_on_a_node_that_failed_a_moment_ago() {
     let mut world = World::serving("any");
@@ -1836,6 +1872,29 @@ fn an_opening_that_takes_too_long_makes_the_holder_unready_until_it_opens() {
     assert_eq!(why, Some(evenkeel_core::node::NOT_OPEN_IN_TIME));
     own.open();
     assert_eq!(own.says().unready, None);
+}
+
+/// A new epoch for the holder itself was cut off after its own log alone had it: it refuses its own
+/// vote to the epoch that is agreed, and may lack just that one. Nobody else can see it.
+#[test]
+fn a_holder_that_has_seen_what_was_cut_off_gets_a_new_epoch() {
+    let mut world = World::serving("any");
+    world.voice("ams1").standing = Standing::Opening;
+    world.voice("ams1").ahead = Some(Epoch {
+        index: world.epoch.index + 1,
+        ..world.epoch
+    });
+    world.voice("fra1").unready = EXITED;
+    let leader = Some(id("tie"));
+    world.step(Event::Leader { leader: None });
+    world.step(Event::Leader { leader });
+    world.pass(400);
+    assert_eq!(world.take(), None, "it may be agreed on yet");
+    world.pass(200);
+    let moved = world.take().expect("a new epoch");
+    let voter = id("ams1");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (voter, &Cause::FloorAbove { voter }));
 }
 
 #[test]
