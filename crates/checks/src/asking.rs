@@ -94,7 +94,7 @@ impl Asking {
                 target: *target,
                 source: *source,
             },
-            Resolved::Http(http) => match Page::new(http) {
+            Resolved::Http(http) => match Page::new(http, probe.interval) {
                 Ok(page) => Question::Page(Arc::new(page)),
                 Err(why) => Question::Never(why.into()),
             },

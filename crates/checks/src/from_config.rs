@@ -90,6 +90,7 @@ fn probe_of(
         fall: policy.fall,
         rise: policy.rise,
         rests: policy.rests,
+        service: policy.service.as_ref().map(|of| of.name.clone()),
     }))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_config::{Method, RecordType, StatusSet};
-use evenkeel_core::{CheckName, GroupId, Moment, NodeId};
+use evenkeel_core::{CheckName, GroupId, Moment, NodeId, ServiceName};
 use rustls_pki_types::CertificateDer;
 
 pub use evenkeel_core::health::CheckState as State;
@@ -44,6 +44,8 @@ pub struct Probe {
     /// Ask only while the group is open on the judged node ([`crate::Prober::serving`]): what it
     /// asks for runs nowhere else.
     pub rests: bool,
+    /// The service that it asks for, if any ([`crate::Prober::renew`]).
+    pub service: Option<ServiceName>,
 }
 
 /// Who asks.

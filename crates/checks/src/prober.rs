@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use evenkeel_core::{CheckName, GroupId, NodeId};
+use evenkeel_core::{CheckName, GroupId, NodeId, ServiceName};
 use evenkeel_host::listener::{Listeners, Watch};
 use evenkeel_host::named::Names;
 use evenkeel_host::systemd::{SYSTEM_BUS, Systemd};
@@ -196,6 +196,20 @@ impl Prober {
             .filter(|probe| probe.rests && probe.group == group && touched(probe.judged))
             .cloned();
         for (number, probe) in resting.collect::<Vec<_>>().into_iter().enumerate() {
+            self.begin(&mut all, key_of(&probe), probe, stagger(number));
+        }
+    }
+
+    /// Takes note that a service was started again on a node: the probes that ask for it there
+    /// start anew, unknown until the first answer.
+    pub fn renew(&self, group: GroupId, judged: NodeId, service: &ServiceName) {
+        let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let probes = all.probes.values().map(|running| &running.probe);
+        let touched = probes.filter(|probe| {
+            let of = probe.service.as_ref() == Some(service);
+            of && probe.group == group && probe.judged == judged
+        });
+        for (number, probe) in touched.cloned().collect::<Vec<_>>().into_iter().enumerate() {
             self.begin(&mut all, key_of(&probe), probe, stagger(number));
         }
     }

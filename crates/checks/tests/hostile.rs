@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evenkeel_checks::{Asker, BODY_LENGTH_MAX, Probe, State};
-use evenkeel_core::{CheckName, GroupId, NodeId};
+use evenkeel_core::{CheckName, GroupId, NodeId, ServiceName};
 use support::server::{Server, hold, read_request};
 use support::{ME, SOON, Told, page, page_with, quick, verdict_on};
 use tokio::io::AsyncWriteExt;
@@ -130,6 +130,36 @@ async fn a_text_is_found_across_the_pieces_of_a_body() {
     })
     .await;
     assert_eq!(verdict.state, State::Ok, "{}", verdict.detail);
+}
+
+#[tokio::test]
+async fn an_answer_in_small_pieces_is_acknowledged_at_once() {
+    // Each piece waits for the acknowledgement of the one before (Nagle), and a kernel that thinks
+    // that we talk much keeps those back for 40 ms.
+    let server = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        for piece in [
+            "HTTP/1.1 200 OK\r\n",
+            "Content-Length: 4\r\n\r\n",
+            "we",
+            "ll",
+        ] {
+            let _ = stream.write_all(piece.as_bytes()).await;
+        }
+        hold(stream).await;
+    })
+    .await;
+    for interval in [50, 1000].map(Duration::from_millis) {
+        let mut told = Told::start(vec![Probe {
+            interval,
+            timeout: SOON,
+            ..page(server.at)
+        }]);
+        told.wait_for(|verdict| {
+            verdict.state == State::Ok && verdict.phases.total() < Duration::from_millis(30)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -289,6 +319,35 @@ async fn what_rests_is_asked_only_where_its_group_is_open() {
     told.prober.serving(group, None);
     let idle = told.wait_for(|verdict| verdict.state != State::Ok).await;
     assert_eq!(idle.state, State::Idle);
+}
+
+#[tokio::test]
+async fn what_was_started_again_needs_one_good_answer() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = free.local_addr().expect("bound");
+    drop(free);
+    let apache = ServiceName::new("apache").expect("a name");
+    let probe = Probe {
+        service: Some(apache.clone()),
+        interval: Duration::from_millis(10),
+        // More than the test could wait for.
+        rise: 1_000_000,
+        ..page(at)
+    };
+    let group = probe.group;
+    let mut told = Told::start(vec![probe]);
+    told.wait_for_state(State::Failing).await;
+    let server = Server::saying_at(at, GOOD).await;
+    let other = ServiceName::new("mysql").expect("a name");
+    told.prober.renew(group, ME, &other);
+    told.prober.renew(group, NodeId(77), &apache);
+    told.stays(Duration::from_millis(100), |verdict| {
+        verdict.state == State::Failing
+    })
+    .await;
+    told.prober.renew(group, ME, &apache);
+    told.wait_for_state(State::Ok).await;
+    drop(server);
 }
 
 #[tokio::test]

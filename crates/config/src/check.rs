@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use evenkeel_core::names::{CheckName, ServiceName};
 use evenkeel_core::rule::{RULE_WORDS, nearest};
-use evenkeel_core::topology::CheckPolicy;
+use evenkeel_core::settling::grace;
+use evenkeel_core::topology::{CheckPolicy, OfService};
 
 use crate::dns::{self, Dns};
 use crate::duration;
@@ -240,9 +241,6 @@ pub(crate) fn read(
     let question = read_question(section, report);
     let named = services.named(section, report);
     let implied = services.implied(&name, question.as_ref());
-    if let Some(Question::Unit(unit)) = &question {
-        services.judge_restarts(unit, section, report);
-    }
     let interval = read_time(
         section,
         "interval",
@@ -276,6 +274,11 @@ pub(crate) fn read(
         rests: named
             .or(implied)
             .is_some_and(|service| service.when == When::Active),
+        service: named.or(implied).map(|service| OfService {
+            name: service.name.clone(),
+            restarts: service.restart > 0,
+            grace: grace(service.start_timeout, interval, timeout, fall),
+        }),
     };
     let service = named.filter(|named| implied.is_none_or(|implied| implied.name != named.name));
     Some(CheckSpec {
@@ -305,27 +308,6 @@ impl Services<'_> {
             Some(Question::Unit(unit)) => of_unit(unit),
             Some(_) | None => None,
         })
-    }
-
-    /// A unit check is told at once what a service would first try to mend.
-    fn judge_restarts(&self, unit: &str, section: &Section<'_>, report: &mut Report) {
-        let mut all = self.whole.iter();
-        let restarted = all.find(|(service, _)| {
-            service.restart > 0 && matches!(&service.what, Runs::Unit(own) if own == unit)
-        });
-        if let Some((service, span)) = restarted {
-            let what = format!(
-                "this check fails as soon as {} dies, before the service is started again",
-                shown(unit)
-            );
-            let help = format!(
-                "remove the check, or restart = {} of the service",
-                service.restart
-            );
-            report
-                .warn(&section.key_span("unit"), what, help)
-                .also(span, "the service");
-        }
     }
 
     /// The service that a check names.

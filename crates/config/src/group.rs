@@ -163,6 +163,7 @@ fn read_one(
         preparing: preparing(&services, &hooks),
         cold: services.iter().any(|(one, _)| one.when == When::Active),
         without_majority,
+        services: services.iter().map(|(one, _)| one.name.clone()).collect(),
         checks: checks.iter().map(|(spec, _)| spec.policy.clone()).collect(),
     };
     Some(FoundGroup {

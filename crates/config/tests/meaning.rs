@@ -441,6 +441,7 @@ fn checks_of_active_services_rest_on_standbys() {
          [group.g]\nnodes = [\"a\", \"b\"]\naddresses = [\"192.0.2.9/24\"]\n\
          [group.g.service.web]\nunit = \"apache2.service\"\n\
          [group.g.service.db]\nunit = \"mysql.service\"\nwhen = \"always\"\n\
+         restart = 2\nstart_timeout = \"5s\"\n\
          [group.g.check.web]\nhttp = \"http://{node}/\"\n\
          [group.g.check.port]\ntcp = \"{node}:80\"\nservice = \"web\"\n\
          [group.g.check.unit]\nunit = \"apache2.service\"\n\
@@ -468,6 +469,24 @@ fn checks_of_active_services_rest_on_standbys() {
         assert_eq!(rests(&config, name), expected, "{name}");
         assert_eq!(rests(&again, name), expected, "{name} in {text}");
     }
+    let of = |name: &str| {
+        let mut all = group(&config, "g").checks.iter();
+        let found = all.find(|policy| policy.name.as_str() == name);
+        found.expect("a check").service.as_ref()
+    };
+    for (name, service) in [
+        ("port", "web"),
+        ("unit", "web"),
+        ("named", "db"),
+        ("db", "db"),
+    ] {
+        assert_eq!(of(name).map(|of| of.name.as_str()), Some(service), "{name}");
+    }
+    assert!(of("other").is_none() && of("ping").is_none());
+    let restarts = |name: &str| of(name).is_some_and(|of| of.restarts);
+    assert!(!restarts("web") && restarts("db"));
+    let grace = |name: &str| of(name).map(|of| of.grace.as_secs());
+    assert_eq!((grace("web"), grace("db")), (Some(10), Some(5)));
     let unit = &config.checks[&group(&config, "g").id];
     let unit = unit.iter().find(|spec| spec.policy.name.as_str() == "unit");
     let unit = &unit.expect("a check").policy;

@@ -4,9 +4,10 @@ use core::time::Duration;
 
 use evenkeel_core::names::NodeId;
 
-/// The largest payload of one entry, in bytes: far above any command of the cluster, small enough
-/// that a full window of unapplied entries stays in the tens of megabytes.
-pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// The largest payload of one entry, in bytes: the longest command of the cluster, an assignment
+/// of 4,096 IPv6 addresses with the names of their interfaces (140 KiB) and its evidence, fits; and
+/// a full window of unapplied entries stays in the tens of megabytes.
+pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
 
 /// The largest request or reply between two engines, in bytes: a snapshot and its frame.
 pub const MESSAGE_BYTES_MAX: usize = SNAPSHOT_BYTES_MAX + 64 * 1024;

@@ -3,12 +3,14 @@
 //! There is no second set of rules. [`foresee`] takes a copy of what the leader knows, lets the
 //! others say in it, moment by moment, what they would say if the fault happened now
 //! ([`future`]), and asks [`policy::decide`] at each of these moments. What it answers first is
-//! the forecast. Everybody else is taken to go on saying what they say now.
+//! the forecast. Everybody else is taken to go on saying what they say now, also one that died
+//! less than [`REPORT_AGE_MAX`] ago: nobody can know that yet.
 //!
 //! | fault                | who is silent                  | what the others say                     |
 //! |----------------------|--------------------------------|-----------------------------------------|
 //! | a node dies          | it, to everybody               | its renewals are missing; its checks by peers fail |
 //! | a check fails        | nobody                         | it fails for the group's holder, with all who ask it |
+//! | a service fails      | nobody                         | the group's holder says that it cannot serve |
 //! | a link is cut        | each of the two to the other   | the renewals of the other are missing; its checks fail |
 //!
 //! A holder that reaches no majority loses its lease: those who hear it say that it is deaf. If
@@ -26,7 +28,7 @@ use crate::command::{Assign, Command};
 use crate::evidence::{Cause, Considered};
 use crate::health::{REPORT_AGE_MAX, SILENCE_PATIENCE, View};
 use crate::ledger::Ledger;
-use crate::names::{CheckName, Epoch, GroupId, NodeId};
+use crate::names::{CheckName, Epoch, GroupId, NodeId, ServiceName};
 use crate::policy::{self, Noticed, Situation};
 use crate::quorum::majority;
 use crate::rule::{Truth, nearest};
@@ -55,6 +57,13 @@ pub enum Fault {
         group: GroupId,
         /// The check.
         check: CheckName,
+    },
+    /// A service of a group fails on its holder for good: no tries on the spot are left.
+    Service {
+        /// The group.
+        group: GroupId,
+        /// The service.
+        service: ServiceName,
     },
     /// Two nodes hear each other no more, and everybody else does.
     Link(NodeId, NodeId),
@@ -85,7 +94,7 @@ impl Fault {
     fn cuts(&self, one: NodeId, other: NodeId) -> bool {
         match self {
             Self::Node(dead) => one == *dead || other == *dead,
-            Self::Check { .. } => false,
+            Self::Check { .. } | Self::Service { .. } => false,
             Self::Link(a, b) => (one, other) == (*a, *b) || (other, one) == (*a, *b),
         }
     }
@@ -118,7 +127,9 @@ fn node(name: &str, topology: &Topology) -> Result<NodeId, String> {
     })
 }
 
-fn service(group: &str, check: &str, topology: &Topology) -> Result<Fault, String> {
+/// A service, or else a check: where one bears the name of the other, the check asks for the
+/// service, and the service is what fails.
+fn service(group: &str, name: &str, topology: &Topology) -> Result<Fault, String> {
     let mut groups = topology.groups.values();
     let Some(found) = groups.find(|one| one.name.as_str() == group) else {
         let known = topology.groups.values().map(|one| one.name.as_str());
@@ -127,22 +138,30 @@ fn service(group: &str, check: &str, topology: &Topology) -> Result<Fault, Strin
             "the configuration has no group {group:?}: {instead}"
         ));
     };
+    if let Some(service) = found.services.iter().find(|one| one.as_str() == name) {
+        return Ok(Fault::Service {
+            group: found.id,
+            service: service.clone(),
+        });
+    }
     let mut checks = found.checks.iter();
-    if let Some(policy) = checks.find(|one| one.name.as_str() == check) {
+    if let Some(policy) = checks.find(|one| one.name.as_str() == name) {
         return Ok(Fault::Check {
             group: found.id,
             check: policy.name.clone(),
         });
     }
-    if found.checks.is_empty() {
+    if found.checks.is_empty() && found.services.is_empty() {
         return Err(format!(
-            "the group {group} has no checks: nothing of it can be seen to fail but its node"
+            "the group {group} has no checks and no services: nothing of it can be seen to fail but \
+             its node"
         ));
     }
-    let known = found.checks.iter().map(|one| one.name.as_str());
-    let instead = instead(check, known);
+    let services = found.services.iter().map(ServiceName::as_str);
+    let known = services.chain(found.checks.iter().map(|one| one.name.as_str()));
+    let instead = instead(name, known);
     Err(format!(
-        "the group {group} has no check {check:?}: {instead}"
+        "the group {group} has no service or check {name:?}: {instead}"
     ))
 }
 
@@ -596,6 +615,13 @@ impl Run<'_> {
             return Some(Dark::default());
         }
         let decided = decided.unwrap_or_default();
+        if matches!(self.fault, Fault::Service { group: of, .. } if *of == group.id) {
+            // Its end is seen at once.
+            return Some(Dark {
+                least: Duration::ZERO,
+                most: decided + OPENING_MOST,
+            });
+        }
         if let Fault::Check { group: of, check } = self.fault
             && *of == group.id
         {
@@ -620,8 +646,12 @@ impl Run<'_> {
         })
     }
 
-    /// Why a failing check moves nothing.
+    /// Why a failing check or service moves nothing.
     fn note(&self, then: &Situation<'_>, group: &Group, outcome: &Outcome) -> Option<String> {
+        if let Fault::Service { group: of, .. } = self.fault {
+            let stays = *of == group.id && *outcome == Outcome::Stays;
+            return stays.then(|| "it cannot serve, but nobody else would do better".to_owned());
+        }
         let Fault::Check { group: of, check } = self.fault else {
             return None;
         };

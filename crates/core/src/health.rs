@@ -9,7 +9,9 @@
 //! then another overloaded machine would do no better. So each node measures how late
 //! ordinary work runs on it ([`Report::lateness`]), and [`View::rule`] answers with silence
 //! on overloaded machines at face value, taken for unknown for a while, and taken for
-//! unknown. A refused connection, a wrong answer, a dead process always count.
+//! unknown. A refused connection, a wrong answer, a dead process always count, but for what the
+//! judged node says that it is just starting ([`crate::settling`]): unknown, until its first good
+//! answer or for a bounded time.
 
 use core::time::Duration;
 use std::cell::RefCell;
@@ -20,8 +22,9 @@ mod sayings;
 use sayings::{Row, Said, Sayings};
 
 use crate::Moment;
-use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
+use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId, ServiceName};
 use crate::rule::Truth;
+use crate::settling::Settling;
 use crate::switchover::Departure;
 use crate::topology::{CheckPolicy, Group, Topology};
 
@@ -118,6 +121,8 @@ pub struct GroupReport {
     pub unready: Option<String>,
     /// How far it is with letting the clients of an open group go.
     pub departure: Departure,
+    /// Services that are being started there: what fails of their checks does not count now.
+    pub settling: Vec<(ServiceName, Settling)>,
 }
 
 /// What a voter hears of a holder.
@@ -156,7 +161,8 @@ pub struct Report {
     /// Whether what it has applied of the log names this life of it: it knows what was decided
     /// before it started, and gets what is decided now.
     pub caught_up: bool,
-    /// Why its log cannot be written, if it cannot: it goes on with what it holds.
+    /// Why its log cannot be written, if it cannot: it goes on with what it holds, and is given
+    /// nothing.
     pub log_fault: Option<String>,
     /// Whom it takes for the leader.
     pub leader: Option<NodeId>,
@@ -326,6 +332,21 @@ impl View {
         said.is_some_and(|said| !said.standing.is_open())
     }
 
+    /// Why a failure of a check does not count, by what the judged node says of the services that
+    /// it has just started or starts again.
+    fn held_back(
+        &self,
+        now: Moment,
+        judged: NodeId,
+        group: GroupId,
+        policy: &CheckPolicy,
+    ) -> Option<Settling> {
+        let service = policy.service.as_ref()?;
+        let mut settling = self.standing(now, judged, group)?.settling.iter();
+        let found = settling.find(|(name, _)| *name == service.name)?;
+        Some(found.1)
+    }
+
     /// What one prober's answer comes to.
     fn weighed(&self, place: &Place<'_>, prober: NodeId, said: &Said) -> CheckState {
         let Place { now, policy, .. } = *place;
@@ -445,6 +466,15 @@ impl View {
         let decided = place.as_ref();
         let decided = decided.and_then(|place| self.decided(place, &voices));
         match (place.as_ref(), decided) {
+            (Some(place), Some((CheckState::Failing, prober, said))) => {
+                let mut merged = self.merged(place, CheckState::Failing, prober, said);
+                if let Some(settling) = self.held_back(now, judged, group, policy) {
+                    merged.state = CheckState::Unknown;
+                    merged.detail.push_str("; it ");
+                    merged.detail.push_str(settling.words());
+                }
+                merged
+            }
             (Some(place), Some((state, prober, said))) => self.merged(place, state, prober, said),
             _ => Merged {
                 state: CheckState::Unknown,
@@ -549,6 +579,9 @@ impl View {
                 }
                 CheckState::Idle => holding.idle = true,
                 CheckState::Unknown => unwell.push((&policy.name, Truth::Unknown)),
+                CheckState::Failing if self.held_back(now, node, group.id, policy).is_some() => {
+                    unwell.push((&policy.name, Truth::Unknown));
+                }
                 CheckState::Failing => {
                     unwell.push((&policy.name, Truth::Yes));
                     holding.failures += 1;

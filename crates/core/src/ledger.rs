@@ -1,9 +1,11 @@
 //! What the cluster has agreed on: the deterministic result of the log's entries.
-//! Equal logs give equal ledgers on every node and in every version. The one exception is how often
-//! nodes failed: policy alone looks at that, and versions may forgive differently.
+//! Equal logs give equal ledgers on every node and in every version, but for what nobody
+//! asks for and an older version still keeps, and for how often nodes failed: policy alone looks
+//! at that, and versions may forgive differently.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 
 use crate::command::{Assign, Command, Drain, Opened, Recovered};
 use crate::names::{Epoch, GroupId, Incarnation, NodeId};
@@ -35,6 +37,27 @@ pub struct GroupRecord {
     /// How often each node has failed this group since it last served it well, or was well for
     /// long ([`Command::Forgive`]).
     pub failures: BTreeMap<NodeId, Failure>,
+}
+
+impl GroupRecord {
+    /// Forgets the addresses of older moves as far as nobody asks for them: what counts is
+    /// which of them a move may still answer for, from the newest back to the last one that
+    /// was seen open (DESIGN 3.1 rule 10). Thirty-two lists of thousands would be too long
+    /// for a snapshot.
+    fn forget_addresses(&mut self) {
+        let mut newer: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut over = false;
+        for one in self.moves.iter_mut().rev() {
+            let addresses = &mut one.assigned.assign.addresses;
+            if over {
+                *addresses = Vec::new();
+            } else {
+                addresses.retain(|address| newer.insert(address.ip));
+                addresses.shrink_to_fit();
+            }
+            over |= one.opened.is_some();
+        }
+    }
 }
 
 /// An assignment with its epoch.
@@ -222,6 +245,7 @@ impl Ledger {
             assigned,
             opened: None,
         });
+        record.forget_addresses();
         Change::Assigned(assign.group)
     }
 
@@ -237,6 +261,7 @@ impl Ledger {
         match known {
             Some(one) if one.assigned.assign.holder == opened.node && one.opened.is_none() => {
                 one.opened = Some(opened.clone());
+                record.forget_addresses();
                 Change::Told(opened.group)
             }
             Some(_) | None => Change::Nothing,
@@ -379,6 +404,57 @@ mod tests {
             ledger.apply(at(index), &assign(index % 2, None, Cause::Operator));
         }
         assert_eq!(ledger.groups[&GROUP].moves.len(), MOVES_MAX);
+    }
+
+    fn with(last_bytes: &[u8]) -> Command {
+        let Command::Assign(mut assign) = assign(1, None, Cause::Operator) else {
+            unreachable!("it is an assignment");
+        };
+        let address = |last: &u8| ServiceAddress {
+            ip: [192, 0, 2, *last].into(),
+            prefix: 24,
+            device: None,
+        };
+        assign.addresses = last_bytes.iter().map(address).collect();
+        Command::Assign(assign)
+    }
+
+    /// The last bytes of the addresses of each move, oldest first.
+    fn kept(ledger: &Ledger) -> Vec<Vec<u8>> {
+        let last = |address: &ServiceAddress| match address.ip {
+            IpAddr::V4(ip) => ip.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        let of = |one: &Move| one.assigned.assign.addresses.iter().map(last).collect();
+        ledger.groups[&GROUP].moves.iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_move_keeps_the_addresses_that_only_it_may_still_answer_for() {
+        let mut ledger = Ledger::default();
+        let open = |ledger: &mut Ledger, index| {
+            let opened = Opened {
+                group: GROUP,
+                epoch: at(index),
+                node: NodeId(1),
+                phases: Vec::new(),
+            };
+            ledger.apply(at(index + 50), &Command::Opened(opened))
+        };
+        ledger.apply(at(1), &with(&[1, 2]));
+        ledger.apply(at(2), &with(&[1, 2, 3]));
+        open(&mut ledger, 2);
+        ledger.apply(at(60), &with(&[1, 4]));
+        let expected: Vec<Vec<u8>> = vec![vec![], vec![2, 3], vec![1, 4]];
+        assert_eq!(kept(&ledger), expected);
+        assert_eq!(
+            ledger.current(GROUP).map(|one| one.assign.addresses.len()),
+            Some(2),
+            "the assignment itself is whole"
+        );
+        open(&mut ledger, 60);
+        let expected: Vec<Vec<u8>> = vec![vec![], vec![], vec![1, 4]];
+        assert_eq!(kept(&ledger), expected);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod quorum;
 pub mod role;
 pub mod rule;
+pub mod settling;
 pub mod standby;
 pub mod story;
 pub mod suffrage;

@@ -18,9 +18,10 @@ use crate::health::{CheckState, GroupReport, Measure, Report, Silence, Standing,
 use crate::lease::PATIENCE_LEASES;
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
-use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
+use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId, ServiceName};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
 use crate::role::{Farewell, Role, Run, Want};
+use crate::settling::{Fresh, Settle, Settling};
 use crate::standby::Wellness;
 use crate::story::Said;
 use crate::switchover::Switchovers;
@@ -91,6 +92,14 @@ pub enum Event {
         group: GroupId,
         /// Why not.
         unready: Option<String>,
+    },
+    /// What this node knows of the services of a group here, by who starts them: the whole list,
+    /// replaced each time.
+    Services {
+        /// The group.
+        group: GroupId,
+        /// Each of them, and whether it has just been started or is being started again.
+        all: Vec<(ServiceName, Option<Fresh>)>,
     },
     /// Why this node's log cannot be written, if it cannot. What it holds it goes on with (DESIGN
     /// 3.1 rule 11); it takes nothing over.
@@ -286,6 +295,7 @@ pub struct Node {
     /// Openings that have taken too long.
     late: BTreeMap<GroupId, Epoch>,
     log_fault: Option<String>,
+    settling: Settle,
     roles: BTreeMap<GroupId, Role>,
     wanted: BTreeMap<GroupId, Want>,
     running: BTreeMap<GroupId, Run>,
@@ -397,6 +407,7 @@ impl Node {
             .collect();
         let deciders = topology.voters().map(|node| node.id).collect();
         let view = View::new(&topology);
+        let settling = Settle::new(&topology);
         let mut node = Self {
             me,
             incarnation,
@@ -420,6 +431,7 @@ impl Node {
             unready: BTreeMap::new(),
             late: BTreeMap::new(),
             log_fault: None,
+            settling,
             roles,
             wanted: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -563,6 +575,10 @@ impl Node {
             Event::Readiness { group, unready } => {
                 self.dirty |= self.unready.insert(group, unready.clone()) != Some(unready);
             }
+            Event::Services { group, all } => {
+                let open = self.is_open(group);
+                self.dirty |= self.settling.told(now, group, open, &all);
+            }
             Event::Log { fault } => {
                 let fault = fault.map(|fault| shortened(&fault, FACT_LENGTH_MAX));
                 self.dirty |= self.log_fault != fault;
@@ -613,6 +629,7 @@ impl Node {
     fn settle(&mut self, now: Moment, wall_ms: u64) {
         self.say_checks(now);
         self.note_heard(now);
+        self.dirty |= self.settling.observe(now, self.me, &self.view);
         // What the leader sees itself reaches its view with its own report: before it decides.
         if self.leader == Some(self.me) {
             self.tell(now);
@@ -657,6 +674,9 @@ impl Node {
             return;
         }
         self.dirty = true;
+        if state == CheckState::Failing && judged == self.me {
+            self.settling.fails(now, group, &check);
+        }
         if !self.said.may(now) {
             return;
         }
@@ -682,10 +702,28 @@ impl Node {
         }
     }
 
+    fn is_open(&self, group: GroupId) -> bool {
+        let own = self.roles.get(&group);
+        own.is_some_and(|role| role.standing().is_open())
+    }
+
+    /// Services of a group that are being started again on a node, by its own word.
+    pub fn restarting(
+        &self,
+        node: NodeId,
+        group: GroupId,
+    ) -> impl Iterator<Item = &ServiceName> + use<'_> {
+        let said = self.view.last(node);
+        let groups = said.into_iter().flat_map(|heard| &heard.report.groups);
+        let settling = groups.filter(move |one| one.group == group);
+        let settling = settling.flat_map(|one| &one.settling);
+        let again = settling.filter(|(_, why)| *why == Settling::Restarting);
+        again.map(|(name, _)| name)
+    }
+
     /// Where a group is open, by what this node knows: itself, or the node that said so last.
     pub fn serving(&self, group: GroupId) -> Option<NodeId> {
-        let own = self.roles.get(&group);
-        if own.is_some_and(|role| role.standing().is_open()) {
+        if self.is_open(group) {
             return Some(self.me);
         }
         let others = self.topology.groups.get(&group)?.nodes.iter();
@@ -833,6 +871,7 @@ impl Node {
         if !self.knows_ledger {
             role.continued(now, epoch);
         }
+        self.settling.opened(now, group);
         if role.opened(now, epoch) {
             let after = role.after_assignment(now);
             self.act(Act::Say(Said::Opened {
@@ -1173,8 +1212,7 @@ impl Node {
         self.act(Act::Tell(report));
     }
 
-    /// Why this node could not take a group, or not go on with it. A disk is no reason to leave what
-    /// is served: voters renew what they renewed, and no renewal touches a disk.
+    /// Why this node could not take a group, or not go on with it.
     fn unready(&self, group: GroupId, role: &Role) -> Option<String> {
         let Some(unready) = self.unready.get(&group) else {
             return Some("its network interfaces have not been looked at yet".to_owned());
@@ -1184,9 +1222,7 @@ impl Node {
             let known = *late == role.epoch() && role.standing() == Standing::Opening;
             known.then(|| NOT_OPEN_IN_TIME.to_owned())
         };
-        let log = self.log_fault.as_ref();
-        let log = log.filter(|_| !role.standing().is_open());
-        unready.clone().or_else(late).or_else(|| log.cloned())
+        unready.clone().or_else(late)
     }
 
     /// Looks which openings have taken too long: a service that hangs in its start, or whose word
@@ -1230,6 +1266,7 @@ impl Node {
                     standing: role.standing(),
                     unready: self.unready(*group, role),
                     departure: role.departure(),
+                    settling: self.settling.of(*group),
                 })
                 .collect(),
             silences: self.silences.clone(),

@@ -229,13 +229,6 @@ pub fn judge(
             late.as_millis()
         ));
     }
-    if let Some(fault) = view
-        .fresh(now, node)
-        .and_then(|heard| heard.report.log_fault.as_ref())
-        && fitness != Fitness::Unready
-    {
-        why.push_str(&format!("; it goes on though {fault}"));
-    }
     let fitness = match drained {
         Some(_) if fitness < Fitness::Drained => Fitness::Drained,
         Some(_) | None => fitness,
@@ -282,6 +275,14 @@ fn assess(
                 return (Fitness::Unready, reason.clone());
             }
         }
+    }
+    // No renewal touches a disk (DESIGN 3.1 rule 11): who holds the group goes on.
+    let current = ledger.current(group.id);
+    let holds = current.is_some_and(|current| current.assign.holder == node);
+    if let Some(fault) = &heard.report.log_fault
+        && !holds
+    {
+        return (Fitness::Unready, fault.clone());
     }
     let ruling = view.rule(now, group, node);
     let names = |says: &str| {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::names::{CheckName, GroupId, GroupName, NodeId, NodeName};
+use crate::names::{CheckName, GroupId, GroupName, NodeId, NodeName, ServiceName};
 use crate::rule::Rule;
 
 /// The cluster as one checked configuration file describes it.
@@ -117,6 +117,8 @@ pub struct Group {
     pub cold: bool,
     /// What happens without a majority.
     pub without_majority: WithoutMajority,
+    /// What runs with it, in the order of the file.
+    pub services: Vec<ServiceName>,
     /// Its checks, in the order of the file.
     pub checks: Vec<CheckPolicy>,
 }
@@ -186,4 +188,17 @@ pub struct CheckPolicy {
     pub from_peers: bool,
     /// It asks about a service that runs on the holder alone: idle where the group is not open.
     pub rests: bool,
+    /// The service of the group that it asks about, if any.
+    pub service: Option<OfService>,
+}
+
+/// What decisions need to know of the service that a check asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfService {
+    /// Its name.
+    pub name: ServiceName,
+    /// It is started again on the spot when it ends.
+    pub restarts: bool,
+    /// For so long after its start the check waits for its first good answer at most.
+    pub grace: Duration,
 }

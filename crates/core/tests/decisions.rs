@@ -14,13 +14,16 @@ use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::role::Want;
 use evenkeel_core::rule::Rule;
+use evenkeel_core::settling::{ASKED_MAX, Fresh, Settling};
 use evenkeel_core::standby::{self, Fitness};
 use evenkeel_core::switchover::Departure;
 use evenkeel_core::topology::{
-    CheckPolicy, Failback, Group, Node as Machine, ServiceAddress, Timing, Topology,
+    CheckPolicy, Failback, Group, Node as Machine, OfService, ServiceAddress, Timing, Topology,
     WithoutMajority,
 };
-use evenkeel_core::{CheckName, Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName};
+use evenkeel_core::{
+    CheckName, Epoch, GroupId, GroupName, Incarnation, Moment, NodeId, NodeName, ServiceName,
+};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).expect("a name")
@@ -64,6 +67,7 @@ fn topology(rule: &str) -> Topology {
         from_node: text == "apache",
         from_peers: text == "ping",
         rests: false,
+        service: None,
     };
     let group = Group {
         id: www(),
@@ -81,6 +85,7 @@ fn topology(rule: &str) -> Topology {
         preparing: Duration::ZERO,
         cold: false,
         without_majority: WithoutMajority::Mute,
+        services: Vec::new(),
         checks: vec![policy("ping"), policy("apache")],
     };
     let nodes = [node("ams1", 11), node("fra1", 12), node("tie", 13)];
@@ -124,6 +129,8 @@ struct Voice {
     ahead: Option<Epoch>,
     /// Why its log cannot be written.
     log_fault: Option<&'static str>,
+    /// What it says that it is starting.
+    settling: Vec<(ServiceName, Settling)>,
 }
 
 /// How a holder lets its clients go.
@@ -197,6 +204,7 @@ impl World {
             lives: life().counter,
             ahead: None,
             log_fault: None,
+            settling: Vec::new(),
         };
         let voices = ["ams1", "fra1"].map(|text| (id(text), voice.clone()));
         let mut world = Self {
@@ -390,6 +398,7 @@ impl World {
                 standing: voice.standing,
                 unready: voice.unready.map(str::to_owned),
                 departure: self.departure(voice),
+                settling: voice.settling.clone(),
             }],
             silences: voice
                 .silence
@@ -1343,11 +1352,15 @@ impl Own {
     const EPOCH: Epoch = Epoch { term: 3, index: 8 };
 
     fn new(ledger: Option<Ledger>) -> Self {
+        Self::of(topology("any"), ledger)
+    }
+
+    fn of(topology: Topology, ledger: Option<Ledger>) -> Self {
         let now = Moment::from_nanos(1_000_000_000);
         let start = Start {
             me: id("ams1"),
             incarnation: life(),
-            topology: topology("any"),
+            topology,
             config_digest: 1,
             ledger,
             first_seq: 0,
@@ -1401,22 +1414,36 @@ impl Own {
 
 #[test]
 fn a_disk_makes_a_standby_unready_and_never_a_holder() {
-    let fault = || Some("its log cannot be written: no space".to_owned());
-    let mut own = Own::new(Some(Own::ledger()));
-    own.step(Event::Log { fault: fault() });
-    assert_eq!(own.says().unready, fault(), "it could not open");
-    own.open();
-    assert_eq!(own.says().standing, Standing::Open);
-    assert_eq!(own.says().unready, None);
-    let told = |own: &Own| own.told.as_ref().and_then(|one| one.log_fault.clone());
-    assert_eq!(told(&own), fault(), "people are told");
-    let (group, epoch) = (www(), Own::EPOCH);
-    own.step(Event::Lapsed { group, epoch });
-    assert_eq!(own.says().unready, None, "it may resume");
-    own.step(Event::Released { group, epoch });
-    assert_eq!(own.says().unready, fault());
-    own.step(Event::Log { fault: None });
-    assert_eq!((&own.says().unready, told(&own)), (&None, None));
+    let hangs = "its log cannot be written: it hangs";
+    let mut world = World::serving("any");
+    let fitness = |world: &World, node| {
+        let (ledger, view) = (world.node.ledger(), world.node.view());
+        let group = &world.node.topology().groups[&www()];
+        let wellness = world.node.wellness();
+        standby::judge(world.now, ledger, view, wellness, group, id(node))
+    };
+    world.voice("fra1").log_fault = Some(hangs);
+    world.pass(1_000);
+    let judged = fitness(&world, "fra1");
+    assert_eq!(
+        (judged.fitness, judged.why.as_str()),
+        (Fitness::Unready, hangs)
+    );
+    world.voice("fra1").log_fault = None;
+    world.voice("ams1").log_fault = Some(hangs);
+    world.pass(30_000);
+    assert_eq!(world.take(), None);
+    assert_eq!(fitness(&world, "ams1").fitness, Fitness::Fit);
+    // A worker that has just begun beside the disk does not know yet what it holds.
+    world.voice("ams1").standing = Standing::Off;
+    world.pass(1_000);
+    assert_eq!(world.take(), None);
+    // Nothing of it keeps the group when the holder dies.
+    world.voice("ams1").speaks = false;
+    world.voice("fra1").silence = Some((90, 90));
+    world.hear(90, 90);
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
 }
 
 #[test]
@@ -1427,7 +1454,8 @@ fn a_worker_that_cannot_read_its_log_knows_what_it_holds_by_its_leases() {
     own.step(Event::Log { fault });
     let says = (own.says().standing, own.says().epoch);
     assert_eq!(says, (Standing::Open, Own::EPOCH));
-    assert_eq!(own.says().unready, None);
+    let told = own.told.as_ref().and_then(|told| told.log_fault.as_deref());
+    assert_eq!(told, Some("its log cannot be written: it hangs"));
     assert_eq!(own.node.serving(www()), Some(id("ams1")));
     assert_eq!(
         own.wanted, None,
@@ -1450,33 +1478,173 @@ fn a_worker_that_cannot_read_its_log_knows_what_it_holds_by_its_leases() {
     assert_eq!(own.says().standing, Standing::Off);
 }
 
+fn apache() -> ServiceName {
+    ServiceName::new("apache").expect("a name")
+}
+
+const GRACE: Duration = Duration::from_secs(4);
+
+/// The check `apache` asks for a service that may be started again, and runs on the holder alone.
+fn with_service(rule: &str) -> Topology {
+    let mut topology = topology(rule);
+    let group = topology.groups.get_mut(&www()).expect("a group");
+    for policy in &mut group.checks {
+        policy.rests = policy.name == check("apache");
+        policy.service = policy.rests.then(|| OfService {
+            name: apache(),
+            restarts: true,
+            grace: GRACE,
+        });
+    }
+    topology
+}
+
 #[test]
-fn a_holder_whose_disk_is_dead_serves_on_and_is_shown() {
-    let mut world = World::serving("any");
-    world.voice("ams1").log_fault = Some("its log cannot be written: it hangs");
-    world.pass(30_000);
-    assert_eq!(world.take(), None);
-    let group = &world.node.topology().groups[&www()];
-    let judged = standby::judge(
-        world.now,
-        world.node.ledger(),
-        world.node.view(),
-        world.node.wellness(),
-        group,
-        id("ams1"),
-    );
-    assert_eq!(judged.fitness, Fitness::Fit);
-    assert!(
-        judged.why.contains("it goes on though its log"),
-        "{judged:?}"
-    );
-    // Nothing of it keeps the group when the holder dies.
-    world.voice("ams1").speaks = false;
-    world.voice("fra1").silence = Some((90, 90));
-    world.hear(90, 90);
+fn what_fails_of_a_service_that_settles_moves_nothing_while_it_does() {
+    for why in [Settling::Asked, Settling::Restarting, Settling::Started] {
+        let mut world = World::of(with_service("any")).served();
+        world.voice("ams1").settling = vec![(apache(), why)];
+        world.answers("ams1", Answers::NowAndThen);
+        world.pass(5_000);
+        assert_eq!(world.take(), None, "{why:?}");
+        let policy = &world.node.topology().groups[&www()].checks[1];
+        let shown = world.node.view();
+        let shown = shown.check(world.now, id("ams1"), www(), policy, Silent::AtFace);
+        assert_eq!(shown.state, CheckState::Unknown);
+        assert!(shown.detail.contains(why.words()), "{shown:?}");
+        // What does not ask for it counts.
+        for judge in ["fra1", "tie"] {
+            if judge == "fra1" {
+                world.voice(judge).ping_of_others = CheckState::Failing;
+            }
+        }
+        world.pass(100);
+        assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    }
+    let mut world = World::of(with_service("any")).served();
+    world.voice("ams1").settling = vec![(apache(), Settling::Restarting)];
+    world.answers("ams1", Answers::NowAndThen);
+    world.pass(1_000);
+    // It is over, and the check still fails.
+    world.voice("ams1").settling.clear();
     world.pass(40);
     assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
 }
+
+impl Own {
+    /// `ams1` with the service, started and open.
+    fn serving() -> Self {
+        let mut own = Self::of(with_service("any"), Some(Self::ledger()));
+        own.open();
+        own
+    }
+
+    /// Its own check says so now.
+    fn checks(&mut self, state: CheckState) {
+        self.step(Event::Verdict {
+            group: www(),
+            check: check("apache"),
+            judged: id("ams1"),
+            state,
+            at: self.now,
+            silent_since: None,
+            detail: "as the test says".to_owned(),
+            measures: Vec::new(),
+        });
+    }
+
+    fn service(&mut self, fresh: Option<Fresh>) {
+        let all = vec![(apache(), fresh)];
+        let group = www();
+        self.step(Event::Services { group, all });
+    }
+
+    fn settling(&self) -> Option<Settling> {
+        self.says().settling.first().map(|one| one.1)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.step(Event::Tick);
+    }
+}
+
+#[test]
+fn a_failing_check_is_held_back_until_its_service_is_seen_dead_as_well_and_not_for_ever() {
+    let mut own = Own::serving();
+    own.checks(CheckState::Ok);
+    own.checks(CheckState::Failing);
+    assert_eq!(own.settling(), Some(Settling::Asked));
+    own.pass(ASKED_MAX);
+    assert_eq!(own.settling(), None, "nobody starts it again: it hangs");
+    own.checks(CheckState::Ok);
+    own.checks(CheckState::Failing);
+    own.service(Some(Fresh::Restarting));
+    assert_eq!(own.settling(), Some(Settling::Restarting));
+    own.pass(Duration::from_secs(60));
+    assert_eq!(
+        own.settling(),
+        Some(Settling::Restarting),
+        "its start may take"
+    );
+    own.service(None);
+    assert_eq!(own.settling(), None, "no tries are left");
+    // A service that is not started again on the spot is judged at once.
+    let mut topology = with_service("any");
+    let group = topology.groups.get_mut(&www()).expect("a group");
+    if let Some(of) = &mut group.checks[1].service {
+        of.restarts = false;
+    }
+    let mut own = Own::of(topology, Some(Own::ledger()));
+    own.open();
+    own.checks(CheckState::Failing);
+    assert_eq!(own.settling(), None);
+}
+
+#[test]
+fn what_was_started_settles_until_its_first_good_answer_or_its_time_is_over() {
+    let mut own = Own::serving();
+    own.checks(CheckState::Ok);
+    own.service(Some(Fresh::Restarting));
+    let at = own.now;
+    own.service(Some(Fresh::Started(at)));
+    assert_eq!(
+        own.settling(),
+        Some(Settling::Started),
+        "what it said before is no answer"
+    );
+    own.checks(CheckState::Ok);
+    own.pass(Duration::ZERO);
+    assert_eq!(own.settling(), None);
+    own.service(Some(Fresh::Restarting));
+    let at = own.now;
+    own.service(Some(Fresh::Started(at)));
+    own.checks(CheckState::Failing);
+    own.pass(GRACE / 2);
+    assert_eq!(own.settling(), Some(Settling::Started));
+    own.pass(GRACE / 2);
+    assert_eq!(own.settling(), None, "it never answered");
+    own.service(Some(Fresh::Started(at)));
+    assert_eq!(own.settling(), None, "which is no news");
+}
+
+#[test]
+fn the_first_answer_of_a_cold_standby_is_waited_for_from_the_opening_on() {
+    let mut own = Own::of(with_service("any"), Some(Own::ledger()));
+    let at = own.now;
+    own.service(Some(Fresh::Started(at)));
+    own.pass(GRACE * 2);
+    assert_eq!(
+        own.settling(),
+        Some(Settling::Started),
+        "older promises run still"
+    );
+    own.open();
+    own.checks(CheckState::Failing);
+    own.pass(GRACE / 2);
+    assert_eq!(own.settling(), Some(Settling::Started));
+    own.pass(GRACE / 2);
+    assert_eq!(own.settling(), None);
 
 // Who comes back, and for how long it is left alone.
 

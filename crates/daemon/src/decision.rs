@@ -655,6 +655,8 @@ impl Driver {
             }
         }
         if self.engine.is_none() {
+            // What is held here shows without the log as well.
+            self.lease.order(Order::Tell);
             return;
         }
         let ledger = self.ledger.copy();

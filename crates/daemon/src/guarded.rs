@@ -3,6 +3,8 @@
 //! An address that no group has any more stays guarded, and so mute, until it is forgotten.
 //! Only then can this machine use it for something else. Why forgetting opens nothing:
 //!
+//! - *The mover does not know it any more.* It is told so first, and on a standby it only ever takes
+//!   addresses away.
 //! - *Nobody here answers for it.* It is forgotten only when it is on no device (the guard's
 //!   thread asks the kernel), and in no group of the guard (`Keeper::forget` leaves others
 //!   alone): no lease can open it.
@@ -24,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use evenkeel_core::role::Want;
 use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId, Moment};
 use evenkeel_host::clock;
@@ -120,17 +123,37 @@ impl Driver {
         let knows = self.engine.is_some() && self.node.leader().is_some();
         let wanted = knows.then(|| self.wanted_addresses());
         let forgotten = self.guarded.forgotten(now, wanted.as_ref());
-        if !forgotten.is_empty() {
-            keeper.forget(forgotten);
+        if forgotten.is_empty() {
+            return;
         }
+        if let Some(mover) = &self.mover {
+            // Or it would go on taking them away from whoever uses them here.
+            for (group, known) in &mut self.placed {
+                let before = known.len();
+                known.retain(|one| !forgotten.contains(&one.ip.to_canonical()));
+                if known.len() == before {
+                    continue;
+                }
+                if let Err(error) = mover.assign(*group, known) {
+                    tracing::error!(%error, "failed to give addresses back that left the cluster");
+                }
+            }
+        }
+        keeper.forget(forgotten);
     }
 
-    /// Those of the file, of the log, and whatever the mover has.
+    /// Those of the file, of the log, and what the mover has for groups that are here. Of a group
+    /// that is elsewhere it only takes away what is left.
     fn wanted_addresses(&self) -> BTreeSet<IpAddr> {
         let groups = self.node.topology().groups.values();
+        let here = |group: &GroupId| {
+            let role = self.node.role(*group);
+            role.is_none_or(|role| role.want() != Want::Absent)
+        };
+        let placed = self.placed.iter().filter(|(group, _)| here(group));
         let mut wanted: BTreeSet<IpAddr> = groups
             .flat_map(|group| &group.addresses)
-            .chain(self.placed.values().flatten())
+            .chain(placed.flat_map(|(_, addresses)| addresses))
             .map(|address| address.ip.to_canonical())
             .collect();
         self.ledger.with(|ledger| {

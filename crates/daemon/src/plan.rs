@@ -57,6 +57,10 @@ fn told(present: &Present, failure: &str, fault: &Fault, forecast: &Forecast) ->
         failure_words: match fault {
             Fault::Node(node) => format!("{} dies", name(*node)),
             Fault::Link(a, b) => format!("{} and {} hear each other no more", name(*a), name(*b)),
+            Fault::Service { group, service } => format!(
+                "the service {service} of {} fails on its holder for good",
+                topology.group_name(*group)
+            ),
             Fault::Check { group, check } => format!(
                 "the check {check} of {} fails on its holder",
                 topology.group_name(*group)

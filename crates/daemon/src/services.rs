@@ -20,10 +20,11 @@ use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::{FACT_LENGTH_MAX, shortened};
 use evenkeel_core::node::Event;
 use evenkeel_core::role::Run;
-use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
+use evenkeel_core::settling::Fresh;
+use evenkeel_core::{Epoch, GroupId, Moment, NodeId, ServiceName};
 use evenkeel_host::clock;
 use evenkeel_services::{
-    Context, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State,
+    Context, FOREIGN, GroupSettings, GroupStatus, Report, ServiceStatus, Services, Settings, State,
 };
 use tokio::sync::mpsc;
 
@@ -42,6 +43,9 @@ const TROUBLES_MAX: usize = 64;
 /// For so long it is told.
 const TROUBLE_TIME: Duration = Duration::from_secs(3600);
 
+/// The group, if the file has it, and the service or hook.
+type Concerned = (Option<GroupId>, String);
+
 /// The room, and what is known of it.
 pub(crate) struct Running {
     room: Services,
@@ -51,7 +55,9 @@ pub(crate) struct Running {
     told: bool,
     version: u64,
     status: BTreeMap<GroupId, GroupStatus>,
-    troubles: BTreeMap<(GroupId, String), (Moment, String)>,
+    /// What was said of each group's services.
+    fresh: BTreeMap<GroupId, Vec<(ServiceName, Option<Fresh>)>>,
+    troubles: BTreeMap<Concerned, (Moment, String)>,
     /// Why each group was assigned last, as soon as that is in the log: an opening begins
     /// before it is agreed.
     causes: BTreeMap<GroupId, (Epoch, String)>,
@@ -80,6 +86,7 @@ impl Running {
             told: false,
             version: 0,
             status: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             troubles: BTreeMap::new(),
             causes: BTreeMap::new(),
             stop_max,
@@ -98,7 +105,13 @@ impl Running {
         self.pending.is_empty() && self.room.status().values().all(rests)
     }
 
-    fn trouble(&mut self, group: GroupId, what: String, text: String) {
+    /// Whether nothing runs any more that would end with the daemon.
+    fn has_left(&self) -> bool {
+        let status = self.room.status();
+        status.values().all(|one| one.leaving && one.reached)
+    }
+
+    fn trouble(&mut self, concerned: Concerned, text: String) {
         let now = clock::now();
         self.troubles
             .retain(|_, (at, _)| now.since(*at) < TROUBLE_TIME);
@@ -108,7 +121,7 @@ impl Running {
                 self.troubles.remove(&oldest);
             }
         }
-        self.troubles.insert((group, what), (now, text));
+        self.troubles.insert(concerned, (now, text));
     }
 }
 
@@ -281,7 +294,20 @@ impl Driver {
                 if let Some(services) = &mut self.services {
                     services
                         .troubles
-                        .remove(&(group, format!("service {service}")));
+                        .remove(&(Some(group), format!("service {service}")));
+                }
+            }
+            Report::LeftRuns { service, reason } => {
+                if let Some(services) = &mut self.services {
+                    let text = format!("it may still run, though no file names it: {reason}");
+                    services.trouble((None, format!("service {service}")), text);
+                }
+            }
+            Report::LeftStopped { service } => {
+                if let Some(services) = &mut self.services {
+                    services
+                        .troubles
+                        .remove(&(None, format!("service {service}")));
                 }
             }
             other => self.trouble(other, bring),
@@ -302,13 +328,17 @@ impl Driver {
     /// Something of a group is not as it should be: told, in the log, in `status`, and in the
     /// account of an opening that is under way.
     fn trouble(&mut self, report: Report, bring: &mpsc::Sender<Brought>) {
+        // The status has it for as long as it is so, and no longer.
+        let kept = !matches!(report, Report::Foreign { .. });
         let Some((group, what, text)) = trouble_of(report) else {
             return;
         };
         tracing::warn!(group = self.group_name(group), "{what}: {text}");
         self.phase(group, format!("{what}: {text}"), bring);
-        if let Some(services) = &mut self.services {
-            services.trouble(group, what, text);
+        if let Some(services) = &mut self.services
+            && kept
+        {
+            services.trouble((Some(group), what), text);
         }
     }
 
@@ -330,6 +360,27 @@ impl Driver {
         if let Some(status) = services.room.status_since(&mut services.version) {
             services.status = status;
             self.tell_readiness(bring);
+            self.tell_fresh(bring);
+        }
+    }
+
+    /// Tells the decision machine what has just been started or is being started again, if that is
+    /// news. Readiness is told before: what has failed for good is not held back for a moment.
+    fn tell_fresh(&mut self, bring: &mpsc::Sender<Brought>) {
+        let Some(services) = &mut self.services else {
+            return;
+        };
+        let mut news = Vec::new();
+        for (group, status) in &services.status {
+            let all = status.services.iter();
+            let all: Vec<_> = all.map(|one| (one.name.clone(), one.fresh)).collect();
+            if services.fresh.get(group) != Some(&all) {
+                services.fresh.insert(*group, all.clone());
+                news.push((*group, all));
+            }
+        }
+        for (group, all) in news {
+            self.step(Event::Services { group, all }, bring);
         }
     }
 
@@ -357,13 +408,18 @@ impl Driver {
         let lately = lately.filter(|(_, (at, _))| now.since(*at) < TROUBLE_TIME);
         let mut all: Vec<String> = lately
             .map(|((group, what), (at, text))| {
-                let group = topology.group_name(*group);
                 let ago = now.since(*at).as_secs();
-                format!("group {group}, {what}, {ago} s ago: {text}")
+                let group = group.map(|group| format!("group {}, ", topology.group_name(group)));
+                let group = group.unwrap_or_default();
+                format!("{group}{what}, {ago} s ago: {text}")
             })
             .collect();
         for (group, status) in &services.status {
             let group = topology.group_name(*group);
+            let foreign = status.services.iter().filter(|one| one.foreign);
+            all.extend(
+                foreign.map(|one| format!("group {group}, service {}: {FOREIGN}", one.name)),
+            );
             all.extend(
                 status
                     .faults
@@ -385,22 +441,19 @@ impl Driver {
         self.services.as_ref().is_none_or(Running::is_at_rest)
     }
 
-    /// Stops whatever runs on holders alone, and waits for it, at most until `by`.
+    /// Stops whatever runs on holders alone or ends with us, and waits for it, at most until
+    /// `by`.
     pub(crate) async fn stop_services(&mut self, reports: &mut mpsc::Receiver<Report>, by: Moment) {
-        let groups: Vec<GroupId> = self.node.topology().groups.keys().copied().collect();
         let Some(services) = &mut self.services else {
             return;
         };
         services.pending.clear();
-        for group in groups {
-            let context = Context {
-                reason: "the daemon was told to stop".to_owned(),
-                peer: String::new(),
-            };
-            services.room.want(group, Run::Standby, context);
-        }
+        services.room.leave(&Context {
+            reason: "the daemon was told to stop".to_owned(),
+            peer: String::new(),
+        });
         let until = tokio::time::Instant::now() + clock::now().until(by);
-        while !services.is_at_rest() {
+        while !services.has_left() {
             match tokio::time::timeout_at(until, reports.recv()).await {
                 Ok(Some(report)) => {
                     if let Some((_, what, text)) = trouble_of(report) {
@@ -458,11 +511,9 @@ fn trouble_of(report: Report) -> Option<(GroupId, String, String)> {
             format!("service {service}"),
             format!("it ended: {detail}"),
         ),
-        Report::Foreign { group, service } => (
-            group,
-            format!("service {service}"),
-            "somebody else started it, though it is to run on the holder alone".to_owned(),
-        ),
+        Report::Foreign { group, service } => {
+            (group, format!("service {service}"), FOREIGN.to_owned())
+        }
         Report::Forced {
             group,
             service,
@@ -495,6 +546,8 @@ fn trouble_of(report: Report) -> Option<(GroupId, String, String)> {
         | Report::MayClose { .. }
         | Report::Stopped { .. }
         | Report::Recovered { .. }
+        | Report::LeftRuns { .. }
+        | Report::LeftStopped { .. }
         | Report::Missed { .. } => return None,
     })
 }

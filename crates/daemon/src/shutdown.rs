@@ -78,6 +78,15 @@ pub struct Shutdown {
     said: Option<String>,
 }
 
+/// What the machine's word changes here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// The groups are handed over.
+    Down,
+    /// This node takes part again, and asks for the lock again.
+    Up,
+}
+
 /// How it is heard of.
 pub struct Machine(Option<watch::Receiver<Seen>>);
 
@@ -105,6 +114,28 @@ impl Shutdown {
         if let Some(logind) = &self.logind {
             logind.hold(wanted);
         }
+    }
+
+    /// What follows from the machine's word that it is going down or is not, if that is news.
+    fn turn(&mut self, now: Moment, preparing: bool) -> Option<Turn> {
+        match (preparing, self.since) {
+            (true, None) => {
+                self.since = Some(now);
+                Some(Turn::Down)
+            }
+            (false, Some(_)) => {
+                self.since = None;
+                Some(Turn::Up)
+            }
+            (true, Some(_)) | (false, None) => None,
+        }
+    }
+
+    /// Whether it was going down so long ago, and nobody can be asked since, that it is not any
+    /// more: nothing may wait for a person for ever.
+    fn is_forgotten(&self, now: Moment) -> bool {
+        let lost = self.unknown.filter(|_| self.since.is_some());
+        lost.is_some_and(|lost| now.since(lost) >= UNKNOWN_MAX)
     }
 
     /// Says how it stands with the lock, once.
@@ -172,21 +203,19 @@ impl Driver {
     }
 
     fn going_down(&mut self, preparing: bool, bring: &mpsc::Sender<Brought>) {
-        match (preparing, self.shutdown.since) {
-            (true, None) => {
-                self.shutdown.since = Some(clock::now());
+        match self.shutdown.turn(clock::now(), preparing) {
+            Some(Turn::Down) => {
                 tracing::info!("this machine is going down: handing over");
                 self.step(Event::Stop, bring);
             }
-            (false, Some(_)) => {
-                self.shutdown.since = None;
+            Some(Turn::Up) => {
                 tracing::info!("this machine does not go down after all: taking part again");
                 if !self.told_to_stop() {
                     self.step(Event::Stay, bring);
                 }
                 self.shutdown.hold(true);
             }
-            _ => {}
+            None => {}
         }
     }
 
@@ -205,9 +234,7 @@ impl Driver {
         if over || rests {
             self.shutdown.hold(false);
         }
-        let lost = self.shutdown.unknown;
-        if lost.is_some_and(|lost| now.since(lost) >= UNKNOWN_MAX) {
-            // Nothing may wait for a person for ever.
+        if self.shutdown.is_forgotten(now) {
             self.going_down(false, bring);
         }
     }
@@ -240,6 +267,22 @@ mod tests {
             let patience = stop_patience(&config(&format!("{seconds}s")));
             assert!(patience > drain + HANDOVER_MAX, "{patience:?}");
         }
+    }
+
+    #[test]
+    fn a_shutdown_that_is_called_off_or_not_heard_of_any_more_is_over() {
+        let at = |seconds: u64| Moment::from_nanos(seconds * 1_000_000_000);
+        let (mut shutdown, _) = Shutdown::start(false);
+        assert_eq!(shutdown.turn(at(1), false), None, "as ever");
+        assert_eq!(shutdown.turn(at(2), true), Some(Turn::Down));
+        assert_eq!(shutdown.turn(at(3), true), None, "it is known");
+        assert_eq!(shutdown.turn(at(4), false), Some(Turn::Up), "called off");
+        assert_eq!(shutdown.turn(at(5), true), Some(Turn::Down), "and another");
+        shutdown.unknown = Some(at(6));
+        assert!(!shutdown.is_forgotten(at(6)));
+        assert!(shutdown.is_forgotten(at(6) + UNKNOWN_MAX));
+        assert_eq!(shutdown.turn(at(130), false), Some(Turn::Up));
+        assert!(!shutdown.is_forgotten(at(131) + UNKNOWN_MAX));
     }
 
     #[test]

@@ -74,8 +74,8 @@ pub enum Command {
     },
     /// What would happen if: node:NAME, service:GROUP/NAME, link:A-B.
     Plan {
-        /// The failure: node:NAME dies; service:GROUP/NAME, a check of a group, fails on its
-        /// holder; link:A-B, two nodes hear each other no more (link:A,B if names have dashes).
+        /// The failure: node:NAME dies; service:GROUP/NAME, a service or check of a group,
+        /// fails on its holder for good; link:A-B, two nodes hear each other no more (link:A,B if names have dashes).
         failure: String,
         /// As JSON.
         #[arg(long)]

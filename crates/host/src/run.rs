@@ -250,6 +250,20 @@ fn remedy(error: &io::Error) -> &'static str {
 ///
 /// Why the program did not run at all.
 pub async fn run(program: &Program, limits: &Limits) -> Result<Finished, RunError> {
+    run_told(program, limits, |_| ()).await
+}
+
+/// The same, and tells the number of the process as soon as there is one: who may be killed
+/// meanwhile can note it for who comes after.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_told(
+    program: &Program,
+    limits: &Limits,
+    started: impl FnOnce(u32),
+) -> Result<Finished, RunError> {
     let begun = Instant::now();
     let refused = |attempt| {
         move |source| RunError::Refused {
@@ -267,6 +281,7 @@ pub async fn run(program: &Program, limits: &Limits) -> Result<Finished, RunErro
         limits.time,
     );
     let mut child = start.await?;
+    started(child.pid());
     let mut output = Captured::new(output, limits.output);
     let mut errors = Captured::new(errors, limits.output);
     let deadline = begun + limits.time;

@@ -79,6 +79,13 @@ pub(crate) struct ScenarioOptions {
     /// Runs of the scenarios that tell a distribution or repeat a round of changes.
     #[arg(long, default_value_t = 5)]
     pub(crate) runs: usize,
+    /// Steps of the scenario that is a random series.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) steps: usize,
+    /// What that series is drawn from: the same seed, the same steps, as far as time allows.
+    /// Another one each time unless given.
+    #[arg(long)]
+    seed: Option<u64>,
     /// From one question of a check to the next, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 50)]
     pub(crate) check_interval: u64,
@@ -91,6 +98,12 @@ impl ScenarioOptions {
     /// Length of the scenarios that watch something for a time.
     pub(crate) fn length(&self) -> Duration {
         Duration::from_secs(self.seconds)
+    }
+
+    /// What a random series is drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+            .unwrap_or_else(|| evenkeel_host::clock::now().as_nanos())
     }
 }
 

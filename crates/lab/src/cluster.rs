@@ -317,6 +317,11 @@ impl Cluster {
         &self.switch
     }
 
+    /// The witness's address.
+    pub(crate) fn witness_ip(&self) -> IpAddr {
+        self.witness.ip()
+    }
+
     /// The lab.
     pub(crate) fn lab(&self) -> &Lab {
         &self.lab

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use evenkeel_host::address::contains;
+
 use crate::host::Place;
 
 /// What differs between the clusters of a lab.
@@ -66,7 +68,7 @@ fn group(text: &mut String, wishes: &Wishes, planned: &GroupPlan) {
     let addresses = planned.addresses.iter();
     let addresses = quoted(
         addresses
-            .map(|(ip, prefix)| format!("{ip}/{prefix}"))
+            .map(|(ip, prefix)| address(*ip, *prefix))
             .collect(),
     );
     let _ = write!(
@@ -90,6 +92,18 @@ fn group(text: &mut String, wishes: &Wishes, planned: &GroupPlan) {
          \n[group.{name}.check.apache]\nhttp = \"http://{{node}}/who\"\n{pace}\
          from = [\"node\", \"peers\"]\nfall = 2\nrise = 3\n"
     );
+}
+
+/// A group's address. One that is not of the hosts' own networks says on which interface it
+/// belongs.
+fn address(ip: IpAddr, prefix: u8) -> String {
+    let near = |place: IpAddr| contains(place, prefix, ip);
+    let host = Place::new("any", 1);
+    if near(host.ip()) || near(host.ip6()) {
+        format!("{ip}/{prefix}")
+    } else {
+        format!("{ip}/{prefix}@eth0")
+    }
 }
 
 fn node(text: &mut String, place: &Place, more: &str) {

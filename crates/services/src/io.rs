@@ -30,17 +30,18 @@ const END_MAX: Duration = Duration::from_millis(500);
 /// of the ladder, and the questions between them.
 const LADDER_MAX: Duration = Duration::from_secs(10);
 
-/// How long everything of a group that runs on the holder alone may take to stop, with the
-/// ladder of signals and the hook that comes after.
+/// How long everything of a group that stops with the daemon may take to stop, with the
+/// ladder of signals, the hook that may be running and the one that comes after.
 pub fn stop_max(hosted: &Hosted) -> Duration {
-    let active = hosted.services.iter();
-    let active = active.filter(|one| one.when == When::Active);
-    let services: Duration = active.map(|one| one.stop_timeout + LADDER_MAX).sum();
-    let hook = match hosted.hooks.after_close {
-        Some(_) => hosted.hooks.timeout,
-        None => Duration::ZERO,
-    };
-    services + hook
+    let stopping = hosted.services.iter();
+    let stopping = stopping
+        .filter(|one| one.when == When::Active || matches!(one.what, Runs::Foreground { .. }));
+    let services: Duration = stopping.map(|one| one.stop_timeout + LADDER_MAX).sum();
+    let hooks = &hosted.hooks;
+    let running = [&hooks.before_open, &hooks.after_open, &hooks.before_close];
+    let running = running.iter().any(|hook| hook.is_some());
+    let count = u32::from(running) + u32::from(hooks.after_close.is_some());
+    services + hooks.timeout * count
 }
 
 /// A group that this node may hold.
@@ -101,7 +102,15 @@ struct Published {
     version: u64,
 }
 
-type Word = Option<(Want, Context)>;
+type Word = Option<(Said, Context)>;
+
+/// What is said of a group.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Want(Want),
+    /// The daemon ends.
+    Leave,
+}
 
 /// The handle of the running room. Its calls never wait. Dropped, the room stops; what it
 /// started goes on running, for the next life to find, but for hooks, which are killed.
@@ -137,15 +146,22 @@ impl Services {
             .map_err(ServicesError::Start)?;
         let status: Arc<Mutex<Published>> = Arc::default();
         let left = left::find(&settings);
+        let systemd_needed = needs_systemd(&settings, &left);
+        let mut left_of: BTreeMap<Option<GroupId>, Vec<Left>> = BTreeMap::new();
+        for one in left {
+            left_of.entry(one.group(&settings)).or_default().push(one);
+        }
         let (sweep, swept) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let mut words = BTreeMap::new();
         let mut groups = Vec::new();
         for group in settings.groups.clone() {
             let (word, hear) = watch::channel(None);
+            let left = left_of.remove(&Some(group.group)).unwrap_or_default();
             words.insert(group.group, word);
-            groups.push((group, hear));
+            groups.push((group, left, hear));
         }
+        let left = left_of.remove(&None).unwrap_or_default();
         let shared_status = Arc::clone(&status);
         let thread = std::thread::Builder::new()
             .name("services".to_owned())
@@ -154,14 +170,15 @@ impl Services {
                 // run. What is started is ordinary all the same.
                 let _ = sched::favoured();
                 runtime.block_on(async move {
-                    let shared = shared(settings, shared_status, &left);
+                    let shared = shared(settings, shared_status, systemd_needed);
                     let tasks: Vec<_> = groups
                         .into_iter()
-                        .map(|(group, hear)| {
-                            tokio::spawn(group::run(shared.clone(), group, hear, reports.clone()))
+                        .map(|(group, left, hear)| {
+                            let (shared, reports) = (shared.clone(), reports.clone());
+                            tokio::spawn(group::run(shared, group, left, hear, reports))
                         })
                         .collect();
-                    tokio::spawn(sweep_up(swept, shared.clone(), left));
+                    tokio::spawn(sweep_up(swept, shared.clone(), left, reports));
                     // Closed without a word: the handle is gone.
                     let _ = stopped.await;
                     drop(tasks);
@@ -183,12 +200,21 @@ impl Services {
     /// [`Want::Open`]: [`Want::Standby`] stops its services.
     pub fn want(&self, group: GroupId, want: Want, context: Context) {
         if let Some(words) = self.words.get(&group) {
-            words.send_replace(Some((want, context)));
+            words.send_replace(Some((Said::Want(want), context)));
+        }
+    }
+
+    /// Says that the daemon ends: as [`Want::Standby`] for every group, and commands in the
+    /// foreground stop as well that run on standbys. They would be killed with the daemon.
+    pub fn leave(&self, context: &Context) {
+        for words in self.words.values() {
+            words.send_replace(Some((Said::Leave, context.clone())));
         }
     }
 
     /// Stops what an earlier life started for groups that it held and that `settings` does not
-    /// name any more. For the caller to say when that is closed.
+    /// name any more. For the caller to say when that is closed. What is left of groups that
+    /// are there goes with the first word about them.
     pub fn sweep(&mut self) {
         if let Some(sweep) = self.sweep.take() {
             // The thread may have ended.
@@ -228,12 +254,15 @@ impl Drop for Services {
 }
 
 /// Waits for the word, then stops what is left.
-async fn sweep_up(swept: oneshot::Receiver<()>, shared: Shared, left: Vec<Left>) {
+async fn sweep_up(
+    swept: oneshot::Receiver<()>,
+    shared: Shared,
+    left: Vec<Left>,
+    reports: mpsc::Sender<Report>,
+) {
     // Dropped without a word: the room ends.
     if swept.await.is_ok() {
-        for one in left {
-            tokio::spawn(left::stop(shared.clone(), one));
-        }
+        left::stop(shared, left, reports).await;
     }
 }
 
@@ -242,18 +271,20 @@ pub fn is_needed(settings: &Settings) -> bool {
     !settings.groups.is_empty() || !left::find(settings).is_empty()
 }
 
-fn shared(settings: Settings, status: Arc<Mutex<Published>>, left: &[Left]) -> Shared {
+fn needs_systemd(settings: &Settings, left: &[Left]) -> bool {
     let services = settings
         .groups
         .iter()
         .flat_map(|group| &group.hosted.services);
     let mut units = services.filter(|service| matches!(service.what, Runs::Unit(_)));
-    let needed = units.next().is_some() || left.iter().any(Left::is_unit);
-    let systemd = needed.then(|| Systemd::start(&settings.bus));
+    units.next().is_some() || left.iter().any(Left::is_unit)
+}
+
+fn shared(settings: Settings, status: Arc<Mutex<Published>>, systemd_needed: bool) -> Shared {
     Shared {
         node: settings.node,
         notes: settings.notes,
-        systemd,
+        systemd: systemd_needed.then(|| Systemd::start(&settings.bus)),
         status,
     }
 }

@@ -23,4 +23,4 @@ mod v1;
 
 pub use error::ServicesError;
 pub use io::{GroupSettings, Services, Settings, is_needed, stop_max};
-pub use machine::{Context, GroupStatus, Hook, Report, ServiceStatus, State, Want};
+pub use machine::{Context, FOREIGN, GroupStatus, Hook, Report, ServiceStatus, State, Want};

@@ -6,9 +6,10 @@
 //! | nothing yet    | whatever                              | none: an earlier life's run on    |
 //! | `Standby`      | an `active` one may run or has died, newly wanted | `Stop`, last started first |
 //! | `Standby`      | an `active` one is being started      | `GiveUp` the start, then `Stop`   |
-//! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, then report `Stopped`, once |
-//! | `Standby`      | later, an `active` one runs           | report `Foreign`, once            |
+//! | `Standby`      | all `active` ones down                | hook `after_close` if it had been opened, in whatever life, then report `Stopped`, once |
+//! | `Standby`      | later, an `active` one runs           | report `Foreign`, once; the status has it for as long |
 //! | any            | an `always` one is down               | `Start`                           |
+//! | the daemon ends | as `Standby`; an `always` one runs that ends with it | `Stop`           |
 //! | `Opening`, `Open` | one is down whose `after` all run  | `Start`                           |
 //! | `Opening`      | a start fails                         | `Start` again up to `restart` times, then report `Failed`, once |
 //! | `Opening`      | all run                               | hook `before_open`, then report `Ready`, once |
@@ -28,11 +29,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use evenkeel_config::When;
+use evenkeel_core::settling::Fresh;
 use evenkeel_core::{Epoch, GroupId, Moment, ServiceName};
 
 pub use self::words::{
-    Context, Effect, Event, GroupStatus, Hook, Report, Seen, ServiceStatus, State, StopOutcome,
-    Want,
+    Context, Effect, Event, FOREIGN, GroupStatus, Hook, Report, Seen, ServiceStatus, State,
+    StopOutcome, Want,
 };
 
 /// The first pause before a service that failed is tried again.
@@ -53,6 +55,17 @@ pub struct Service {
     pub restart: u32,
     /// Those of the group that it waits for, by their place in the list.
     pub after: Vec<usize>,
+    /// It ends with the daemon, whatever it is for: a command in the foreground.
+    pub bound: bool,
+}
+
+/// What an earlier life noted of the group.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Earlier {
+    /// It was to open in this epoch ([`Effect::NoteOpened`]).
+    pub opened: Option<Epoch>,
+    /// Its `after_open` was cut off by its end.
+    pub cut: bool,
 }
 
 /// What a service is doing.
@@ -88,6 +101,8 @@ struct One {
     retry: Duration,
     retry_at: Moment,
     trouble: Option<String>,
+    /// Whether it has just been started, or is being started again.
+    fresh: Option<Fresh>,
 }
 
 impl One {
@@ -107,6 +122,7 @@ impl One {
             retry: RETRY_MIN,
             retry_at: Moment::ZERO,
             trouble: None,
+            fresh: None,
         }
     }
 
@@ -125,11 +141,16 @@ pub struct Machine {
     group: GroupId,
     all: Vec<One>,
     want: Option<Want>,
+    /// The daemon ends.
+    leaving: bool,
     since: Moment,
     /// What was wanted has been reached and told.
     told: bool,
-    /// It was to open in this life, and what was opened has not been closed since.
-    opened: bool,
+    /// It was to open in this epoch, in this life or an earlier one, and `after_close` has not
+    /// been asked for since.
+    opened: Option<Epoch>,
+    /// [`Earlier::cut`], until something is wanted.
+    cut: bool,
     hooks: VecDeque<(Hook, Epoch)>,
     running: Option<(Hook, Epoch)>,
     /// The hook that has to end before what was wanted is reached.
@@ -141,20 +162,22 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Nothing wanted yet, nothing known.
-    pub fn new(group: GroupId, services: Vec<Service>) -> Self {
+    /// Nothing wanted yet, nothing known but what an earlier life noted.
+    pub fn new(group: GroupId, services: Vec<Service>, earlier: Earlier) -> Self {
         Self {
             group,
             all: services.into_iter().map(One::new).collect(),
             want: None,
+            leaving: false,
             since: Moment::ZERO,
             told: false,
-            opened: false,
+            opened: earlier.opened,
+            cut: earlier.cut,
             hooks: VecDeque::new(),
             running: None,
             awaited: None,
             after_opened: None,
-            epoch: Epoch::default(),
+            epoch: earlier.opened.unwrap_or_default(),
             effects: Vec::new(),
         }
     }
@@ -163,6 +186,7 @@ impl Machine {
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         match event {
             Event::Want(want) => self.wanted(now, want),
+            Event::Leave => self.leave(now),
             Event::Seen(at, seen, detail) => self.seen(now, at, seen, detail),
             Event::Started(at, outcome) => self.started(now, at, outcome),
             Event::Stopped(at, outcome) => self.stopped(now, at, outcome),
@@ -177,10 +201,8 @@ impl Machine {
     /// never.
     pub fn deadline(&self) -> Moment {
         let waits = |at: &usize| {
-            let one = &self.all[*at];
-            let start = one.failed.is_some() && self.may_start(*at);
-            let stop = one.owed && one.seen == Seen::Up && !self.should_run(*at);
-            one.doing == Doing::Rests && (start || stop)
+            let start = self.all[*at].failed.is_some() && self.could_start(*at);
+            start || self.owes_stop(*at)
         };
         let waiting = (0..self.all.len()).filter(waits);
         let waiting = waiting.map(|at| self.all[at].retry_at);
@@ -200,7 +222,13 @@ impl Machine {
                 (Doing::Rests, None, Seen::Down | Seen::Missing) => State::Down,
                 (Doing::Rests, None, Seen::Unknown) => State::Unknown,
             },
-            detail: one.failed.clone().or_else(|| one.trouble.clone()),
+            detail: one
+                .failed
+                .clone()
+                .or_else(|| one.trouble.clone())
+                .or_else(|| one.foreign.then(|| FOREIGN.to_owned())),
+            foreign: one.foreign,
+            fresh: one.fresh,
         };
         let holds = self.want.is_some_and(Want::is_holding);
         // A failure of an earlier word is forgiven; one that is now is not. Where the group is
@@ -214,6 +242,7 @@ impl Machine {
             unready: self.all.iter().filter_map(wrong).collect(),
             faults: Vec::new(),
             want: self.want,
+            leaving: self.leaving,
             reached: self.told,
             hook: self.running.map(|(hook, _)| hook),
             services: self.all.iter().map(one).collect(),
@@ -238,39 +267,63 @@ impl Machine {
             return;
         }
         let before = self.want.replace(want);
+        let cut = std::mem::take(&mut self.cut);
         self.since = now;
         self.told = false;
         self.awaited = None;
         for one in &mut self.all {
             one.was_down = false;
+            one.foreign = false;
             // A word about a new epoch is a new chance.
             if before.and_then(Want::epoch) != want.epoch() {
                 one.failed = None;
                 one.tries = one.service.restart;
                 one.retry = RETRY_MIN;
+                one.retry_at = now;
             }
         }
         match want {
-            Want::Standby => self.effects.push(Effect::Notify("BACKUP")),
-            Want::Opening { epoch } => {
-                self.epoch = epoch;
-                self.opened = true;
+            Want::Standby => {
+                self.effects.push(Effect::Notify("BACKUP"));
+                // The others are about an opening that is over.
+                self.hooks.retain(|(hook, _)| *hook == Hook::AfterClose);
             }
+            Want::Opening { epoch } => self.note_opened(epoch),
             Want::Open { epoch } => {
-                self.epoch = epoch;
                 self.effects.push(Effect::Notify("MASTER"));
                 // Open from the first word on: an earlier life opened it, and ran the hook.
-                if self.opened && self.after_opened != Some(epoch) {
+                let ours = before.is_some() && self.opened.is_some();
+                if (ours || cut) && self.after_opened != Some(epoch) {
                     self.enqueue(Hook::AfterOpen, epoch);
                 }
                 self.after_opened = Some(epoch);
-                self.opened = true;
+                self.note_opened(epoch);
             }
             Want::Closing { epoch } => {
-                self.epoch = epoch;
+                // It was open, whoever opened it.
+                self.after_opened = Some(epoch);
+                self.note_opened(epoch);
                 self.enqueue(Hook::BeforeClose, epoch);
                 self.awaited = Some(Hook::BeforeClose);
             }
+        }
+    }
+
+    /// What would be killed with the daemon is stopped, also where it stands by already.
+    fn leave(&mut self, now: Moment) {
+        self.wanted(now, Want::Standby);
+        self.leaving = true;
+        self.told = false;
+        for one in self.all.iter_mut().filter(|one| one.always()) {
+            one.was_down = false;
+        }
+    }
+
+    /// It has to be closed again, if not in this life then in a later one.
+    fn note_opened(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        if self.opened.replace(epoch) != Some(epoch) {
+            self.effects.push(Effect::NoteOpened(epoch));
         }
     }
 
@@ -299,6 +352,10 @@ impl Machine {
         match seen {
             Seen::Up => {
                 one.up_since = now;
+                // Whoever else watches over it was quicker.
+                if one.fresh == Some(Fresh::Restarting) {
+                    one.fresh = Some(Fresh::Started(now));
+                }
                 if one.failed.take().is_some() {
                     let service = self.name(at);
                     self.report(Report::Recovered {
@@ -319,6 +376,7 @@ impl Machine {
         let one = &mut self.all[at];
         one.foreign = false;
         let ours = std::mem::take(&mut one.ours);
+        one.fresh = None;
         if !wanted && !ours {
             return;
         }
@@ -342,8 +400,10 @@ impl Machine {
         let one = &mut self.all[at];
         if one.tries > 0 {
             one.tries -= 1;
+            one.fresh = Some(Fresh::Restarting);
             return;
         }
+        one.fresh = None;
         one.retry_at = now + one.retry;
         one.retry = (one.retry * 2).min(RETRY_MAX);
         let first = one.failed.replace(reason.clone()).is_none();
@@ -374,6 +434,7 @@ impl Machine {
                 one.owed = false;
                 one.up_since = now;
                 one.trouble = None;
+                one.fresh = Some(Fresh::Started(now));
                 if one.failed.take().is_some() {
                     let service = self.name(at);
                     self.report(Report::Recovered {
@@ -386,6 +447,7 @@ impl Machine {
                 // Part of it may run: only a stop or a look can tell.
                 one.seen = Seen::Unknown;
                 one.ours = false;
+                one.fresh = None;
                 if !given_up && self.should_run(at) {
                     self.try_again(now, at, reason);
                 }
@@ -399,7 +461,9 @@ impl Machine {
         };
         one.doing = Doing::Rests;
         one.seen = Seen::Down;
+        one.trouble = None;
         one.ours = false;
+        one.fresh = None;
         one.was_down = true;
         one.loose = false;
         one.retry_at = now;
@@ -413,6 +477,8 @@ impl Machine {
                 how,
             }),
             StopOutcome::Failed { reason } => {
+                // Perhaps nothing will ever tell whether it runs: scripts need no status.
+                one.seen = Seen::Unknown;
                 one.trouble = Some(reason.clone());
                 one.owed = true;
                 one.retry_at = now + one.retry;
@@ -444,6 +510,10 @@ impl Machine {
         let Some((running, epoch)) = self.running.take() else {
             return;
         };
+        // Of an older epoch, it leaves the newer one's to come.
+        if running == Hook::AfterClose && self.opened.is_none() && epoch == self.epoch {
+            self.effects.push(Effect::ForgetOpened);
+        }
         let by_deadline = outcome.is_err();
         if let Err(reason) = outcome {
             self.report(Report::HookFailed {
@@ -455,7 +525,10 @@ impl Machine {
         }
         if self.awaited == Some(running) && epoch == self.epoch {
             self.awaited = None;
-            self.reached(now, by_deadline);
+            // On a standby more may have to stop by now: `plan_goal` looks.
+            if self.want != Some(Want::Standby) {
+                self.reached(now, by_deadline);
+            }
         }
     }
 
@@ -463,7 +536,10 @@ impl Machine {
     fn should_run(&self, at: usize) -> bool {
         match self.want {
             None => false,
-            Some(Want::Standby) => self.all[at].always(),
+            Some(Want::Standby) => {
+                let one = &self.all[at];
+                one.always() && !(self.leaving && one.service.bound)
+            }
             Some(Want::Opening { .. } | Want::Open { .. } | Want::Closing { .. }) => true,
         }
     }
@@ -480,9 +556,8 @@ impl Machine {
             self.note_down(at);
         }
         for at in 0..self.all.len() {
-            if self.may_start(at) {
-                self.plan_start(now, at);
-            } else if !self.should_run(at) {
+            self.plan_start(now, at);
+            if !self.should_run(at) {
                 self.plan_stop(now, at);
             }
         }
@@ -495,13 +570,27 @@ impl Machine {
         }
     }
 
+    /// Whether it ought to be started as soon as a pause after a failure is over.
+    fn could_start(&self, at: usize) -> bool {
+        let one = &self.all[at];
+        // What is unknown is started too: a start of what runs changes nothing.
+        let down = one.seen != Seen::Up && one.doing == Doing::Rests;
+        let runs = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
+        self.may_start(at) && down && one.service.after.iter().all(runs)
+    }
+
+    /// Whether a stop that failed is to be tried again after a pause: unless it is surely
+    /// down.
+    fn owes_stop(&self, at: usize) -> bool {
+        let one = &self.all[at];
+        let may_run = matches!(one.seen, Seen::Up | Seen::Unknown);
+        one.owed && may_run && one.doing == Doing::Rests && !self.should_run(at)
+    }
+
     fn plan_start(&mut self, now: Moment, at: usize) {
         let one = &self.all[at];
         let due = one.failed.is_none() || one.retry_at <= now;
-        // What is unknown is started too: a start of what runs changes nothing.
-        let down = one.seen != Seen::Up;
-        let waits = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
-        if one.doing == Doing::Rests && down && due && one.service.after.iter().all(waits) {
+        if due && self.could_start(at) {
             self.all[at].doing = Doing::Starts;
             self.effects.push(Effect::Start(at));
         }
@@ -522,29 +611,31 @@ impl Machine {
         if self.all[at].doing != Doing::Rests {
             return;
         }
-        let one = &self.all[at];
-        if one.owed && one.seen == Seen::Up {
-            if one.retry_at <= now {
+        if self.owes_stop(at) {
+            if self.all[at].retry_at <= now {
                 self.all[at].doing = Doing::Stops;
                 self.effects.push(Effect::Stop(at));
             }
             return;
         }
-        if one.was_down {
+        if self.all[at].was_down {
             self.note_foreign(at);
             return;
         }
-        let mut others = self.all.iter();
-        let needed = others.any(|one| {
-            one.service.after.contains(&at)
-                && !one.always()
-                && !(one.was_down && one.doing == Doing::Rests)
+        let needed = (0..self.all.len()).any(|other| {
+            self.all[other].service.after.contains(&at) && !self.is_as_on_standby(other)
         });
         if !needed {
             self.all[at].doing = Doing::Stops;
             self.all[at].foreign = false;
             self.effects.push(Effect::Stop(at));
         }
+    }
+
+    /// Whether a service that is to be down on a standby has been brought down.
+    fn is_as_on_standby(&self, at: usize) -> bool {
+        let one = &self.all[at];
+        self.should_run(at) || (one.was_down && one.doing == Doing::Rests)
     }
 
     /// Somebody else started what was down here.
@@ -578,12 +669,11 @@ impl Machine {
                 self.awaited = Some(Hook::BeforeOpen);
             }
             Want::Standby => {
-                let down = |one: &One| one.always() || (one.was_down && one.doing == Doing::Rests);
-                if !self.all.iter().all(down) {
+                if !(0..self.all.len()).all(|at| self.is_as_on_standby(at)) {
                     return;
                 }
-                if std::mem::take(&mut self.opened) {
-                    self.enqueue(Hook::AfterClose, self.epoch);
+                if let Some(epoch) = self.opened.take() {
+                    self.enqueue(Hook::AfterClose, epoch);
                     self.awaited = Some(Hook::AfterClose);
                 } else {
                     self.reached(now, false);

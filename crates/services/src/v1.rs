@@ -8,13 +8,18 @@
 //! line `1 KIND MS`, MS being its time to stop in milliseconds, and below it the unit, or one
 //! line for the shell, or the path of a program and a line for each of its arguments. Line
 //! breaks and backslashes within are written `\n` and `\\`.
+//!
+//! A program that has to end, while it runs ([`running`]): the same line as for a command.
+//!
+//! In which epoch a group was to open: one line, `1 TERM INDEX`.
 
 use std::fs;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel_config::Command;
+use evenkeel_core::Epoch;
 use evenkeel_host::process::Identity;
 
 /// Two numbers.
@@ -144,16 +149,14 @@ pub(crate) fn noted_held(path: &Path) -> Option<Held> {
     Held::read(&fs::read_to_string(path).ok()?)
 }
 
-/// Notes a process. The old note or the new one is there at any moment.
-pub(crate) fn note(path: &Path, identity: Identity) -> io::Result<()> {
+/// Notes two numbers. The old note or the new one is there at any moment.
+fn note_two(path: &Path, first: u64, second: u64) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
-    writeln!(file, "{VERSION} {} {}", identity.pid, identity.start)?;
+    fs::write(&new, format!("{VERSION} {first} {second}\n"))?;
     fs::rename(new, path)
 }
 
-/// The noted process, if there is a note that makes sense. It may have ended.
-pub(crate) fn noted(path: &Path) -> Option<Identity> {
+fn noted_two(path: &Path) -> Option<(u64, u64)> {
     if fs::metadata(path).ok()?.len() > LENGTH_MAX {
         return None;
     }
@@ -162,8 +165,39 @@ pub(crate) fn noted(path: &Path) -> Option<Identity> {
     if parts.next() != Some(VERSION) {
         return None;
     }
-    let pid = parts.next()?.parse().ok()?;
-    let start = parts.next()?.parse().ok()?;
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// What the name of the note of a running program ends in. No name of the file has a `+`.
+pub(crate) const RUNNING: &str = "+running";
+
+/// Where a program is noted that runs for what has its notes at `path`, and has to end.
+pub(crate) fn running(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(RUNNING);
+    path.into()
+}
+
+/// Notes in which epoch a group was to open.
+pub(crate) fn note_opened(path: &Path, epoch: Epoch) -> io::Result<()> {
+    note_two(path, epoch.term, epoch.index)
+}
+
+/// The epoch that is noted so, if the note makes sense.
+pub(crate) fn noted_opened(path: &Path) -> Option<Epoch> {
+    let (term, index) = noted_two(path)?;
+    Some(Epoch { term, index })
+}
+
+/// Notes a process.
+pub(crate) fn note(path: &Path, identity: Identity) -> io::Result<()> {
+    note_two(path, u64::from(identity.pid), identity.start)
+}
+
+/// The noted process, if there is a note that makes sense. It may have ended.
+pub(crate) fn noted(path: &Path) -> Option<Identity> {
+    let (pid, start) = noted_two(path)?;
+    let pid = u32::try_from(pid).ok()?;
     Some(Identity { start, pid })
 }
 
@@ -203,6 +237,16 @@ mod tests {
             fs::write(&path, rubbish).expect("written");
             assert_eq!(noted_held(&path), None, "{rubbish}");
         }
+    }
+
+    #[test]
+    fn an_opening_is_read_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("www+opened");
+        assert_eq!(noted_opened(&path), None);
+        let epoch = Epoch { term: 3, index: 9 };
+        note_opened(&path, epoch).expect("written");
+        assert_eq!(noted_opened(&path), Some(epoch));
     }
 
     #[test]

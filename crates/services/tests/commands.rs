@@ -130,10 +130,14 @@ fn start(hosted: &Hosted, directory: &Path) -> (Services, mpsc::Receiver<Report>
         hosted: hosted.clone(),
         priority: 200,
     };
-    let node = NodeName::new("a").expect("a name");
     let (send, reports) = mpsc::channel(64);
-    let settings = Settings::new(vec![group], node, directory.join("notes"));
+    let settings = settings(vec![group], directory);
     (Services::start(settings, send).expect("it starts"), reports)
+}
+
+fn settings(groups: Vec<GroupSettings>, directory: &Path) -> Settings {
+    let node = NodeName::new("a").expect("a name");
+    Settings::new(groups, node, directory.join("notes"))
 }
 
 impl Drop for Room {
@@ -291,17 +295,19 @@ fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
     assert!(!room.text("said").contains("stop"));
     assert!(lives(app) && lives(warm));
     assert_eq!(room.pid("pid"), app, "nor is it started twice");
-    // One whose file has nothing of it.
+    // One whose file has the group and no more, and it is not known yet whether it is open.
     room.hosted = hosted("", room.directory.path());
     room.restart();
+    room.services.as_mut().expect("it runs").sweep();
+    room.eventually("it is there", |room| {
+        let services = room.services.as_ref().expect("it runs");
+        services.status().contains_key(&www())
+    });
+    assert!(lives(app), "not before the first word");
     room.want(Want::Standby);
     assert!(matches!(room.next(), Report::Stopped { .. }));
-    assert!(lives(app), "not before it is closed");
-    room.services.as_mut().expect("it runs").sweep();
-    room.eventually("it ends", |_| !lives(app));
-    room.eventually("it is stopped", |room| {
-        room.text("said").ends_with("stop it\n")
-    });
+    assert!(!lives(app));
+    assert!(room.text("said").ends_with("stop it\n"));
     assert!(lives(warm), "what runs always is left alone");
     kill(warm);
     let notes = || {
@@ -313,6 +319,117 @@ fn what_the_file_does_not_name_any_more_is_stopped_when_that_is_said() {
     room.eventually("no notes are left", |_| {
         !notes().any(|note| note.path().extension() == Some("held".as_ref()))
     });
+}
+
+#[test]
+fn what_ran_before_the_group_opened_is_stopped_with_it_too() {
+    let text = "[group.www.service.app]\nstart = \"false\"\nstop = \"rm DIR/up\"\n\
+        status = \"test -e DIR/up || exit 3\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    fs::write(room.file("up"), "").expect("written");
+    assert!(matches!(room.next(), Report::Foreign { .. }));
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.hosted = hosted("", room.directory.path());
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(!room.file("up").exists());
+}
+
+#[test]
+fn what_is_left_of_a_group_that_is_gone_is_stopped_when_that_is_said() {
+    let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";
+    let mut room = Room::new(text, &[APP]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let app = room.pid("pid");
+    room.services = None;
+    let settings = settings(Vec::new(), room.directory.path());
+    assert!(evenkeel_services::is_needed(&settings));
+    let (send, _reports) = mpsc::channel(64);
+    let mut services = Services::start(settings.clone(), send).expect("it starts");
+    assert!(lives(app), "not before it is closed");
+    services.sweep();
+    room.eventually("it ends", |_| !lives(app));
+    room.eventually("no note is left, nor that it was open", |_| {
+        !evenkeel_services::is_needed(&settings)
+    });
+}
+
+#[test]
+fn a_renamed_service_is_stopped_before_it_is_started_by_its_new_name() {
+    // One that needs its time to end, and takes another that runs for a fault.
+    let slow = (
+        "slow",
+        "#!/bin/sh\ntrap 'sleep 0.3; rmdir DIR/runs; exit 0' TERM\n\
+         mkdir DIR/runs || echo two >> DIR/two\necho $$ > DIR/new; mv DIR/new DIR/pid\n\
+         while :; do sleep 600 & wait $!; done\n",
+    );
+    let text = "[group.www.service.app]\nstart = [\"DIR/slow\"]\n\
+        [group.www.service.scripts]\nstart = \"echo start >> DIR/said; touch DIR/up\"\n\
+        stop = \"rm DIR/up\"\nstatus = \"test -e DIR/up || exit 3\"\n";
+    let mut room = Room::new(text, &[slow]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let open = Want::Open { epoch: epoch(5) };
+    room.want(open);
+    let pid = room.pid("pid");
+    let text = text.replace("service.app", "service.web");
+    let text = text.replace("service.scripts", "service.others");
+    room.hosted = hosted(&text, room.directory.path());
+    room.restart();
+    room.services.as_mut().expect("it runs").sweep();
+    room.want(open);
+    room.eventually("all of it runs", |room| {
+        let status = room.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    });
+    assert!(!lives(pid));
+    assert!(lives(room.pid("pid")));
+    assert_eq!(room.text("two"), "");
+    assert_eq!(room.text("said"), "start\nstart\n");
+    assert!(room.file("up").exists());
+    assert!(room.reports.try_recv().is_err(), "nothing has died");
+}
+
+#[test]
+fn what_is_left_and_does_not_stop_is_told_and_tried_again() {
+    let text = "[group.www.service.app]\nstart = \"true\"\nstop = \"test -e DIR/may\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.hosted = hosted("", room.directory.path());
+    room.restart();
+    room.want(Want::Standby);
+    let Report::LeftRuns { service, reason } = room.next() else {
+        panic!("not told")
+    };
+    assert_eq!(service, "www.app");
+    assert!(reason.contains("ended with status 1"), "{reason}");
+    fs::write(room.file("may"), "").expect("written");
+    while !matches!(room.next(), Report::LeftStopped { .. }) {}
+    assert!(!room.file("notes/www.app.held").exists());
+}
+
+#[test]
+fn what_would_be_killed_with_the_daemon_is_stopped_before() {
+    let text = "[group.www.service.app]\nwhen = \"always\"\n\
+        start = \"trap 'echo > DIR/clean; exit 0' TERM; echo $$ > DIR/pid; sleep 600 & wait\"\n";
+    let mut room = Room::new(text, &[]);
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    let pid = room.pid("pid");
+    assert!(lives(pid));
+    let services = room.services.as_ref().expect("it runs");
+    services.leave(&Context::default());
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert!(!lives(pid));
+    assert!(room.file("clean").exists(), "by its own hand");
+    let all = evenkeel_services::stop_max(&room.hosted);
+    assert!(all >= room.hosted.services[0].stop_timeout);
 }
 
 #[test]
@@ -395,6 +512,75 @@ fn hooks_that_hang_or_flood_are_cut_and_told() {
 }
 
 #[test]
+fn a_room_that_closes_what_an_earlier_one_opened_runs_after_close() {
+    let text = "[group.www.hook]\nafter_close = \"DIR/hook\"\n";
+    let hook = "#!/bin/sh\necho $EVENKEEL_HOOK $EVENKEEL_EPOCH >> DIR/log\n";
+    let mut room = Room::new(text, &[("hook", hook)]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.want(Want::Open { epoch: epoch(5) });
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert_eq!(room.text("log"), "after_close 5\n");
+    // Once.
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert_eq!(room.text("log"), "after_close 5\n");
+}
+
+const KILLED: &str = "[group.www.service.app]\nstart = [\"DIR/once\", \"start\"]\nstop = \"true\"\n\
+    [group.www.hook]\nbefore_open = [\"DIR/once\", \"hook\"]\n";
+
+#[test]
+#[ignore = "no test: the worker that the next one kills, in a process of its own"]
+fn as_a_worker_that_is_killed() {
+    let directory = std::env::var_os("KILLED_WORKER").expect("started by the test");
+    let directory = Path::new(&directory);
+    let (services, _reports) = start(&hosted(KILLED, directory), directory);
+    services.want(www(), OPENING, Context::default());
+    std::thread::sleep(LONG);
+}
+
+#[test]
+fn programs_of_a_worker_that_was_killed_are_ended_before_they_run_again() {
+    // It hangs the first time, and finds fault with another one beside it.
+    let once = "#!/bin/sh\nread other < DIR/$1 && \\\n\
+        grep -q '^State:.[^ZX]' /proc/$other/status && echo $1 >> DIR/two\n\
+        echo $$ > DIR/new; mv DIR/new DIR/$1\ntest -e DIR/$1.go || exec sleep 600\n";
+    let mut room = Room::new(KILLED, &[("once", once)]);
+    for program in ["start", "hook"] {
+        room.services = None;
+        let _ = fs::remove_file(room.file(program));
+        let mut worker = std::process::Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "as_a_worker_that_is_killed", "--ignored"])
+            .env("KILLED_WORKER", room.directory.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let pid = room.pid(program);
+        room.eventually("it is noted", |room| {
+            let notes = fs::read_dir(room.file("notes")).into_iter().flatten();
+            notes.flatten().any(|note| {
+                let text = fs::read_to_string(note.path()).unwrap_or_default();
+                text.starts_with(&format!("1 {pid} "))
+            })
+        });
+        worker.kill().expect("killed");
+        worker.wait().expect("it ended");
+        assert!(lives(pid), "it outlives the worker");
+        fs::write(room.file(&format!("{program}.go")), "").expect("written");
+        room.restart();
+        room.want(OPENING);
+        room.eventually("it has ended", |_| !lives(pid));
+        room.eventually("it runs again", |room| room.pid(program) != pid);
+    }
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    assert_eq!(room.text("two"), "");
+}
+
+#[test]
 fn what_was_started_outlives_the_room_and_is_found_again() {
     let text = "[group.www.service.app]\nstart = [\"DIR/app\"]\n";
     let mut room = Room::new(text, &[APP]);
@@ -412,6 +598,30 @@ fn what_was_started_outlives_the_room_and_is_found_again() {
     kill(pid);
     assert!(matches!(room.next(), Report::Died { .. }));
     assert!(matches!(room.next(), Report::Failed { .. }));
+}
+
+#[test]
+fn what_one_that_was_found_again_leaves_behind_is_killed() {
+    // A child that does not listen, which holds the service's port.
+    let text = "[group.www.service.app]\nstart = \"(trap '' TERM; exec sleep 600) & echo $! > DIR/child; exec DIR/app\"\nrestart = 1\n";
+    let mut room = Room::new(text, &[APP]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let child = room.pid("child");
+    room.restart();
+    room.want(Want::Open { epoch: epoch(5) });
+    kill(room.pid("pid"));
+    assert!(matches!(room.next(), Report::Died { .. }));
+    room.eventually("its child ends", |_| !lives(child));
+    room.eventually("another is there", |room| {
+        let status = room.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    });
+    let child = room.pid("child");
+    room.restart();
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    room.eventually("the other child ends", |_| !lives(child));
 }
 
 #[test]

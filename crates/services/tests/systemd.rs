@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use machine::{LONG, Machine, UnitFile};
 
 /// What runs in it besides.
-const UNITS: [UnitFile; 3] = [
+const UNITS: [UnitFile; 4] = [
     (
         "good.service",
         "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\nExecStart=/bin/sleep 600\n",
@@ -24,6 +24,13 @@ const UNITS: [UnitFile; 3] = [
         "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\nTimeoutStopSec=600\n\
          ExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 600 & wait; done'\n\
          ExecStop=/bin/sleep 600\n",
+    ),
+    // It takes longer to stop than the ladder of signals.
+    (
+        "slow.service",
+        "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\n\
+         ExecStart=/bin/sh -c 'trap \"sleep 6; exit 0\" TERM; while :; do sleep 600 & wait; done'\n\
+         KillMode=mixed\n",
     ),
     (
         "bad.service",
@@ -205,6 +212,31 @@ fn a_unit_that_hangs_in_its_stop_is_killed_whole() {
     };
     assert!(how.contains("SIGKILL"), "{how}");
     assert!(matches!(room.next(), Report::Stopped { .. }));
+}
+
+#[test]
+fn a_stop_keeps_its_time_though_the_bus_is_lost_and_somebody_gives_another_order() {
+    let Some(machine) = Machine::boot(&UNITS) else {
+        return;
+    };
+    let text = "[group.www.service.slow]\nunit = \"slow.service\"\nstop_timeout = \"30s\"\n";
+    let mut room = Room::new(&machine, text);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.want(Want::Standby);
+    runtime().block_on(async {
+        let systemd = Systemd::start(&machine.bus());
+        until(&systemd, "slow.service", runs(Running::Changing)).await;
+    });
+    machine.run(&["systemctl", "start", "--no-block", "slow.service"]);
+    machine.run(&["pkill", "-x", "dbus-daemon"]);
+    let stopped = room.next();
+    assert!(matches!(stopped, Report::Stopped { .. }), "{stopped:?}");
+    let state = runtime().block_on(async {
+        let systemd = Systemd::start(&machine.bus());
+        systemd.look("slow.service").await.expect("it answers")
+    });
+    assert_eq!(state.running(), Running::Down);
 }
 
 #[test]

@@ -182,6 +182,7 @@ impl Mover {
             machine,
             changes,
             route,
+            placing: std::collections::VecDeque::new(),
             frames,
             ender,
             ended,

@@ -7,12 +7,12 @@
 //! | `Absent`  | sockets not ended yet      | `EndSockets`, once per `Absent`               |
 //! | `Absent`  | some of its addresses      | `Remove`                                      |
 //! | `Absent`  | none of its addresses      | report `Gone`, once                           |
-//! | `Closed`, `Open` | one missing         | `Add`, all that are missing in one batch      |
+//! | `Closed`, `Open` | one missing         | `Add`, all that are missing                   |
 //! | `Closed`, `Open` | one on another device | `Remove` there                             |
 //! | `Closed`, `Open` | local route missing | `RestoreRoutes`                               |
 //! | `Closed`, `Open` | device missing, down | wait for it; report `Failed`, once           |
 //! | `Closed`, `Open` | complete            | report `Placed` once, later `Repaired`        |
-//! | `Open`    | complete, or waiting only  | a [`Campaign`] for that epoch                 |
+//! | `Open`    | whatever                   | a [`Campaign`] of what is placed, for that epoch |
 //!
 //! What is done is not believed: an effect changes nothing here until the kernel tells
 //! of the change. Tries are spaced, from [`TRY_SPACING_MIN`] to [`TRY_SPACING_MAX`], so
@@ -50,7 +50,8 @@ pub const TURN: usize = 32;
 #[derive(Debug)]
 pub struct Machine {
     groups: BTreeMap<GroupId, Group>,
-    owners: BTreeMap<IpAddr, GroupId>,
+    /// The group of each address, and the address's number in it.
+    owners: BTreeMap<IpAddr, (GroupId, usize)>,
     leaving: BTreeSet<IpAddr>,
     leaving_tries: Tries,
     kernel: Kernel,
@@ -97,6 +98,7 @@ impl Machine {
                     self.noted(now, noted);
                 }
             }
+            Event::Tried(group) => self.tried(now, group),
             Event::Refused(group, what, error) => self.trouble(group, what, error),
             Event::SocketsEnded(ticket, outcome) => self.sockets_ended(now, ticket, outcome),
             Event::Sent(group, round) => self.sent(now, group, round),
@@ -173,17 +175,19 @@ impl Machine {
         }
         let new: BTreeSet<IpAddr> = sites.iter().map(|site| site.ip).collect();
         for site in &group.sites {
-            if !new.contains(&site.ip) && self.owners.get(&site.ip) == Some(&id) {
+            let owner = self.owners.get(&site.ip).map(|(owner, _)| *owner);
+            if !new.contains(&site.ip) && owner == Some(id) {
                 self.owners.remove(&site.ip);
                 self.leaving.insert(site.ip);
             }
         }
-        for ip in new {
-            self.owners.insert(ip, id);
-            self.leaving.remove(&ip);
+        for (number, site) in sites.iter().enumerate() {
+            self.owners.insert(site.ip, (id, number));
+            self.leaving.remove(&site.ip);
         }
         group.sites = sites;
         group.look_at = now;
+        group.placing = false;
         group.told = Told::Nothing;
         group.since = now;
         // The new ones are to be announced as well.
@@ -223,6 +227,21 @@ impl Machine {
                     group.campaign = None;
                 }
             }
+        }
+    }
+
+    /// Whether addresses of the group are to be placed here.
+    pub fn places(&self, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(Group::wants_addresses)
+    }
+
+    /// Looks what is still missing.
+    fn tried(&mut self, now: Moment, id: GroupId) {
+        if let Some(group) = self.groups.get_mut(&id)
+            && group.placing
+        {
+            group.placing = false;
+            group.look_at = now;
         }
     }
 
@@ -332,8 +351,14 @@ impl Machine {
     }
 
     fn look_at_owner(&mut self, now: Moment, ip: IpAddr) -> Option<GroupId> {
-        let id = *self.owners.get(&ip)?;
-        self.groups.get_mut(&id)?.look_at = now;
+        let (id, number) = *self.owners.get(&ip)?;
+        let group = self.groups.get_mut(&id)?;
+        group.look_at = now;
+        if let (Some(campaign), Some(site)) = (&mut group.campaign, group.sites.get(number))
+            && self.kernel.placed(site).is_some()
+        {
+            campaign.placed(number);
+        }
         Some(id)
     }
 
@@ -361,18 +386,21 @@ impl Machine {
         let first = ready.clone().find(after).or_else(|| ready.next())?;
         self.turn = Some(first);
         let group = self.groups.get_mut(&first)?;
-        let count = group.sites.len();
-        let range = group.campaign.as_mut()?.next(now, count, limit.min(TURN));
-        let group = self.groups.get(&first)?;
-        let shots = group.sites[range]
-            .iter()
-            .filter_map(|site| {
+        let (numbers, forms) = group.campaign.as_mut()?.next(now, limit.min(TURN));
+        let mut shots = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let shot = group.sites.get(number).and_then(|site| {
                 let (placement, link) = self.kernel.placed(site)?;
                 Some((placement, link.voice()?))
-            })
-            .collect();
+            });
+            if let (Some(shot), Some(campaign)) = (shot, &mut group.campaign) {
+                campaign.announces(number);
+                shots.push(shot);
+            }
+        }
         Some(Volley {
             group: first,
+            forms,
             shots,
         })
     }
@@ -381,10 +409,23 @@ impl Machine {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
+        if let Some(campaign) = &mut group.campaign {
+            campaign.done(part);
+        }
+        if group.is_whole() {
+            self.tell_first_round(now, id);
+        }
+    }
+
+    /// Tells that all were announced once, when that is so.
+    fn tell_first_round(&mut self, now: Moment, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
         let Some(campaign) = &mut group.campaign else {
             return;
         };
-        let Some(round) = campaign.done(group.sites.len(), part) else {
+        let Some(round) = campaign.first_round() else {
             return;
         };
         let since = match campaign.why {

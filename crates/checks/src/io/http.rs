@@ -1,46 +1,52 @@
-//! `http` and `https`: one new connection per question, as a new visitor makes one.
+//! `http` and `https`: one new connection per question, as a new visitor makes one. A connection
+//! that is kept would be cheaper to ask on, and would hide that the server takes no new ones.
 //!
-//! The connection is made here and not by a client library, so that the time of each
-//! phase is known and a failure can be named after the phase that it happened in. What
-//! a server sends is bounded before it is read: head, number of headers, body.
+//! Both the connection and the exchange are made here and not by a client library, so that the
+//! time of each phase is known, a failure can be named after the phase that it happened in, and a
+//! question costs little more than the kernel's part of it (`examples/many.rs`). What a server
+//! sends is bounded before it is read ([`message`]).
 //!
 //! The connection is reset, not closed, when the question ends: a closed one would
 //! occupy a port of this node for a minute, and checks make twenty a second.
 
-use std::future::Future;
-use std::io;
-use std::task::Poll;
+mod message;
+
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use evenkeel_config::Method;
 use evenkeel_core::Moment;
 use evenkeel_host::clock;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::io::Answer;
-use crate::io::connect::{Curt, Failure, connect};
+use crate::io::connect::{Called, Failure, call, connect, of_stream, watched};
 use crate::io::tls::{Tls, remark_on_end};
 use crate::machine::Outcome;
 use crate::probe::{Http, Millis, Phases, bounded};
 
-/// What is read of a body: health pages are short, and no check shall move a film
-/// every 50 ms.
-pub const BODY_LENGTH_MAX: usize = 64 * 1024;
-/// Longest status line and headers together, and their number.
-const HEAD_LENGTH_MAX: usize = 64 * 1024;
-const HEADERS_MAX: usize = 100;
+pub use message::BODY_LENGTH_MAX;
+use message::Reading;
+
+/// Read in one go: most answers are shorter.
+const PIECE: usize = 4096;
+/// An answer from this machine is looked for after so long, and only waited for if it has not come:
+/// those to questions that were asked together are read together, which saves a wake each. So
+/// times are not told more exactly than that. Not for checks that are asked often: who wants to
+/// know within milliseconds wants to know at once.
+const PATIENCE: Duration = Duration::from_millis(1);
+const PATIENT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// A question made ready: what does not change from one asking to the next.
 #[derive(Clone)]
 pub(crate) struct Page {
     http: Http,
     tls: Option<Tls>,
+    request: Vec<u8>,
+    is_patient: bool,
 }
 
 /// How far a question has got.
@@ -61,18 +67,17 @@ struct Progress {
 }
 
 impl Page {
-    /// Makes a question ready, or says why it can never be asked.
-    pub(crate) fn new(http: &Http) -> Result<Self, String> {
+    /// Makes a question ready that is asked every `interval`, or says why it can never be asked.
+    pub(crate) fn new(http: &Http, interval: Duration) -> Result<Self, String> {
         let tls = http.tls.as_ref();
         let tls = tls.map(|expect| Tls::new(expect, &[b"http/1.1"]));
         let tls = tls.transpose()?;
-        let page = Self {
+        Ok(Self {
             http: http.clone(),
             tls,
-        };
-        page.request()
-            .map_err(|refused| format!("the request cannot be made: {refused}"))?;
-        Ok(page)
+            request: request(http)?,
+            is_patient: interval >= PATIENT_INTERVAL_MIN,
+        })
     }
 
     /// Asks once. Returns within `within`, whatever the server does.
@@ -80,7 +85,7 @@ impl Page {
         let mut progress = Progress::new(clock::now());
         let ended = tokio::time::timeout(within, self.exchange(&mut progress)).await;
         let mut answer = match ended {
-            Ok(Ok((status, body))) => self.judge(status, &body, &progress),
+            Ok(Ok(reading)) => self.judge(&reading, &progress),
             Ok(Err(failure)) => failed(failure, &progress),
             Err(_) => progress.silence(within),
         };
@@ -88,71 +93,74 @@ impl Page {
         answer
     }
 
-    async fn exchange(&self, progress: &mut Progress) -> Result<(u16, Vec<u8>), Failure> {
-        let stream = connect(self.http.connect).await?;
-        match &self.tls {
-            None => {
-                progress.reach(Stage::Head);
-                self.talk(Curt(stream), progress).await
-            }
-            Some(tls) => {
-                progress.reach(Stage::Tls);
-                let connected = tls.connector.connect(tls.name.clone(), stream).await;
-                let stream = connected.map_err(|broken| of_tls(&broken))?;
-                let certificate = stream
-                    .get_ref()
-                    .1
-                    .peer_certificates()
-                    .and_then(|chain| chain.first());
-                progress.remark =
-                    certificate.and_then(|first| remark_on_end(first, SystemTime::now()));
-                progress.reach(Stage::Head);
-                self.talk(stream, progress).await
-            }
-        }
-    }
-
-    async fn talk<S>(&self, stream: S, progress: &mut Progress) -> Result<(u16, Vec<u8>), Failure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let request = self
-            .request()
-            .map_err(|refused| Failure::Ours(refused.to_string()))?;
-        let mut builder = http1::Builder::new();
-        builder
-            .max_buf_size(HEAD_LENGTH_MAX)
-            .max_headers(HEADERS_MAX);
-        let (mut sender, connection) = builder
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|broken| of_http(&broken))?;
-        let work = async {
-            let answer = sender
-                .send_request(request)
-                .await
-                .map_err(|broken| of_http(&broken))?;
-            let status = answer.status().as_u16();
-            progress.reach(Stage::Body(status));
-            let body = read_body(answer).await?;
-            progress.end();
-            Ok((status, body))
+    async fn exchange(&self, progress: &mut Progress) -> Result<Reading, Failure> {
+        let Some(tls) = &self.tls else {
+            return self.exchange_plainly(progress).await;
         };
-        alongside(connection, work).await
+        let stream = connect(self.http.connect).await?;
+        progress.reach(Stage::Tls);
+        let connected = tls.connector.connect(tls.name.clone(), stream).await;
+        let mut stream = connected.map_err(|broken| of_tls(&broken))?;
+        let chain = stream.get_ref().1.peer_certificates();
+        let first = chain.and_then(|chain| chain.first());
+        progress.remark = first.and_then(|first| remark_on_end(first, SystemTime::now()));
+        progress.reach(Stage::Head);
+        let said = async {
+            stream.write_all(&self.request).await?;
+            stream.flush().await
+        };
+        said.await.map_err(of_stream)?;
+        self.read(stream, self.reading(), progress).await
     }
 
-    fn request(&self) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
-        Request::builder()
-            .method(self.http.method.as_str())
-            .uri(self.http.path.as_str())
-            .header(HOST, self.http.host.as_str())
-            .header(USER_AGENT, "evenkeel-check")
-            .header(ACCEPT, "*/*")
-            .header(CONNECTION, "close")
-            .body(Empty::new())
+    async fn exchange_plainly(&self, progress: &mut Progress) -> Result<Reading, Failure> {
+        let address = self.http.connect;
+        let connected = || progress.reach(Stage::Head);
+        let mut reading = self.reading();
+        let stream = match call(address, &self.request, connected).await? {
+            Called::Watched(stream) => stream,
+            Called::Unwatched(socket) => {
+                if self.is_patient {
+                    tokio::time::sleep(PATIENCE).await;
+                    glance(&socket, &mut reading, progress)?;
+                    if reading.is_done() {
+                        return Ok(reading);
+                    }
+                }
+                watched(address, socket)?
+            }
+        };
+        self.read(stream, reading, progress).await
     }
 
-    fn judge(&self, status: u16, body: &[u8], progress: &Progress) -> Answer {
+    fn reading(&self) -> Reading {
+        Reading::new(self.http.method == Method::Head, self.http.body.is_some())
+    }
+
+    /// Reads what is answered, to the end.
+    async fn read(
+        &self,
+        mut stream: impl AsyncRead + Unpin,
+        mut reading: Reading,
+        progress: &mut Progress,
+    ) -> Result<Reading, Failure> {
+        while !reading.is_done() {
+            let more = std::future::poll_fn(|context| {
+                // Not held while nothing comes: there may be thousands of questions.
+                let mut piece = [0; PIECE];
+                let mut piece = ReadBuf::new(&mut piece);
+                ready!(Pin::new(&mut stream).poll_read(context, &mut piece)).map_err(of_stream)?;
+                Poll::Ready(hear(piece.filled(), &mut reading, progress))
+            });
+            more.await?;
+        }
+        Ok(reading)
+    }
+
+    fn judge(&self, reading: &Reading, progress: &Progress) -> Answer {
+        // It is whole, so it has one.
+        let status = reading.status().unwrap_or_default();
+        let body = reading.body();
         let took = format!(
             "{} ms ({})",
             Millis(progress.phases.total()),
@@ -177,43 +185,54 @@ impl Page {
     }
 }
 
-/// What is read of a body, up to its end or [`BODY_LENGTH_MAX`].
-async fn read_body(answer: Response<Incoming>) -> Result<Vec<u8>, Failure> {
-    let mut body = answer.into_body();
-    let mut read = Vec::new();
-    while read.len() < BODY_LENGTH_MAX {
-        match body.frame().await {
-            None => break,
-            Some(Err(broken)) => return Err(of_http(&broken)),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    let room = BODY_LENGTH_MAX - read.len();
-                    read.extend_from_slice(&data[..data.len().min(room)]);
-                }
-            }
-        }
+/// The request, or why it cannot be made.
+fn request(http: &Http) -> Result<Vec<u8>, String> {
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let (host, path) = (&http.host, &http.path);
+    // A line of its own in one of them would be a second request.
+    if !is_word(host) || !is_word(path) || !path.starts_with('/') {
+        return Err(format!("the request cannot be made: {path:?} of {host:?}"));
     }
-    Ok(read)
+    let method = http.method.as_str();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: evenkeel-check\r\n\
+         Accept: */*\r\nConnection: close\r\n\r\n"
+    );
+    Ok(request.into_bytes())
+}
+
+/// Reads what has come already, once: who sends without end must not hold up others.
+fn glance(
+    mut socket: &Socket,
+    reading: &mut Reading,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let mut piece = [0; PIECE];
+    match socket.read(&mut piece) {
+        Ok(length) => hear(&piece[..length], reading, progress),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(of_stream(error)),
+    }
+}
+
+/// Takes in the next bytes of an answer; none are the end of the connection.
+fn hear(piece: &[u8], reading: &mut Reading, progress: &mut Progress) -> Result<(), Failure> {
+    let taken = match piece {
+        [] => reading.end(),
+        more => reading.take(more),
+    };
+    if let (Stage::Head, Some(status)) = (progress.stage, reading.status()) {
+        progress.reach(Stage::Body(status));
+    }
+    taken.map_err(|why| Failure::Theirs(why.to_string()))?;
+    if reading.is_done() {
+        progress.end();
+    }
+    Ok(())
 }
 
 fn contains(body: &[u8], text: &[u8]) -> bool {
     text.is_empty() || body.windows(text.len()).any(|window| window == text)
-}
-
-/// Drives a connection for as long as the work on it takes, without a task of its own.
-async fn alongside<T>(connection: impl Future, work: impl Future<Output = T>) -> T {
-    let mut connection = std::pin::pin!(connection);
-    let mut work = std::pin::pin!(work);
-    let mut open = true;
-    std::future::poll_fn(|context| {
-        // Its errors reach the work as well.
-        open = open && connection.as_mut().poll(context).is_pending();
-        match work.as_mut().poll(context) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }
 
 impl Progress {
@@ -301,16 +320,40 @@ pub(crate) fn of_tls(broken: &io::Error) -> Failure {
     }
 }
 
-fn of_http(broken: &hyper::Error) -> Failure {
-    let text = if broken.is_incomplete_message() {
-        "connection closed before the answer was whole".to_owned()
-    } else if broken.is_parse() {
-        format!("the answer is not HTTP: {broken}")
-    } else {
-        match std::error::Error::source(broken) {
-            Some(source) => format!("{broken}: {source}"),
-            None => broken.to_string(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evenkeel_config::StatusSet;
+
+    #[test]
+    fn a_request_is_one_request() {
+        let page = |host: &str, path: &str| Http {
+            connect: ([192, 0, 2, 1], 80).into(),
+            method: Method::Head,
+            tls: None,
+            host: host.to_owned(),
+            path: path.to_owned(),
+            statuses: StatusSet::default(),
+            body: None,
+        };
+        let good = request(&page("www.example.com:8080", "/a?b=\"c\"")).expect("it can be made");
+        let text = String::from_utf8(good).expect("text");
+        assert!(
+            text.starts_with("HEAD /a?b=\"c\" HTTP/1.1\r\nHost: www.example.com:8080\r\n"),
+            "{text:?}"
+        );
+        assert!(text.ends_with("\r\nConnection: close\r\n\r\n"), "{text:?}");
+        for (host, path) in [
+            ("", "/"),
+            ("a", ""),
+            ("a", "*"),
+            ("a b", "/"),
+            ("a", "/ b"),
+            ("a\r\nX: y", "/"),
+            ("a", "/\r\n\r\nGET /"),
+            ("a", "/ä"),
+        ] {
+            request(&page(host, path)).expect_err(path);
         }
-    };
-    Failure::Theirs(text)
+    }
 }

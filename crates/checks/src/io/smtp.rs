@@ -11,10 +11,10 @@ use evenkeel_core::Moment;
 use evenkeel_host::clock;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::io::connect::{Failure, connect};
+use crate::io::Answer;
+use crate::io::connect::{Failure, connect, of_stream};
 use crate::io::http::of_tls;
 use crate::io::tls::{Tls, remark_on_end};
-use crate::io::{Answer, Fault, fault_of};
 use crate::machine::Outcome;
 use crate::probe::{Millis, Phases, Smtp, bounded};
 
@@ -258,13 +258,6 @@ fn parse(line: &[u8]) -> Option<(u16, &[u8])> {
     let follows = matches!(text.first(), None | Some(b' ' | b'-'));
     let code = std::str::from_utf8(code).ok()?.parse().ok()?;
     (digits && follows).then_some((code, text))
-}
-
-fn of_stream(error: std::io::Error) -> Failure {
-    match fault_of(&error) {
-        Fault::Ours => Failure::Ours(error.to_string()),
-        Fault::Theirs => Failure::Theirs(format!("connection breaks off: {error}")),
-    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use evenkeel_host::clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::io::connect::{Failure, connect, reach};
-use crate::io::{Answer, Fault, fault_of};
+use crate::io::Answer;
+use crate::io::connect::{Failure, connect, of_stream, reach};
 use crate::machine::Outcome;
 use crate::probe::{Millis, Phases, Tcp, bounded};
 
@@ -134,13 +134,6 @@ async fn look_for(text: &[u8], stream: &mut TcpStream, read: &mut Vec<u8>) -> Re
                 read.len()
             )));
         }
-    }
-}
-
-fn of_stream(error: std::io::Error) -> Failure {
-    match fault_of(&error) {
-        Fault::Ours => Failure::Ours(error.to_string()),
-        Fault::Theirs => Failure::Theirs(format!("connection breaks off: {error}")),
     }
 }
 

@@ -46,6 +46,7 @@ pub fn page(at: SocketAddr) -> Probe {
         rise: 2,
         watch_listener: true,
         rests: false,
+        service: None,
     }
 }
 

@@ -27,6 +27,14 @@ impl Server {
         F: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        Self::on(listener, treat)
+    }
+
+    /// The same on a listener that is there already.
+    pub fn on<F>(listener: TcpListener, treat: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let at = listener.local_addr().expect("bound");
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = accepted.clone();
@@ -47,6 +55,15 @@ impl Server {
             let _ = stream.write_all(text.as_bytes()).await;
         })
         .await
+    }
+
+    /// The same at this address.
+    pub async fn saying_at(at: SocketAddr, text: &'static str) -> Self {
+        let listener = TcpListener::bind(at).await.expect("a free port");
+        Self::on(listener, move |mut stream| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(text.as_bytes()).await;
+        })
     }
 
     /// Says `text` without a question, then closes.

@@ -17,30 +17,6 @@ async fn ask(engine: &Engine<Live>, from: NodeId, request: &Request) -> Reply {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_joins_late_disturbs_nobody() {
-    let mut cluster = Cluster::empty();
-    cluster.start(B).await;
-    cluster.start(C).await;
-    let leader = cluster.leader().await;
-    cluster
-        .engine(leader)
-        .propose(1, b"early".to_vec())
-        .await
-        .expect("applied");
-    let before = cluster.engine(leader).status();
-    // The one that would form the cluster at once.
-    cluster.start(A).await;
-    cluster.applied(A, b"early").await;
-    cluster
-        .engine(A)
-        .propose(2, b"late".to_vec())
-        .await
-        .expect("applied");
-    let after = cluster.engine(leader).status();
-    assert_eq!((after.leader, after.term), (before.leader, before.term));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_without_memory_takes_entries_but_does_not_vote() {
     let (mut cluster, leader) = Cluster::led().await;
     let [wiped, other] = others(leader);

@@ -56,7 +56,16 @@ async fn pause(span: Duration) {
 
 impl World {
     async fn new(seed: u64) -> Self {
-        let mut world = Self {
+        let mut world = Self::empty(seed);
+        for node in ALL {
+            world.start(node).await;
+        }
+        world
+    }
+
+    /// No node runs yet.
+    fn empty(seed: u64) -> Self {
+        Self {
             dice: Dice(seed),
             began: now(),
             wires: Wires::new(Duration::from_micros(200)),
@@ -65,11 +74,7 @@ impl World {
             timing: TIMING,
             acknowledged: Vec::new(),
             trace: Vec::new(),
-        };
-        for node in ALL {
-            world.start(node).await;
         }
-        world
     }
 
     fn note(&mut self, what: String) {
@@ -307,6 +312,35 @@ fn a_node_that_was_cut_off_disturbs_nobody_when_it_returns() {
             world.wires.heal();
             pause(Duration::from_secs(1)).await;
             world.propose(cut, 2).await;
+            let after = world.nodes[&leader].engine.status();
+            assert_eq!(
+                (after.leader, after.term),
+                (before.leader, before.term),
+                "seed {seed}"
+            );
+        });
+    }
+}
+
+/// In virtual time, because a leader of real time may also be replaced by a machine that is busy
+/// for the length of an election.
+#[test]
+fn a_node_that_joins_late_disturbs_nobody() {
+    for seed in 0..SEEDS / 4 {
+        SimRuntime::with_seed(seed).block_on(async {
+            let mut world = World::empty(seed);
+            // The one that comes late would have formed the cluster at once.
+            let [late, others @ ..] = ALL;
+            for node in others {
+                world.start(node).await;
+            }
+            let leader = world.leader().await;
+            world.propose(leader, 1).await;
+            let before = world.nodes[&leader].engine.status();
+            world.start(late).await;
+            pause(Duration::from_millis(world.dice.roll(2000))).await;
+            world.propose(late, 2).await;
+            world.settle().await;
             let after = world.nodes[&leader].engine.status();
             assert_eq!(
                 (after.leader, after.term),

@@ -68,7 +68,22 @@ impl<'a> Future<'a> {
             self.unanswered(node, group, policy, after, &mut report);
             self.supposed(node, group, policy, &mut report);
         }
+        self.failed(node, &mut report);
         report
+    }
+
+    /// The service that the fault is about.
+    fn failed(&self, node: NodeId, report: &mut Report) {
+        let Fault::Service { group, service } = self.fault else {
+            return;
+        };
+        let holder = self.situation.ledger.current(*group);
+        if holder.is_none_or(|current| current.assign.holder != node) {
+            return;
+        }
+        for said in report.groups.iter_mut().filter(|one| one.group == *group) {
+            said.unready = Some(format!("service {service}: {SUPPOSED}"));
+        }
     }
 
     /// Holders that a voter does not hear, or hears to be deaf.

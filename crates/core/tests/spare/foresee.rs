@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use evenkeel_core::foresee::{Election, Fault, Forecast, Mute, Outcome};
 use evenkeel_core::maintenance::Ask;
-use evenkeel_core::{NodeId, NodeName};
+use evenkeel_core::node::Event;
+use evenkeel_core::{CheckName, NodeId, NodeName};
 
 use crate::chance::Chance;
-use crate::place::{GROUPS, NODES, SERVERS, WITNESS, check, group_id, id, number, topology};
+use crate::place::{
+    GROUPS, NODES, SERVERS, WITNESS, check, group_id, id, number, service, topology,
+};
 use crate::world::{ELECTION, World};
 
 /// A forecast is for so long: what it says of later moments is not compared.
@@ -127,11 +130,22 @@ impl Run {
         self.world.pass(Duration::from_millis(pause));
     }
 
+    /// Whether somebody has died whom the leader still takes for alive. Then no forecast of its can
+    /// be right: it may say that a group goes there.
+    fn unnoticed_death(&self, leader: usize) -> bool {
+        let view = self.world.node(leader).view();
+        let mut dead = (0..NODES.len()).filter(|node| !self.world.alive(*node));
+        dead.any(|node| view.alive(self.world.now, id(node)))
+    }
+
     /// A fault is foreseen, happens, and is compared.
     fn compare(&mut self) {
         let (Some(leader), true) = (self.world.leader(), self.world.is_calm()) else {
             return;
         };
+        if self.unnoticed_death(leader) {
+            return;
+        }
         let all: Vec<usize> = (0..NODES.len()).collect();
         let victim = self.chance.one(&all);
         let group = self.group();
@@ -151,7 +165,7 @@ impl Run {
         let (since, before) = (self.world.now, self.world.moves.len());
         match fault {
             Fault::Node(_) => self.world.die(victim),
-            Fault::Check { .. } | Fault::Link(..) => {
+            Fault::Check { .. } | Fault::Service { .. } | Fault::Link(..) => {
                 let holder = serving.expect("somebody serves");
                 self.sick[group][holder] = true;
                 self.world.service(holder, group, true);
@@ -312,6 +326,67 @@ fn a_cut_link_beside_two_deaths_costs_what_reaches_no_majority() {
     assert_eq!(shop.map(|one| &one.outcome), Some(&Outcome::Stays));
 }
 
+/// A service without tries left makes its holder unable to serve, whatever the rule says.
+#[test]
+fn a_service_that_fails_for_good_moves_its_group_to_where_it_is_foreseen() {
+    for group in 0..GROUPS.len() {
+        let mut world = World::new();
+        let holder = world.serving(group).expect("somebody serves");
+        let fault = Fault::Service {
+            group: group_id(group),
+            service: service(),
+        };
+        let forecast = foreseen(&world, &fault);
+        let wanted = moves_of(&forecast);
+        let (to, cause) = wanted[&group].expect("it moves");
+        assert_eq!(cause, "rule");
+        let said = forecast.groups.iter();
+        let said = said.clone().find(|one| one.group == group_id(group));
+        let said = said.expect("every group is spoken of");
+        let why = &said.considered;
+        assert!(
+            why.iter().any(|one| one.why.contains("service daemon")),
+            "{why:?}"
+        );
+        assert!(
+            said.dark
+                .is_some_and(|dark| dark.most < Duration::from_millis(100))
+        );
+        let group_id = group_id(group);
+        let unready = Some("service daemon: it exited with status 1".to_owned());
+        let event = Event::Readiness {
+            group: group_id,
+            unready,
+        };
+        world.give(holder, event);
+        world.pass(HORIZON);
+        let first = world.moves.iter().rfind(|one| one.1 == group);
+        assert_eq!(first.map(|one| (one.3, one.4)), Some((to, cause)));
+        for (other, wanted) in wanted.iter().filter(|(other, _)| **other != group) {
+            assert_eq!(*wanted, None, "{}", GROUPS[*other].0);
+        }
+    }
+    // Nobody else is left for it.
+    let mut world = World::new();
+    let holder = world.serving(0).expect("somebody serves");
+    let other = GROUPS[0].1.iter().find(|node| **node != holder);
+    world.die(*other.expect("two nodes"));
+    world.pass(HORIZON);
+    let fault = Fault::Service {
+        group: group_id(0),
+        service: service(),
+    };
+    let forecast = foreseen(&world, &fault);
+    let said = forecast.groups.iter().find(|one| one.group == group_id(0));
+    let said = said.expect("every group is spoken of");
+    assert_eq!(said.outcome, Outcome::Stays);
+    assert!(
+        said.note
+            .as_ref()
+            .is_some_and(|note| note.contains("nobody else"))
+    );
+}
+
 #[test]
 fn faults_are_read_or_refused_with_what_to_write() {
     let known = topology();
@@ -319,11 +394,22 @@ fn faults_are_read_or_refused_with_what_to_write() {
     assert_eq!(read("node:ams1"), Ok(Fault::Node(id(0))));
     assert_eq!(read("link:ams1-fra1"), Ok(Fault::Link(id(0), id(1))));
     assert_eq!(read("link:fra1,tie"), Ok(Fault::Link(id(1), id(WITNESS))));
-    let service = Fault::Check {
+    let failing = Fault::Check {
         group: group_id(0),
         check: check(),
     };
-    assert_eq!(read("service:mail/service"), Ok(service));
+    assert_eq!(read("service:mail/service"), Ok(failing));
+    let failed = Fault::Service {
+        group: group_id(0),
+        service: service(),
+    };
+    assert_eq!(read("service:mail/daemon"), Ok(failed));
+    // A check that bears the name of a service asks for it.
+    let mut both = known.clone();
+    let mail = both.groups.get_mut(&group_id(0)).expect("a group");
+    mail.checks[0].name = CheckName::new("daemon").expect("a name");
+    let found = Fault::parse("service:mail/daemon", &both);
+    assert!(matches!(found, Ok(Fault::Service { .. })), "{found:?}");
     let long = format!("node:{}", "x".repeat(1000));
     for (text, words) in [
         ("", "write node:NAME"),
@@ -334,7 +420,10 @@ fn faults_are_read_or_refused_with_what_to_write() {
         ("node:ams2", "did you mean \"ams1\"?"),
         ("service:mail", "write service:GROUP/NAME"),
         ("service:mial/service", "did you mean \"mail\"?"),
-        ("service:mail/x", "no check \"x\": it has service"),
+        (
+            "service:mail/x",
+            "no service or check \"x\": it has daemon, service",
+        ),
         ("link:ams1", "write link:A-B"),
         ("link:ams1-nobody", "no node \"nobody\""),
         ("link:nobody-ams1", "no node \"nobody\""),

@@ -8,7 +8,7 @@ use evenkeel_core::topology::{
     CheckPolicy, Failback, Group, Node as Machine, ServiceAddress, Timing, Topology,
     WithoutMajority,
 };
-use evenkeel_core::{CheckName, GroupId, GroupName, NodeId, NodeName};
+use evenkeel_core::{CheckName, GroupId, GroupName, NodeId, NodeName, ServiceName};
 
 /// The nodes; the last one votes only.
 pub const NODES: [&str; 5] = ["ams1", "fra1", "bru1", "spare", "tie"];
@@ -48,6 +48,10 @@ pub fn check() -> CheckName {
     CheckName::new("service").expect("a name")
 }
 
+pub fn service() -> ServiceName {
+    ServiceName::new("daemon").expect("a name")
+}
+
 fn group(number: usize) -> Group {
     let (name, nodes, back) = GROUPS[number];
     let octet = u8::try_from(100 + number).expect("small");
@@ -69,6 +73,7 @@ fn group(number: usize) -> Group {
         preparing: Duration::ZERO,
         cold: number == COLD,
         without_majority: WithoutMajority::Mute,
+        services: vec![service()],
         checks: vec![CheckPolicy {
             name: check(),
             interval: Duration::from_secs(1),
@@ -78,6 +83,7 @@ fn group(number: usize) -> Group {
             from_node: true,
             from_peers: false,
             rests: false,
+            service: None,
         }],
     }
 }

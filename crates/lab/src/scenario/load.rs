@@ -48,7 +48,7 @@ fn nothing_moves_by(
     holder: &str,
     meanwhile: impl FnOnce() -> Result<()>,
 ) -> Result<figures::Seen> {
-    let epoch = cluster::epoch(cluster, holder)?;
+    let epoch = cluster::epoch(cluster, WITNESS)?;
     cluster.observer.mark();
     let client = cluster.client()?;
     let from = now();
@@ -61,7 +61,7 @@ fn nothing_moves_by(
         serving.as_deref() == Some(holder),
         "{serving:?} serves, not {holder}"
     );
-    let later = cluster::epoch(cluster, holder)?;
+    let later = cluster::epoch(cluster, WITNESS)?;
     ensure!(
         later == epoch,
         "{holder} serves again: epoch {epoch} became {later}"

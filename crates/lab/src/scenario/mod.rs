@@ -1,5 +1,6 @@
 //! Scenarios: stories with a condition that must hold at their end.
 
+mod addresses;
 mod clients;
 mod drain;
 mod foresee;
@@ -13,6 +14,7 @@ mod reload;
 mod rest;
 mod rule;
 mod services;
+mod spare;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -71,6 +73,12 @@ pub(crate) enum Scenario {
     Pool,
     /// Thousands of checks on one node, then all of them failing: no heartbeat is late.
     ManyChecks,
+    /// Three servers and a spare with four groups through a random series of deaths, returns,
+    /// drains and failbacks: each group is where the order says. Only if asked for by name, for
+    /// it takes long.
+    Spare,
+    /// A group of 2,200 addresses moves: all announced soon, no heartbeat late.
+    Addresses,
     /// At rest: processor and memory per node.
     Rest,
 }
@@ -94,6 +102,7 @@ const USUAL: &[Scenario] = &[
     Scenario::Services,
     Scenario::Pool,
     Scenario::ManyChecks,
+    Scenario::Addresses,
     Scenario::Rest,
 ];
 
@@ -110,8 +119,10 @@ impl Scenario {
         let mut plan = Plan::new(program, options.profile);
         plan.interval = Duration::from_millis(options.check_interval);
         match self {
+            Self::Spare => spare::plan(&mut plan),
             Self::RuleAnd => plan.fail_when = Some("ping and apache".into()),
             Self::Services => plan.setup = Setup::Services,
+            Self::Addresses => addresses::enlarge(&mut plan),
             Self::DiskFull => plan.log_disk = crate::cluster::LogDisk::Small,
             Self::DiskFrozen => plan.log_disk = crate::cluster::LogDisk::Image,
             _ => {}
@@ -140,6 +151,8 @@ impl Scenario {
             Self::Services => services::play(cluster, plan),
             Self::Pool => pool::play(cluster, options.runs),
             Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
+            Self::Spare => spare::play(cluster, options.steps, options.seed()),
+            Self::Addresses => addresses::play(cluster, plan, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
         }
     }

@@ -1,9 +1,10 @@
 //! Issue, "Seen to hold" 1: a changed configuration, on one node and on all, by command and
-//! by signal; a faulty one; an address that moves to another group and back; another
-//! program. Under 500 new requests a second, with answers that take 100 ms, not one fails,
+//! by signal; a faulty one; an address that moves to another group and back; one that leaves the
+//! cluster; another program. Under 500 new requests a second, with answers that take 100 ms, not one fails,
 //! and nobody else ever answers.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ use crate::wait;
 const STEADY: Duration = Duration::from_millis(500);
 /// Time for a change to be there, as a node's status tells it.
 const THERE: Duration = Duration::from_secs(30);
+/// An address that is in the file for a while.
+const LEAVES: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 150));
+/// A guard has forgotten an address by then that nobody has wanted any more: it waits for a
+/// minute, and looks every second.
+const FORGOTTEN: Duration = Duration::from_secs(68);
 /// Another group, for an address to move to.
 const OTHER: &str = "other";
 
@@ -64,6 +70,7 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan, runs: usize) -> Result<En
             none_failed(&records).with_context(|| format!("run {run}: {what}"))?;
         }
     }
+    leaves_the_cluster(cluster, &holder, &first).context("an address that leaves the file")?;
     std::thread::sleep(STEADY);
     let rest = client.stop()?;
     none_failed(&rest)?;
@@ -203,6 +210,71 @@ fn group_gone(cluster: &Cluster, _: &Plan, holder: &str, first: &str) -> Result<
     everywhere(cluster, holder)?;
     let both = [format!("{SERVICE}/24"), format!("{SERVICE6}/64")];
     wait_addresses(cluster, holder, GROUP, &both)
+}
+
+/// An address more, and away again: it answers nowhere, and once the guards have forgotten it
+/// another machine and this one can use it without evenkeel.
+fn leaves_the_cluster(cluster: &Cluster, holder: &str, first: &str) -> Result<()> {
+    let both = format!("\"{SERVICE}/24\", \"{SERVICE6}/64\"");
+    ensure!(first.contains(&both), "the file is not as expected");
+    cluster.write_config(&first.replace(&both, &format!("{both}, \"{LEAVES}/24\"")))?;
+    everywhere(cluster, holder)?;
+    let served = [format!("{SERVICE}/24"), format!("{SERVICE6}/64")];
+    let more = [&served[..], &[format!("{LEAVES}/24")]].concat();
+    wait_addresses(cluster, holder, GROUP, &more)?;
+    wait_answers(cluster, true).context("while it is in the file")?;
+    cluster.write_config(first)?;
+    everywhere(cluster, holder)?;
+    wait_addresses(cluster, holder, GROUP, &served)?;
+    wait_answers(cluster, false)?;
+    // Still guarded: who puts it there by hand is mute.
+    let standby = cluster.other(holder)?;
+    let by_hand = |name: &str, what: &str| {
+        let address = format!("{LEAVES}/24");
+        let words = ["ip", "addr", what, &address, "dev", "eth0"];
+        cluster.host(name)?.output(&words)
+    };
+    by_hand(&standby, "add")?;
+    ensure!(!answers(cluster)?, "it answers while it is still guarded");
+    // The daemon may have taken it away.
+    by_hand(&standby, "del")?;
+    // An address that is on a device is not forgotten: so it has to be away for that long.
+    std::thread::sleep(FORGOTTEN);
+    for name in [&standby, holder] {
+        by_hand(name, "add")?;
+        let there = wait_answers(cluster, true);
+        by_hand(name, "del")?;
+        there.with_context(|| format!("on {name}, without evenkeel"))?;
+        wait_answers(cluster, false)?;
+    }
+    Ok(())
+}
+
+/// Whether anybody answers for the address that left, asked anew.
+fn answers(cluster: &Cluster) -> Result<bool> {
+    let client = cluster.client_host();
+    client.output(&[
+        "ip",
+        "neigh",
+        "flush",
+        "to",
+        &LEAVES.to_string(),
+        "dev",
+        "eth0",
+    ])?;
+    let asked = client.output(&["ping", "-c1", "-W1", &LEAVES.to_string()])?;
+    Ok(asked.status.success())
+}
+
+fn wait_answers(cluster: &Cluster, expected: bool) -> Result<()> {
+    let what = if expected {
+        "it answers"
+    } else {
+        "it answers no more"
+    };
+    wait::until(what, THERE, || {
+        Ok((answers(cluster)? == expected).then_some(()))
+    })
 }
 
 fn everywhere(cluster: &Cluster, at: &str) -> Result<()> {

@@ -27,7 +27,7 @@ const FIRST_PRIORITY: usize = 200;
 type Step = fn(&mut Cluster, &Plan) -> Result<Option<String>>;
 
 pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
-    let steps: [(&str, Step); 20] = [
+    let steps: [(&str, Step); 21] = [
         ("the first opening", first_opening),
         ("plugins of Nagios", plugins),
         ("a switchover", planned::switched),
@@ -41,6 +41,7 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
             faults::restarted_there,
         ),
         ("a service killed", faults::killed),
+        ("a first answer that is late", faults::late_answer),
         ("a power cut", faults::power_cut),
         ("a start that fails", faults::start_fails),
         ("a stop that hangs", faults::stop_hangs),

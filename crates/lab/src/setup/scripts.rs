@@ -96,6 +96,9 @@ service = "apache"
 [group.www.check.number]
 nagios = "{plugins}/check_procs -c 1: -C apache2"
 service = "apache"
+[group.www.check.app]
+process = "app"
+interval = "50ms"
 "#
     ))
 }

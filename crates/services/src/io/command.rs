@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use evenkeel_config::{Command, ServiceSpec};
 use evenkeel_host::process::{Identity, Watched};
-use evenkeel_host::run::{Child, End, Leftovers, Limits, Output, Program, run};
+use evenkeel_host::run::{
+    Child, End, Finished, Leftovers, Limits, Output, Program, RunError, run, run_told,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -14,7 +16,7 @@ use crate::machine::{Seen, StopOutcome};
 use crate::v1;
 
 /// How long a killed process group is waited for.
-const AFTER_KILL: Duration = Duration::from_secs(2);
+pub(super) const AFTER_KILL: Duration = Duration::from_secs(2);
 
 /// How long one question for the status may take.
 const STATUS_MAX: Duration = Duration::from_secs(5);
@@ -41,9 +43,55 @@ pub(super) fn program(command: &Command, more: &[&str]) -> Program {
     }
 }
 
-/// Runs a command that ends; what it says comes back if it fails.
-async fn finish(program: &Program, within: Duration) -> Result<(), String> {
-    match question(program, within).await? {
+/// The note of a program that has to end. A worker that is killed leaves it running without
+/// its deadline; the next finds it by this ([`super::left`]).
+pub(super) struct Noted(PathBuf);
+
+impl Noted {
+    /// Notes that a program runs.
+    pub(super) fn new(note: &Path, pid: u32) -> Self {
+        // One that has ended already needs no note.
+        if let Ok(identity) = Identity::of(pid)
+            && let Err(error) = v1::note(note, identity)
+        {
+            tracing::warn!(%error, note = %note.display(), "should the daemon be replaced now, \
+                a program that it runs will have no end");
+        }
+        Self(note.to_owned())
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        v1::forget(&self.0);
+    }
+}
+
+/// Runs a program that is noted at `note` until it ends.
+pub(super) async fn run_noted(
+    program: &Program,
+    limits: &Limits,
+    note: &Path,
+) -> Result<Finished, RunError> {
+    let mut noted = None;
+    run_told(program, limits, |pid| noted = Some(Noted::new(note, pid))).await
+}
+
+fn limits(within: Duration) -> Limits {
+    Limits {
+        time: within,
+        output: OUTPUT_MAX,
+        leftovers: Leftovers::Leave,
+    }
+}
+
+/// Asks for the status; what it says comes back if it is not good.
+async fn ask(program: &Program) -> Result<(), String> {
+    done(program, question(program, STATUS_MAX).await?)
+}
+
+fn done(program: &Program, answer: (End, String)) -> Result<(), String> {
+    match answer {
         (End::Exit(0), _) => Ok(()),
         (end, line) if line.is_empty() => Err(format!("{} {end}", program.path().display())),
         (end, line) => Err(format!("{} {end}: {line}", program.path().display())),
@@ -51,12 +99,7 @@ async fn finish(program: &Program, within: Duration) -> Result<(), String> {
 }
 
 async fn question(program: &Program, within: Duration) -> Result<(End, String), String> {
-    let limits = Limits {
-        time: within,
-        output: OUTPUT_MAX,
-        leftovers: Leftovers::Leave,
-    };
-    let finished = run(program, &limits).await;
+    let finished = run(program, &limits(within)).await;
     let finished = finished.map_err(|error| format!("failed to {error}"))?;
     Ok((finished.end, finished.line()))
 }
@@ -64,14 +107,14 @@ async fn question(program: &Program, within: Duration) -> Result<(End, String), 
 /// Asks until the answer is that it is up. The caller sets the deadline.
 async fn until_up(status: &Program) {
     let mut pause = ASK_MIN;
-    while finish(status, STATUS_MAX).await.is_err() {
+    while ask(status).await.is_err() {
         sleep(pause).await;
         pause = (pause * 2).min(ASK_MAX);
     }
 }
 
 /// A process that runs for a service.
-enum Life {
+pub(super) enum Life {
     /// Started by us.
     Ours(Child),
     /// Started by an earlier life of the daemon.
@@ -79,7 +122,7 @@ enum Life {
 }
 
 impl Life {
-    async fn ended(&self) {
+    pub(super) async fn ended(&self) {
         match self {
             Self::Ours(child) => child.ended().await,
             Self::Found(watched) => watched.wait_death().await,
@@ -87,17 +130,19 @@ impl Life {
     }
 
     /// To the process and its group.
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         match self {
             Self::Ours(child) => child.signal(signal),
-            // Alive, it keeps its number and that of its group.
-            Self::Found(watched) if !watched.is_dead() => {
+            // The number names the group for as long as one of its processes lives, the first
+            // of them or not; if somebody else has it by now, none does.
+            Self::Found(watched) => {
+                let now = Identity::of(watched.pid());
+                let taken = now.is_ok_and(|now| now != watched.identity());
                 let pid = i32::try_from(watched.pid()).ok().and_then(Pid::from_raw);
-                if let Some(pid) = pid {
+                if let (false, Some(pid)) = (taken, pid) {
                     let _ = kill_process_group(pid, signal);
                 }
             }
-            Self::Found(_) => {}
         }
     }
 
@@ -252,6 +297,8 @@ pub(super) struct Scripts {
     status: Option<Program>,
     start_timeout: Duration,
     stop_timeout: Duration,
+    /// Where `start` and `stop` are noted while they run.
+    note: PathBuf,
     /// When to ask next.
     due: Instant,
 }
@@ -262,6 +309,7 @@ impl Scripts {
         stop: &Command,
         status: Option<&Command>,
         spec: &ServiceSpec,
+        note: &Path,
     ) -> Self {
         Self {
             start: program(start, &[]),
@@ -269,18 +317,20 @@ impl Scripts {
             status: status.map(|status| program(status, &[])),
             start_timeout: spec.start_timeout,
             stop_timeout: spec.stop_timeout,
+            note: v1::running(note),
             due: Instant::now(),
         }
     }
 
     /// Only to be stopped.
-    pub(super) fn to_stop(stop: &Command, stop_timeout: Duration) -> Self {
+    pub(super) fn to_stop(stop: &Command, note: &Path, stop_timeout: Duration) -> Self {
         Self {
             start: Program::shell("exit 1"),
             stop: program(stop, &[]),
             status: None,
             start_timeout: Duration::ZERO,
             stop_timeout,
+            note: v1::running(note),
             due: Instant::now(),
         }
     }
@@ -291,9 +341,11 @@ impl Scripts {
         let within = self.start_timeout;
         let start = Child::start(&self.start, Output::Log, None, within);
         let mut child = start.await.map_err(|error| format!("failed to {error}"))?;
+        let noted = Noted::new(&self.note, child.pid());
         let late = |_| format!("it was not up within {within:?}");
         // Dropped at the deadline, it is killed with its group.
         let end = tokio::time::timeout_at(deadline, child.wait()).await;
+        drop(noted);
         let end = end.map_err(late)?;
         if !end.is_success() {
             let path = self.start.path().display();
@@ -309,6 +361,12 @@ impl Scripts {
 }
 
 impl Scripts {
+    async fn run_stop(&self) -> Result<(), String> {
+        let finished = run_noted(&self.stop, &limits(self.stop_timeout), &self.note).await;
+        let finished = finished.map_err(|error| format!("failed to {error}"))?;
+        done(&self.stop, (finished.end, finished.line()))
+    }
+
     /// Whether its status says that it does not run.
     async fn is_down(&self) -> bool {
         match &self.status {
@@ -331,7 +389,7 @@ impl Driver for Scripts {
         if self.is_down().await {
             return StopOutcome::Clean;
         }
-        match finish(&self.stop, self.stop_timeout).await {
+        match self.run_stop().await {
             Ok(()) => StopOutcome::Clean,
             Err(_) if self.is_down().await => StopOutcome::Clean,
             Err(reason) => StopOutcome::Failed { reason },

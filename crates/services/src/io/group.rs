@@ -1,21 +1,25 @@
 //! The task of one group.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use evenkeel_config::{Command, Hosted};
-use evenkeel_core::{Epoch, Moment, ServiceName};
+use evenkeel_config::{Command, Hosted, Runs};
+use evenkeel_core::{Epoch, GroupName, Moment, ServiceName};
 use evenkeel_host::clock;
-use evenkeel_host::run::{Leftovers, Limits, run as run_program};
+use evenkeel_host::run::{Leftovers, Limits};
 use tokio::sync::{mpsc, watch};
 
-use super::command::program;
-use super::left;
+use super::command::{program, run_noted};
+use super::left::{self, Left};
 use super::service::{self, Order};
-use super::{GroupSettings, Shared, Word};
+use super::{GroupSettings, Said, Shared, Word};
 use crate::doctor;
-use crate::machine::{Context, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want};
+use crate::machine::{
+    Context, Earlier, Effect, Event, Hook, Machine, Report, Service, StopOutcome, Want,
+};
+use crate::v1;
 
 /// Events on their way to the machine. Each service and each hook has one step under way
 /// at most; whoever finds it full waits, and loses nothing.
@@ -50,18 +54,22 @@ struct Task {
 pub(super) async fn run(
     shared: Shared,
     settings: GroupSettings,
+    left: Vec<Left>,
     mut words: watch::Receiver<Word>,
     reports: mpsc::Sender<Report>,
 ) {
     let (events, mut heard) = mpsc::channel(EVENTS_MAX);
-    let orders = start_services(&shared, &settings, &events);
     let (notify, states) = watch::channel(None);
     let (faults, seen) = watch::channel(Vec::new());
     tokio::spawn(examine(settings.hosted.clone(), faults));
     let mut task = Task {
-        machine: Machine::new(settings.group, known(&settings.hosted)),
+        machine: Machine::new(
+            settings.group,
+            known(&settings.hosted),
+            earlier(&shared, &settings, &left),
+        ),
         context: Context::default(),
-        orders,
+        orders: Vec::new(),
         notify,
         waiting: VecDeque::new(),
         missed: 0,
@@ -73,12 +81,23 @@ pub(super) async fn run(
     tokio::spawn(task.notifier(states));
     let mut faults = task.faults.clone();
     let mut reading = true;
+    let mut clear = left.is_empty();
+    if clear {
+        task.start_services();
+    }
+    let clearing = clear_up(task.shared.clone(), left, words.clone(), reports.clone());
+    let mut clearing = std::pin::pin!(clearing);
     loop {
         task.publish();
         let pause = task.pause();
         let told = !task.waiting.is_empty() && reading;
         let event = tokio::select! {
-            changed = words.changed() => match changed {
+            () = &mut clearing, if !clear => {
+                clear = true;
+                task.start_services();
+                None
+            }
+            changed = words.changed(), if clear => match changed {
                 Ok(()) => task.heard(words.borrow_and_update().clone()),
                 Err(_) => return,
             },
@@ -136,27 +155,64 @@ fn known(hosted: &Hosted) -> Vec<Service> {
         when: spec.when,
         restart: spec.restart,
         after: spec.after.iter().filter_map(place).collect(),
+        // It is in our control group.
+        bound: matches!(spec.what, Runs::Foreground { .. }),
     };
     hosted.services.iter().map(one).collect()
 }
 
-fn start_services(
-    shared: &Shared,
-    settings: &GroupSettings,
-    events: &mpsc::Sender<Event>,
-) -> Vec<mpsc::Sender<Order>> {
-    let services = settings.hosted.services.iter().enumerate();
-    let started = services.map(|(at, spec)| {
-        let note = format!("{}.{}", settings.name, spec.name);
-        service::start(shared, at, spec, &shared.notes.join(note), events.clone())
-    });
-    started.collect()
+/// What an earlier life noted of the group.
+fn earlier(shared: &Shared, settings: &GroupSettings, left: &[Left]) -> Earlier {
+    let hook = hook_name(&settings.name, Hook::AfterOpen);
+    Earlier {
+        opened: left::opened(&shared.notes, &settings.name),
+        cut: left.iter().any(|one| one.is_program(&hook)),
+    }
+}
+
+/// What a hook is noted by while it runs.
+fn hook_name(group: &GroupName, hook: Hook) -> String {
+    format!("{group}+{}", hook.name())
+}
+
+/// Waits for the first word about the group, and ends what an earlier life left of it.
+async fn clear_up(
+    shared: Shared,
+    left: Vec<Left>,
+    mut words: watch::Receiver<Word>,
+    reports: mpsc::Sender<Report>,
+) {
+    let told = words.wait_for(Option::is_some).await.is_ok();
+    // The room ends.
+    if told {
+        left::stop(shared, left, reports).await;
+    }
 }
 
 impl Task {
+    /// Only when nothing else runs that could be taken for them.
+    fn start_services(&mut self) {
+        let services = self.settings.hosted.services.iter().enumerate();
+        let started = services.map(|(at, spec)| {
+            let note = format!("{}.{}", self.settings.name, spec.name);
+            let note = self.shared.notes.join(note);
+            service::start(&self.shared, at, spec, &note, self.events.clone())
+        });
+        self.orders = started.collect();
+    }
+
     fn heard(&mut self, word: Word) -> Option<Event> {
-        let (want, context) = word?;
+        let (said, context) = word?;
         self.context = context;
+        let Said::Want(want) = said else {
+            return Some(Event::Leave);
+        };
+        if matches!(want, Want::Opening { .. } | Want::Open { .. }) {
+            // Also what runs already, whoever started it: from now on it is the group's.
+            for spec in &self.settings.hosted.services {
+                left::note(&self.shared.notes, &self.settings.name, spec);
+            }
+        }
         Some(Event::Want(want))
     }
 
@@ -189,6 +245,10 @@ impl Task {
             Effect::GiveUp(at) => self.order(at, Order::GiveUp),
             Effect::Stop(at) => self.order(at, Order::Stop),
             Effect::RunHook(hook, epoch) => self.run_hook(hook, epoch),
+            Effect::NoteOpened(epoch) => {
+                left::note_opened(&self.shared.notes, &self.settings.name, epoch);
+            }
+            Effect::ForgetOpened => left::forget_opened(&self.shared.notes, &self.settings.name),
             Effect::Notify(state) => self.notify.send_modify(|told| {
                 let count = told.map_or(0, |(_, count)| count);
                 *told = Some((state, count + 1));
@@ -244,6 +304,12 @@ impl Task {
         });
     }
 
+    /// Where a hook is noted while it runs.
+    fn note_of(&self, hook: Hook) -> PathBuf {
+        let name = hook_name(&self.settings.name, hook);
+        v1::running(&self.shared.notes.join(name))
+    }
+
     /// Runs a hook of the administrator.
     fn hook(
         &self,
@@ -270,8 +336,9 @@ impl Task {
             output: OUTPUT_MAX,
             leftovers: Leftovers::Leave,
         };
+        let note = self.note_of(hook);
         async move {
-            match run_program(&program, &limits).await {
+            match run_noted(&program, &limits, &note).await {
                 Ok(finished) if finished.end.is_success() => Ok(()),
                 Ok(finished) => Err(match finished.line() {
                     line if line.is_empty() => format!("it {}", finished.end),
@@ -294,6 +361,7 @@ impl Task {
         let node = self.shared.node.clone();
         let timeout = self.settings.hosted.hooks.timeout;
         let events = self.events.clone();
+        let note = self.note_of(Hook::Keepalived);
         async move {
             while states.changed().await.is_ok() {
                 let state = *states.borrow_and_update();
@@ -310,7 +378,7 @@ impl Task {
                     output: OUTPUT_MAX,
                     leftovers: Leftovers::Leave,
                 };
-                let reason = match run_program(&program, &limits).await {
+                let reason = match run_noted(&program, &limits, &note).await {
                     Ok(finished) if finished.end.is_success() => continue,
                     Ok(finished) => format!("it {}", finished.end),
                     Err(error) => error.to_string(),

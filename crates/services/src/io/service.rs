@@ -65,7 +65,7 @@ pub(super) fn start(
             },
             _,
         ) => {
-            let driver = Scripts::new(start, stop, status.as_ref(), spec);
+            let driver = Scripts::new(start, stop, status.as_ref(), spec, note);
             tokio::spawn(run(driver, at, heard, events));
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel_config::ServiceSpec;
 use evenkeel_host::systemd::{Running, Seen as Known, Systemd, SystemdError, Unit as State};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::service::Driver;
 use crate::machine::{Seen, StopOutcome};
@@ -17,6 +17,14 @@ const AFTER_SIGNAL: Duration = Duration::from_secs(2);
 /// How soon a bus that was lost during a start is asked what came of it.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How soon a stop that was not done is asked for again, and how seldom at the most.
+const STOP_AGAIN_MIN: Duration = Duration::from_millis(100);
+const STOP_AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// How long after a question without an answer a unit is looked at again, should there be no
+/// news of it. Longer than an answer that is merely late.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 const TERM: i32 = 15;
 const KILL: i32 = 9;
 
@@ -25,9 +33,7 @@ pub(super) struct Unit {
     unit: String,
     start_timeout: Duration,
     stop_timeout: Duration,
-    watch: watch::Receiver<Known>,
-    /// To be told whatever it is.
-    anew: bool,
+    looks: Looks,
 }
 
 impl Unit {
@@ -37,8 +43,7 @@ impl Unit {
             unit: unit.to_owned(),
             start_timeout: spec.start_timeout,
             stop_timeout: spec.stop_timeout,
-            watch: systemd.watch(unit),
-            anew: true,
+            looks: Looks::new(systemd.watch(unit)),
         }
     }
 
@@ -49,8 +54,7 @@ impl Unit {
             unit: unit.to_owned(),
             start_timeout: Duration::ZERO,
             stop_timeout,
-            watch: systemd.watch(unit),
-            anew: true,
+            looks: Looks::new(systemd.watch(unit)),
         }
     }
 
@@ -73,6 +77,28 @@ impl Unit {
                 return Ok(());
             }
         }
+    }
+
+    /// Has it stopped, within its time. A job that was lost with the bus, or ended by
+    /// somebody's other order, is no reason for haste: it is asked for again.
+    async fn stop_it(&self) -> Result<(), String> {
+        let (unit, within) = (&self.unit, self.stop_timeout);
+        let deadline = Instant::now() + within;
+        let mut why = format!("{unit} was not down within {within:?}");
+        let mut pause = STOP_AGAIN_MIN;
+        let stopping = async {
+            while let Err(error) = self.systemd.stop_unit(unit).await {
+                if let Ok(state) = self.systemd.look(unit).await
+                    && matches!(state.running(), Running::Down | Running::Missing)
+                {
+                    return;
+                }
+                why = format!("{unit} was not down within {within:?}; failed to {error}");
+                sleep(pause).await;
+                pause = (pause * 2).min(STOP_AGAIN_MAX);
+            }
+        };
+        timeout_at(deadline, stopping).await.map_err(|_| why)
     }
 
     /// Waits until none of its processes is left.
@@ -113,11 +139,8 @@ impl Driver for Unit {
 
     async fn stop(&mut self) -> StopOutcome {
         let unit = &self.unit;
-        let asked = timeout(self.stop_timeout, self.systemd.stop_unit(unit)).await;
-        let why = match asked {
-            Ok(Ok(())) => return StopOutcome::Clean,
-            Ok(Err(error)) => format!("failed to {error}"),
-            Err(_) => format!("{unit} was not down within {:?}", self.stop_timeout),
+        let Err(why) = self.stop_it().await else {
+            return StopOutcome::Clean;
         };
         match self.systemd.look(unit).await {
             Ok(state) if matches!(state.running(), Running::Down | Running::Missing) => {
@@ -143,28 +166,118 @@ impl Driver for Unit {
     }
 
     async fn look(&mut self) -> (Seen, String) {
-        loop {
-            if !self.anew && self.watch.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            // Dropped while it asks, it has to ask again.
-            self.anew = true;
-            let found = match self.systemd.look(&self.unit).await {
-                Ok(state) => seen(&state),
-                Err(error) => {
-                    sleep(ASK_AGAIN).await;
-                    Some((Seen::Unknown, format!("failed to {error}")))
-                }
-            };
-            self.watch.borrow_and_update();
-            self.anew = false;
-            if let Some(found) = found {
-                return found;
-            }
-        }
+        let (systemd, unit) = (&self.systemd, &self.unit);
+        self.looks.next(|| systemd.look(unit)).await
     }
 
     fn look_anew(&mut self) {
-        self.anew = true;
+        self.looks.due = Due::Now;
+    }
+}
+
+/// When a unit is looked at: at every news of it.
+struct Looks {
+    news: watch::Receiver<Known>,
+    due: Due,
+}
+
+/// When it is looked at next.
+enum Due {
+    /// At once, whatever was seen before.
+    Now,
+    /// Before long even without news: what it became while nobody could be asked may have
+    /// been the last.
+    Soon,
+    /// When there is news.
+    AtNews,
+}
+
+impl Looks {
+    fn new(news: watch::Receiver<Known>) -> Self {
+        let due = Due::Now;
+        Self { news, due }
+    }
+
+    /// What `ask` says when it is due, if it tells whether the unit runs.
+    async fn next<F>(&mut self, ask: impl Fn() -> F) -> (Seen, String)
+    where
+        F: Future<Output = Result<State, SystemdError>>,
+    {
+        loop {
+            let news = match self.due {
+                Due::Now => Ok(()),
+                Due::Soon => timeout(LOOK_AGAIN, self.news.changed())
+                    .await
+                    .unwrap_or(Ok(())),
+                Due::AtNews => self.news.changed().await,
+            };
+            if news.is_err() {
+                return std::future::pending().await;
+            }
+            // Dropped while it asks, it has to ask again; and what comes meanwhile is news.
+            self.due = Due::Now;
+            self.news.borrow_and_update();
+            match ask().await {
+                Ok(state) => {
+                    self.due = Due::AtNews;
+                    if let Some(found) = seen(&state) {
+                        return found;
+                    }
+                }
+                Err(error) => {
+                    self.due = Due::Soon;
+                    return (Seen::Unknown, format!("failed to {error}"));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(active: &str) -> State {
+        State {
+            load: "loaded".to_owned(),
+            active: active.to_owned(),
+            ..State::default()
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime")
+    }
+
+    #[test]
+    fn what_a_unit_becomes_while_it_is_asked_for_is_seen_next() {
+        let (tell, news) = watch::channel(Known::Known(unit("active")));
+        let mut looks = Looks::new(news);
+        runtime().block_on(async {
+            let late = || {
+                tell.send_replace(Known::Known(unit("inactive")));
+                std::future::ready(Ok(unit("active")))
+            };
+            assert_eq!(looks.next(late).await.0, Seen::Up);
+            let now = || std::future::ready(Ok(unit("inactive")));
+            let next = timeout(LOOK_AGAIN, looks.next(now)).await;
+            assert_eq!(next.expect("at once").0, Seen::Down);
+        });
+    }
+
+    #[test]
+    fn where_nobody_could_be_asked_it_is_asked_again_without_news() {
+        let (_tell, news) = watch::channel(Known::Known(unit("active")));
+        let mut looks = Looks::new(news);
+        runtime().block_on(async {
+            let lost = || std::future::ready(Err(SystemdError::Lost("it is away".to_owned())));
+            assert_eq!(looks.next(lost).await.0, Seen::Unknown);
+            let back = || std::future::ready(Ok(unit("active")));
+            let next = timeout(LOOK_AGAIN * 5, looks.next(back)).await;
+            assert_eq!(next.expect("soon").0, Seen::Up);
+        });
     }
 }

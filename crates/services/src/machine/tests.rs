@@ -13,6 +13,8 @@ fn epoch(index: u64) -> Epoch {
 struct Bench {
     machine: Machine,
     now: Moment,
+    /// What the next life would find noted.
+    noted: Option<Epoch>,
 }
 
 fn service(name: &str, after: &[usize]) -> Service {
@@ -21,6 +23,7 @@ fn service(name: &str, after: &[usize]) -> Service {
         when: When::Active,
         restart: 0,
         after: after.to_vec(),
+        bound: false,
     }
 }
 
@@ -40,9 +43,14 @@ fn restarted(name: &str, restart: u32) -> Service {
 
 impl Bench {
     fn new(services: Vec<Service>) -> Self {
+        Self::after_life(services, Earlier::default())
+    }
+
+    fn after_life(services: Vec<Service>, earlier: Earlier) -> Self {
         Self {
-            machine: Machine::new(GROUP, services),
+            machine: Machine::new(GROUP, services, earlier),
             now: Moment::ZERO + Duration::from_secs(1),
+            noted: earlier.opened,
         }
     }
 
@@ -57,10 +65,27 @@ impl Bench {
         bench
     }
 
+    /// What the next life is told.
+    fn earlier(&self) -> Earlier {
+        let opened = self.noted;
+        let cut = false;
+        Earlier { opened, cut }
+    }
+
     fn step(&mut self, event: Event) -> Vec<String> {
         self.now += Duration::from_millis(10);
         let effects = self.machine.step(self.now, event);
-        effects.iter().map(|effect| self.shown(effect)).collect()
+        for effect in &effects {
+            match effect {
+                Effect::NoteOpened(epoch) => self.noted = Some(*epoch),
+                Effect::ForgetOpened => self.noted = None,
+                _ => {}
+            }
+        }
+        let notes =
+            |effect: &&Effect| !matches!(effect, Effect::NoteOpened(_) | Effect::ForgetOpened);
+        let effects = effects.iter().filter(notes);
+        effects.map(|effect| self.shown(effect)).collect()
     }
 
     fn wants(&mut self, want: Want) -> Vec<String> {
@@ -112,6 +137,8 @@ impl Bench {
             Effect::GiveUp(at) => format!("give up {}", name(at)),
             Effect::Stop(at) => format!("stop {}", name(at)),
             Effect::RunHook(hook, epoch) => format!("{hook} {epoch}"),
+            Effect::NoteOpened(epoch) => format!("note {epoch}"),
+            Effect::ForgetOpened => "forget".to_owned(),
             Effect::Notify(state) => format!("notify {state}"),
             Effect::Report(report) => match report {
                 Report::Ready { epoch, .. } => format!("Ready {epoch}"),
@@ -128,7 +155,9 @@ impl Bench {
                 Report::Forced { service, .. } => format!("Forced {service}"),
                 Report::StopFailed { service, .. } => format!("StopFailed {service}"),
                 Report::HookFailed { hook, .. } => format!("HookFailed {hook}"),
-                Report::Missed { .. } => "Missed".to_owned(),
+                Report::LeftRuns { .. } | Report::LeftStopped { .. } | Report::Missed { .. } => {
+                    unreachable!("the room tells them")
+                }
             },
         }
     }
@@ -189,10 +218,15 @@ fn what_runs_on_a_standby_at_first_is_stopped_and_later_is_only_told() {
     );
     assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
     assert_eq!(bench.sees(0, Seen::Up), NONE, "once");
+    let status = bench.machine.status();
+    assert_eq!(status.services[0].detail.as_deref(), Some(FOREIGN));
+    assert!(status.services[0].foreign && status.unready.is_empty());
     assert_eq!(bench.sees(0, Seen::Down), NONE, "its end is no death");
+    assert!(!bench.machine.status().services[0].foreign);
     assert_eq!(bench.sees(0, Seen::Up), ["Foreign a"]);
     // And it serves when it is wanted.
     assert_eq!(bench.opening(5), ["before_open 5"]);
+    assert!(!bench.machine.status().services[0].foreign);
 }
 
 #[test]
@@ -378,6 +412,44 @@ fn a_stop_that_fails_is_told_and_holds_nothing_up() {
 }
 
 #[test]
+fn a_stop_that_failed_is_tried_again_though_nothing_tells_whether_it_runs() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Standby);
+    let reason = "it hangs".to_owned();
+    bench.step(Event::Stopped(0, StopOutcome::Failed { reason }));
+    bench.done(Hook::AfterClose);
+    let status = bench.machine.status();
+    assert_eq!(status.services[0].state, State::Unknown);
+    assert!(bench.machine.deadline() < bench.now + RETRY_MIN);
+    assert_eq!(bench.after(RETRY_MIN), ["stop a"]);
+    assert_eq!(bench.stopped(0), NONE);
+    let status = bench.machine.status();
+    assert!(status.unready.is_empty(), "{:?}", status.unready);
+    assert_eq!(status.services[0].state, State::Down);
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+}
+
+#[test]
+fn one_that_waits_for_a_failed_one_wakes_nobody() {
+    let mut bench = Bench::standing_by(vec![service("a", &[]), service("b", &[0])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.started(1);
+    bench.sees(0, Seen::Down);
+    bench.sees(1, Seen::Down);
+    // The second is due before the first has been started.
+    assert_eq!(bench.after(RETRY_MIN), ["start a"]);
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+    assert_eq!(bench.not_started(0), NONE);
+    assert!(bench.machine.deadline() > bench.now + RETRY_MIN);
+    bench.after(RETRY_MAX);
+    assert_eq!(bench.started(0), ["Recovered a", "start b"]);
+}
+
+#[test]
 fn a_hook_that_fails_holds_nothing_up() {
     let mut bench = Bench::standing_by(vec![]);
     bench.opening(5);
@@ -425,6 +497,126 @@ fn a_life_that_begins_open_starts_what_is_down_and_runs_no_hook_again() {
 }
 
 #[test]
+fn what_an_earlier_life_opened_is_closed_with_its_hook() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    assert_eq!(bench.noted, None);
+    bench.opening(5);
+    assert_eq!(bench.noted, Some(epoch(5)));
+    // Replaced before it closes, or while it does.
+    let mut bench = Bench::after_life(vec![service("a", &[])], bench.earlier());
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+    assert_eq!(bench.noted, Some(epoch(5)), "it may be replaced once more");
+    let mut bench = Bench::after_life(vec![service("a", &[])], bench.earlier());
+    bench.wants(Want::Standby);
+    assert_eq!(bench.stopped(0), ["after_close 5"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+    assert_eq!(bench.noted, None);
+}
+
+#[test]
+fn an_after_open_that_was_cut_off_is_run_again() {
+    let cut = Earlier {
+        opened: Some(epoch(5)),
+        cut: true,
+    };
+    let mut bench = Bench::after_life(vec![], cut);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+    // Not if it has been closed meanwhile.
+    let mut bench = Bench::after_life(vec![], cut);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "after_close 5"]
+    );
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+}
+
+#[test]
+fn a_life_that_begins_with_a_closing_closes_what_was_open() {
+    let mut bench = Bench::new(vec![]);
+    let closing = Want::Closing { epoch: epoch(5) };
+    assert_eq!(bench.wants(closing), ["before_close 5"]);
+    assert_eq!(bench.done(Hook::BeforeClose), ["MayClose 5 false"]);
+    // The move is called off: it was open all the time.
+    assert_eq!(bench.open(5), ["notify MASTER"]);
+    bench.wants(closing);
+    bench.done(Hook::BeforeClose);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "after_close 5"]
+    );
+}
+
+#[test]
+fn a_new_epoch_is_noted_and_the_end_of_the_old_one_does_not_forget_it() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    bench.done(Hook::AfterOpen);
+    bench.wants(Want::Standby);
+    bench.opening(6);
+    assert_eq!(bench.noted, Some(epoch(6)));
+    assert_eq!(bench.done(Hook::AfterClose), ["before_open 6"]);
+    assert_eq!(bench.noted, Some(epoch(6)));
+}
+
+#[test]
+fn hooks_that_wait_when_it_is_closed_are_not_run_any_more() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    assert_eq!(bench.wants(Want::Closing { epoch: epoch(5) }), NONE);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP"]);
+    assert_eq!(bench.done(Hook::AfterOpen), ["after_close 5"]);
+    assert_eq!(bench.done(Hook::AfterClose), ["Stopped"]);
+}
+
+#[test]
+fn the_end_of_the_daemon_stops_what_would_end_with_it() {
+    let bound = |service| Service {
+        bound: true,
+        ..service
+    };
+    let unit = always("unit");
+    let services = vec![unit, bound(always("front")), bound(service("a", &[1]))];
+    let mut bench = Bench::standing_by(services);
+    bench.started(0);
+    bench.started(1);
+    assert!(bench.machine.status().reached);
+    // On a standby.
+    assert_eq!(bench.step(Event::Leave), ["stop front"]);
+    let status = bench.machine.status();
+    assert!(status.leaving && !status.reached);
+    assert_eq!(bench.stopped(1), ["Stopped"]);
+    assert_eq!(bench.sees(1, Seen::Down), NONE, "it stays down");
+    assert_eq!(bench.machine.deadline(), Moment::MAX);
+}
+
+#[test]
+fn the_end_of_the_daemon_stops_a_holder_in_order() {
+    let services = vec![
+        Service {
+            bound: true,
+            ..always("front")
+        },
+        service("a", &[0]),
+    ];
+    let mut bench = Bench::standing_by(services);
+    bench.started(0);
+    bench.opening(5);
+    bench.started(1);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Standby);
+    assert_eq!(bench.stopped(1), ["after_close 5"]);
+    // Its hook is awaited, and what is to stop besides.
+    assert_eq!(bench.step(Event::Leave), ["stop front"]);
+    assert_eq!(bench.done(Hook::AfterClose), NONE);
+    assert_eq!(bench.stopped(0), ["Stopped"]);
+}
+
+#[test]
 fn nothing_is_started_in_a_closing_group() {
     let mut bench = Bench::standing_by(vec![restarted("a", 3)]);
     bench.opening(5);
@@ -434,4 +626,63 @@ fn nothing_is_started_in_a_closing_group() {
     bench.wants(Want::Closing { epoch: epoch(5) });
     assert_eq!(bench.sees(0, Seen::Down), ["Died a"]);
     assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
+}
+
+#[test]
+fn what_is_started_again_is_told_until_it_runs_or_has_failed() {
+    let fresh = |bench: &Bench| bench.machine.status().services[0].fresh;
+    let mut bench = Bench::standing_by(vec![restarted("web", 1)]);
+    assert_eq!(fresh(&bench), None);
+    bench.opening(2);
+    bench.started(0);
+    assert_eq!(
+        fresh(&bench),
+        Some(Fresh::Started(bench.now)),
+        "for the opening"
+    );
+    bench.done(Hook::BeforeOpen);
+    bench.open(2);
+    bench.sees(0, Seen::Down);
+    assert_eq!(fresh(&bench), Some(Fresh::Restarting));
+    assert!(bench.machine.status().unready.is_empty());
+    bench.started(0);
+    assert_eq!(fresh(&bench), Some(Fresh::Started(bench.now)));
+    // Its only try is used up.
+    bench.sees(0, Seen::Down);
+    assert_eq!(fresh(&bench), None);
+    assert!(!bench.machine.status().unready.is_empty());
+    bench.started(0);
+    bench.wants(Want::Standby);
+    bench.stopped(0);
+    assert_eq!(fresh(&bench), None);
+}
+
+#[test]
+fn a_start_that_fails_is_tried_again_and_one_that_systemd_made_counts_as_well() {
+    let fresh = |bench: &Bench| bench.machine.status().services[0].fresh;
+    let mut bench = Bench::standing_by(vec![restarted("web", 2)]);
+    bench.opening(2);
+    bench.not_started(0);
+    assert_eq!(fresh(&bench), Some(Fresh::Restarting));
+    bench.not_started(0);
+    assert_eq!(fresh(&bench), Some(Fresh::Restarting));
+    bench.not_started(0);
+    assert_eq!(fresh(&bench), None, "both tries are used up");
+    // One that waits for another service to be started.
+    let mut bench = Bench::standing_by(vec![service("db", &[]), {
+        let after = vec![0];
+        Service {
+            after,
+            ..restarted("web", 2)
+        }
+    }]);
+    bench.opening(2);
+    bench.started(0);
+    bench.started(1);
+    bench.sees(0, Seen::Down);
+    bench.sees(1, Seen::Down);
+    let web = |bench: &Bench| bench.machine.status().services[1].fresh;
+    assert_eq!(web(&bench), Some(Fresh::Restarting));
+    bench.sees(1, Seen::Up);
+    assert_eq!(web(&bench), Some(Fresh::Started(bench.now)));
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use evenkeel_config::When;
+use evenkeel_core::settling::Fresh;
 use evenkeel_core::{Epoch, GroupId, ServiceName};
 
 /// What is wanted of a group's services. `Standby` also follows `Closing`.
@@ -87,6 +88,8 @@ pub enum StopOutcome {
 pub enum Event {
     /// Somebody said what is wanted.
     Want(Want),
+    /// The daemon ends: as [`Want::Standby`], and what would end with it is stopped as well.
+    Leave,
     /// A service, by its place in the list, looks so, with a word for people.
     Seen(usize, Seen, String),
     /// The step that [`Effect::Start`] began is over.
@@ -110,6 +113,10 @@ pub enum Effect {
     Stop(usize),
     /// Run a hook within its deadline; answer with [`Event::HookDone`].
     RunHook(Hook, Epoch),
+    /// Note that the group was to open here in this epoch, for the next life.
+    NoteOpened(Epoch),
+    /// It is closed, and `after_close` is over.
+    ForgetOpened,
     /// Tell keepalived's script this state; nobody waits for it.
     Notify(&'static str),
     /// Tell this.
@@ -207,6 +214,18 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// What the file does not name any more may still run; it is tried again.
+    LeftRuns {
+        /// `GROUP.SERVICE`.
+        service: String,
+        /// Why.
+        reason: String,
+    },
+    /// What the file does not name any more has stopped.
+    LeftStopped {
+        /// `GROUP.SERVICE`.
+        service: String,
+    },
     /// Nobody fetched these reports, and the oldest were dropped.
     Missed {
         /// How many.
@@ -242,13 +261,23 @@ pub struct ServiceStatus {
     pub state: State,
     /// What is wrong, if anything is.
     pub detail: Option<String>,
+    /// Whether it was started in this life, or is being started again: what asks for it may have
+    /// to wait.
+    pub fresh: Option<Fresh>,
+    /// Somebody else started it on a standby, and it still runs.
+    pub foreign: bool,
 }
+
+/// What is wrong with a service that is `foreign`, for people.
+pub const FOREIGN: &str = "somebody else started it, though it is to run on the holder alone";
 
 /// One group, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
     /// What is wanted; nothing before the first word.
     pub want: Option<Want>,
+    /// The daemon ends.
+    pub leaving: bool,
     /// Whether it has been reached.
     pub reached: bool,
     /// The hook that runs now.

@@ -11,14 +11,14 @@ use evenkeel_core::GroupId;
 use evenkeel_host::address::{self, Change, Changes, Existing, Lifetime, Placement};
 use evenkeel_host::clock;
 use evenkeel_host::frame::{Forwards, FrameSocket, Mac, Pacer, Sent, announcement};
-use evenkeel_host::netlink::{Connection, Family, Heard, NetlinkError};
+use evenkeel_host::netlink::{self, Connection, Family, Heard, NetlinkError};
 use evenkeel_host::sys::sched;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc;
 
 use super::Shared;
 use super::ender::{Ended, Ender};
-use crate::campaign::Round;
+use crate::campaign::{Forms, Round};
 use crate::machine::{Attempt, Effect, Event, Machine, Report, TURN, Volley};
 
 /// Frames per millisecond: 2,000 addresses in both forms are out in 32 ms, and a switch
@@ -34,6 +34,9 @@ const SOCKET_WAIT: Duration = Duration::from_millis(2);
 /// Plans carried out before the thread listens to words again: each plan follows from
 /// changes, and a mad source of them must not keep it from hearing "stop".
 const PLANS_MAX: usize = 8;
+/// Addresses placed before the thread listens to words and announces again: as many as one
+/// system call takes, one or two milliseconds' work.
+const PLACED_AT_ONCE: usize = netlink::BATCH_MAX;
 /// Reports kept while nobody fetches them.
 const REPORTS_MAX: usize = 4_096;
 /// How soon unfetched reports are offered again.
@@ -96,6 +99,9 @@ pub(super) struct Worker {
     pub(super) machine: Machine,
     pub(super) changes: Changes,
     pub(super) route: Connection,
+    /// What is to be placed: the groups of [`Effect::Add`], each once, in the order of their
+    /// turns.
+    pub(super) placing: VecDeque<(GroupId, VecDeque<Placement>)>,
     pub(super) frames: Option<FrameSocket>,
     pub(super) ender: Ender,
     pub(super) ended: Receiver<Ended>,
@@ -125,6 +131,9 @@ impl Worker {
             }
             let pause = self.announce(&mut pacer);
             self.reports.flush();
+            if self.place() {
+                continue;
+            }
             if pause.is_none() {
                 *self.shared.status() = self.machine.status();
             }
@@ -152,6 +161,11 @@ impl Worker {
             .map(|(group, want)| Event::Want(group, want));
         let doubts = words.doubts.into_iter().map(Event::Doubt);
         for event in assigned.chain(resets).chain(wants).chain(doubts) {
+            if let Event::Assign(group, _) = &event {
+                // What it had may not belong to it any more.
+                self.placing.retain(|(other, _)| other != group);
+                self.machine.step(now, Event::Tried(*group));
+            }
             self.machine.step(now, event);
         }
         while let Ok((ticket, outcome)) = self.ended.try_recv() {
@@ -198,9 +212,8 @@ impl Worker {
     fn carry_out(&mut self, effect: Effect) -> Result<(), NetlinkError> {
         match effect {
             Effect::Add(group, places) => {
-                let outcomes =
-                    address::add(&mut self.route, &places, self.lifetime, Existing::Refuse)?;
-                self.refused(Some(group), Attempt::Place, &places, outcomes)
+                self.placing.push_back((group, places.into()));
+                Ok(())
             }
             Effect::Remove(group, places) => {
                 let outcomes = address::delete(&mut self.route, &places)?;
@@ -228,6 +241,35 @@ impl Worker {
                 Ok(())
             }
         }
+    }
+
+    /// Places some of what is to be placed; whether there was anything. Groups take turns.
+    fn place(&mut self) -> bool {
+        let Some((group, mut places)) = self.placing.pop_front() else {
+            return false;
+        };
+        if !self.machine.places(group) {
+            // It is to leave: none of the rest.
+            places.clear();
+        }
+        let some = places.len().min(PLACED_AT_ONCE);
+        let some: Vec<Placement> = places.drain(..some).collect();
+        if let Err(error) = self.place_some(group, &some) {
+            self.reconnect(error);
+        }
+        if places.is_empty() {
+            self.machine.step(clock::now(), Event::Tried(group));
+        } else {
+            self.placing.push_back((group, places));
+        }
+        true
+    }
+
+    fn place_some(&mut self, group: GroupId, places: &[Placement]) -> Result<(), NetlinkError> {
+        let outcomes = address::add(&mut self.route, places, self.lifetime, Existing::Refuse)?;
+        self.refused(Some(group), Attempt::Place, places, outcomes)?;
+        // What was just placed may have been the last: it is seen before it is missed.
+        self.hear()
     }
 
     /// Tells the machine of the first refusal. One that only says that things are not as
@@ -332,7 +374,7 @@ impl Worker {
             let forwards = *forwards
                 .entry(place.device)
                 .or_insert_with(|| forwarding(&self.machine.device_name(place.device)));
-            let (frames, sent) = shoot(socket, *place, *mac, forwards);
+            let (frames, sent) = shoot(socket, *place, *mac, forwards, volley.forms);
             pacer.used(frames);
             match sent {
                 Sent::Out => round.sent += 1,
@@ -381,10 +423,22 @@ impl Worker {
 
 /// Sends the frames of one address; says how many there were, and the worst that
 /// happened to one of them.
-fn shoot(socket: &FrameSocket, place: Placement, mac: Mac, forwards: Forwards) -> (u32, Sent) {
+fn shoot(
+    socket: &FrameSocket,
+    place: Placement,
+    mac: Mac,
+    forwards: Forwards,
+    forms: Forms,
+) -> (u32, Sent) {
+    let (from, most) = match forms {
+        Forms::First => (0, 1),
+        Forms::Second => (1, usize::MAX),
+        Forms::All => (0, usize::MAX),
+    };
     let mut count = 0;
     let mut worst = Sent::Out;
-    for frame in announcement(mac, place.ip, forwards).frames() {
+    let announcement = announcement(mac, place.ip, forwards);
+    for frame in announcement.frames().skip(from).take(most) {
         count += 1;
         let deadline = clock::now() + SOCKET_WAIT;
         let sent = loop {

@@ -56,6 +56,10 @@ pub(super) struct Group {
     pub(super) since: Moment,
     pub(super) look_at: Moment,
     pub(super) tries: Tries,
+    /// Its addresses are being placed: what is missing is not asked for again.
+    pub(super) placing: bool,
+    /// How many were missing when it was last looked.
+    pub(super) missing: usize,
     pub(super) ending: Ending,
     pub(super) told: Told,
     pub(super) adopted: Option<usize>,
@@ -73,6 +77,8 @@ impl Group {
             since: Moment::ZERO,
             look_at: Moment::ZERO,
             tries: Tries::NEW,
+            placing: false,
+            missing: 0,
             ending: Ending::Idle,
             told: Told::Nothing,
             adopted: None,
@@ -81,6 +87,11 @@ impl Group {
             trouble: None,
             campaign: None,
         }
+    }
+
+    /// No more of its addresses are about to be placed, as far as is known.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.placing && self.missing == 0
     }
 
     pub(super) fn wants_addresses(&self) -> bool {

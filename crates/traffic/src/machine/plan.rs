@@ -85,11 +85,18 @@ impl Machine {
         let Some(group) = self.groups.get(&id) else {
             return;
         };
+        if group.placing {
+            // Looking what is missing yet is for the end: it costs as much for each of the
+            // many turns.
+            self.campaign(now, id);
+            return;
+        }
         let lack = self.kernel.lack(&group.sites);
         let missing = lack.missing.len();
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
+        group.missing = missing;
         if group.adopted.is_none() && lack.waiting.is_none() {
             let adopted = group.sites.len() - missing;
             group.adopted = Some(adopted);
@@ -106,7 +113,10 @@ impl Machine {
             }
             self.put_right(now, id, lack);
         }
-        self.campaign(now, id, missing);
+        self.campaign(now, id);
+        if missing == 0 {
+            self.tell_first_round(now, id);
+        }
     }
 
     fn complete(&mut self, now: Moment, id: GroupId) {
@@ -153,6 +163,7 @@ impl Machine {
                     self.effects.push(Effect::Remove(Some(id), lack.stray));
                 }
                 if !lack.missing.is_empty() {
+                    group.placing = true;
                     self.effects.push(Effect::Add(id, lack.missing));
                 }
                 if !lack.routes.is_empty() {
@@ -165,8 +176,9 @@ impl Machine {
         }
     }
 
-    /// Starts a campaign when an open group has all that it can have now.
-    fn campaign(&mut self, now: Moment, id: GroupId, missing: usize) {
+    /// Starts a campaign when a group is open. It does not wait for what is not placed yet:
+    /// clients of the others would wait with it.
+    fn campaign(&mut self, now: Moment, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
@@ -177,8 +189,13 @@ impl Machine {
             .campaign
             .as_ref()
             .is_some_and(|campaign| campaign.epoch == epoch);
-        if !runs && missing == 0 {
-            group.campaign = Some(Campaign::new(now, epoch, Why::Opened));
+        if !runs {
+            let count = group.sites.len();
+            group.campaign = Some(Campaign::new(now, epoch, Why::Opened, count));
+        }
+        let placing = group.placing;
+        if let Some(campaign) = &mut group.campaign {
+            campaign.set_placing(placing);
         }
     }
 

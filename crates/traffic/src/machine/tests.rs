@@ -4,7 +4,7 @@ use evenkeel_core::Epoch;
 use evenkeel_host::address::{Address, Change, Lifetime, Link, Owner, Placement, single};
 
 use super::*;
-use crate::campaign::{DOUBT_SPACING, SCHEDULE_MS};
+use crate::campaign::{DOUBT_SPACING, Forms, SCHEDULE_MS};
 
 const WWW: GroupId = GroupId(1);
 const DB: GroupId = GroupId(2);
@@ -55,6 +55,8 @@ struct World {
     machine: Machine,
     now: Moment,
     addresses: BTreeMap<(u32, IpAddr), Owner>,
+    /// Adding hangs: what is to be added waits here.
+    slow: Option<Vec<Placement>>,
     /// Adding fails, as if the right were missing.
     refuses: bool,
     /// Ended sockets are not told.
@@ -68,6 +70,7 @@ impl World {
             machine: Machine::new(Some(Duration::from_secs(10))),
             now: Moment::from_nanos(1_000_000_000),
             addresses: BTreeMap::new(),
+            slow: None,
             refuses: false,
             ender_hangs: false,
             log: Vec::new(),
@@ -131,13 +134,18 @@ impl World {
 
     fn place(&mut self, group: GroupId, places: &[Placement]) {
         if self.refuses {
-            self.step(Event::Refused(
-                group,
-                Attempt::Place,
-                "place it: no".to_owned(),
-            ));
+            let no = "place it: no".to_owned();
+            self.step(Event::Refused(group, Attempt::Place, no));
+        } else if let Some(slow) = &mut self.slow {
+            slow.extend(places);
             return;
+        } else {
+            self.place_now(places);
         }
+        self.step(Event::Tried(group));
+    }
+
+    fn place_now(&mut self, places: &[Placement]) {
         for place in places {
             self.appears(place.device, &place.ip.to_string(), Owner::Evenkeel);
         }
@@ -176,11 +184,13 @@ impl World {
         panic!("it does not settle: {all:?}");
     }
 
-    /// Announces all that is due now; gives the addresses.
+    /// Announces all that is due now; gives the addresses, in the order of their first forms.
     fn announce(&mut self) -> Vec<IpAddr> {
         let mut announced = Vec::new();
         while let Some(volley) = self.machine.volley(self.now, 100) {
-            announced.extend(volley.shots.iter().map(|(place, _)| place.ip));
+            if volley.forms != Forms::Second {
+                announced.extend(volley.shots.iter().map(|(place, _)| place.ip));
+            }
             let round = Round {
                 sent: volley.shots.len(),
                 dropped: 0,
@@ -262,8 +272,9 @@ fn open_announces_and_repeats_for_a_minute() {
     assert_eq!(effects, [], "all is placed already");
     let start = world.now;
     let all = [ip("192.0.2.1"), ip("2001:db8::1")];
-    for offset in SCHEDULE_MS {
-        world.now = start + Duration::from_millis(offset);
+    // The first two rounds are one: of first and second forms.
+    for offset in &SCHEDULE_MS[1..] {
+        world.now = start + Duration::from_millis(*offset);
         assert_eq!(world.announce(), all, "at {offset} ms");
         assert_eq!(world.announce(), QUIET, "once at {offset} ms");
         world.settle();
@@ -286,6 +297,75 @@ fn open_announces_and_repeats_for_a_minute() {
             }]
         ),
         "told once: {announced:?}"
+    );
+}
+
+/// A group with two addresses that are slow to be placed.
+fn slow() -> World {
+    let mut world = World::www();
+    world.slow = Some(Vec::new());
+    world.want(WWW, Want::Closed);
+    world
+}
+
+#[test]
+fn an_open_group_announces_what_is_placed_and_does_not_wait_for_the_rest() {
+    let mut world = slow();
+    let waiting = world.slow.take().expect("it is slow");
+    assert_eq!(waiting.len(), 2);
+    assert_eq!(world.want(WWW, OPEN), [], "not added twice");
+    assert_eq!(world.announce(), QUIET, "nothing is placed");
+    world.place_now(&waiting[..1]);
+    assert_eq!(world.settle(), [], "not added twice");
+    assert_eq!(world.announce(), [ip("192.0.2.1")]);
+    assert_eq!(world.settle(), [], "not all were announced");
+    world.place_now(&waiting[1..]);
+    world.step(Event::Tried(WWW));
+    let placed = world.settle();
+    assert!(
+        matches!(reports(&placed)[..], [Report::Placed { addresses: 2, .. }]),
+        "{placed:?}"
+    );
+    assert_eq!(world.announce(), [ip("2001:db8::1")]);
+    let announced = world.settle();
+    let whole = matches!(
+        reports(&announced)[..],
+        [Report::Announced { addresses: 2, .. }]
+    );
+    assert!(whole, "{announced:?}");
+    assert_eq!(world.announce(), QUIET);
+}
+
+#[test]
+fn what_was_not_placed_in_the_end_is_tried_again() {
+    let mut world = slow();
+    let waiting = world.slow.take().expect("it is slow");
+    world.place_now(&waiting[..1]);
+    assert_eq!(adds(&world.settle()), 0);
+    world.step(Event::Tried(WWW));
+    assert_eq!(adds(&world.wait(TRY_SPACING_MIN)), 1);
+    assert_eq!(world.machine.status()[&WWW].placed, 2);
+}
+
+#[test]
+fn a_group_that_leaves_or_changes_while_it_is_placed_is_not_placed_any_more() {
+    let mut world = slow();
+    assert!(world.machine.places(WWW));
+    world.want(WWW, Want::Absent);
+    assert!(!world.machine.places(WWW));
+    // The rest is dropped, and the group comes back.
+    world.slow = None;
+    world.step(Event::Tried(WWW));
+    assert_eq!(adds(&world.want(WWW, Want::Closed)), 1);
+
+    let mut world = slow();
+    world.slow = None;
+    let sites = vec![site("192.0.2.1", "eth0"), site("192.0.2.2", "eth0")];
+    world.step(Event::Assign(WWW, sites));
+    assert_eq!(adds(&world.wait(TRY_SPACING_MIN)), 1, "of the new ones");
+    assert_eq!(
+        world.ours(),
+        [(ETH0, ip("192.0.2.1")), (ETH0, ip("192.0.2.2"))]
     );
 }
 
@@ -699,7 +779,9 @@ fn groups_take_turns_at_announcing() {
     let mut turns = Vec::new();
     while let Some(volley) = world.machine.volley(world.now, 1_000) {
         assert!(volley.shots.len() <= TURN);
-        turns.push(volley.group);
+        if volley.forms == Forms::First {
+            turns.push(volley.group);
+        }
         world.step(Event::Sent(
             volley.group,
             Round {

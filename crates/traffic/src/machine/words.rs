@@ -8,7 +8,7 @@ use evenkeel_core::{Epoch, GroupId};
 use evenkeel_host::address::{Address, Change, Link, Placement};
 use evenkeel_host::frame::Mac;
 
-use crate::campaign::{Round, Why};
+use crate::campaign::{Forms, Round, Why};
 use crate::resolve::Site;
 
 /// What is wanted of a group on this node.
@@ -227,6 +227,8 @@ pub enum Event {
     Change(Change),
     /// Everything that is there, because changes were missed.
     Resync(Vec<Link>, Vec<Address>),
+    /// What the last [`Effect::Add`] of the group names was tried, or is not going to be.
+    Tried(GroupId),
     /// The kernel refused an effect.
     Refused(GroupId, Attempt, String),
     /// An `EndSockets` with this ticket ended so many sockets, or failed.
@@ -238,7 +240,11 @@ pub enum Event {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Configure these addresses, in one batch.
+    /// Configure these addresses, in some turns, between which changes are heard and what is
+    /// placed is announced. Ask [`Machine::places`] before each, and say [`Event::Tried`] at the
+    /// end. A new [`Event::Assign`] ends it.
+    ///
+    /// [`Machine::places`]: super::Machine::places
     Add(GroupId, Vec<Placement>),
     /// Delete these; of no group if they left theirs.
     Remove(Option<GroupId>, Vec<Placement>),
@@ -257,6 +263,8 @@ pub enum Effect {
 pub struct Volley {
     /// The group.
     pub group: GroupId,
+    /// How.
+    pub forms: Forms,
     /// Where, from which hardware address, what.
     pub shots: Vec<(Placement, Mac)>,
 }

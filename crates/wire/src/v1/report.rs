@@ -3,11 +3,12 @@
 //! What was added to the first form follows it: older programs do not look there, and
 //! where it is missing an older program spoke.
 
-use evenkeel_core::NodeId;
 use evenkeel_core::health::{
     CheckReport, CheckState, GroupReport, Measure, Report, Silence, Standing,
 };
+use evenkeel_core::settling::Settling;
 use evenkeel_core::switchover::Departure;
+use evenkeel_core::{NodeId, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{EpochForm, IncarnationForm, SpanForm, check_name, group, node};
@@ -63,6 +64,40 @@ struct TurnsForm {
     measures: Vec<(u32, Vec<MeasureForm>)>,
 }
 
+/// What was added last: what is being started.
+#[derive(Default, Serialize, Deserialize)]
+struct StartingForm {
+    /// Places in `groups`, in their order.
+    settling: Vec<(u32, Vec<(String, SettlingForm)>)>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum SettlingForm {
+    Asked,
+    Restarting,
+    Started,
+}
+
+impl From<Settling> for SettlingForm {
+    fn from(settling: Settling) -> Self {
+        match settling {
+            Settling::Asked => Self::Asked,
+            Settling::Restarting => Self::Restarting,
+            Settling::Started => Self::Started,
+        }
+    }
+}
+
+impl From<SettlingForm> for Settling {
+    fn from(form: SettlingForm) -> Self {
+        match form {
+            SettlingForm::Asked => Self::Asked,
+            SettlingForm::Restarting => Self::Restarting,
+            SettlingForm::Started => Self::Started,
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct MeasureForm {
     label: String,
@@ -70,7 +105,7 @@ struct MeasureForm {
     unit: String,
 }
 
-/// What was added last: how far its log is, and what is wrong with it.
+/// What was added then: how far its log is, and what is wrong with it.
 #[derive(Serialize, Deserialize)]
 struct LogForm {
     caught_up: bool,
@@ -233,6 +268,7 @@ pub fn encode(report: &Report) -> Vec<u8> {
         planned_in(report),
         turns_of(report),
         log_of(report),
+        starting_of(report),
     ))
 }
 
@@ -240,6 +276,32 @@ fn log_of(report: &Report) -> LogForm {
     LogForm {
         caught_up: report.caught_up,
         fault: report.log_fault.clone(),
+    }
+}
+
+fn starting_of(report: &Report) -> StartingForm {
+    let groups = (0..).zip(&report.groups);
+    let settling = groups.filter(|(_, one)| !one.settling.is_empty());
+    let forms = |one: &GroupReport| {
+        let all = one.settling.iter();
+        all.map(|(name, why)| (name.to_string(), (*why).into()))
+            .collect()
+    };
+    StartingForm {
+        settling: settling.map(|(at, one)| (at, forms(one))).collect(),
+    }
+}
+
+/// Puts what was added to groups into its places; names that nobody can have are left out.
+fn take_settling(groups: &mut [GroupReport], settling: Vec<(u32, Vec<(String, SettlingForm)>)>) {
+    for (at, all) in settling {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let Some(group) = groups.get_mut(at) else {
+            continue;
+        };
+        let all = all.into_iter();
+        let read = all.filter_map(|(name, why)| Some((ServiceName::new(&name).ok()?, why.into())));
+        group.settling = read.collect();
     }
 }
 
@@ -359,7 +421,8 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
     let (planned, rest): (PlannedForm, _) =
         crate::decode_added("report", rest)?.unwrap_or_default();
     let (turns, rest) = crate::decode_added("report", rest)?.unwrap_or((ALL_TOLD, &[]));
-    let (log, _) = crate::decode_added("report", rest)?.unwrap_or((CAUGHT_UP, &[]));
+    let (log, rest) = crate::decode_added("report", rest)?.unwrap_or((CAUGHT_UP, &[]));
+    let (starting, _): (StartingForm, _) = crate::decode_added("report", rest)?.unwrap_or_default();
     let mut departures = planned.departures.into_iter();
     let mut silent = added.silent.into_iter();
     let whole = turns.whole;
@@ -378,6 +441,18 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         })
         .collect();
     take_turns(&mut checks, turns);
+    let groups = form.groups.into_iter();
+    let mut groups: Vec<GroupReport> = groups
+        .map(|(id, epoch, standing, unready)| GroupReport {
+            group: group(id),
+            epoch: epoch.into(),
+            standing: standing.into(),
+            unready,
+            departure: departures.next().map(Into::into).unwrap_or_default(),
+            settling: Vec::new(),
+        })
+        .collect();
+    take_settling(&mut groups, starting.settling);
     Ok(Report {
         incarnation: form.incarnation.into(),
         seq: form.seq,
@@ -393,17 +468,7 @@ pub fn decode(bytes: &[u8]) -> Result<Report, WireError> {
         lateness: added.lateness.into(),
         checks,
         whole,
-        groups: form
-            .groups
-            .into_iter()
-            .map(|(id, epoch, standing, unready)| GroupReport {
-                group: group(id),
-                epoch: epoch.into(),
-                standing: standing.into(),
-                unready,
-                departure: departures.next().map(Into::into).unwrap_or_default(),
-            })
-            .collect(),
+        groups,
         silences: form
             .silences
             .into_iter()
@@ -452,6 +517,9 @@ mod tests {
         assert_ne!(decode(&without_log(&report)).as_ref(), Ok(&report));
         report.caught_up = CAUGHT_UP.caught_up;
         report.log_fault = None;
+        for group in &mut report.groups {
+            group.settling.clear();
+        }
         assert_eq!(decode(&without_log(&report)).as_ref(), Ok(&report));
         let (whole, checks) = (report.whole, report.checks.clone());
         report.whole = true;
@@ -547,6 +615,14 @@ mod tests {
                         },
                         Standing::Lapsed => Departure::Draining,
                         _ => Departure::Staying,
+                    },
+                    settling: match standing {
+                        Standing::Open => {
+                            [Settling::Asked, Settling::Restarting, Settling::Started]
+                                .map(|why| (ServiceName::new("apache").expect("a name"), why))
+                                .to_vec()
+                        }
+                        _ => Vec::new(),
                     },
                 })
                 .collect(),

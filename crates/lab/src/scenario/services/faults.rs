@@ -11,10 +11,11 @@ use super::super::reload::none_failed;
 use super::{DOWN, SOON, apache_is, app, epoch, holder_at, standbys, tells, unmoved};
 use crate::bench::settled;
 use crate::bridge::Cable;
-use crate::cluster::{Cluster, GROUP, Plan};
+use crate::cluster::{Cluster, GROUP, Plan, WITNESS};
 use crate::setup::scripts::misdeed;
 use crate::{apache, daemon, process, systemd, wait};
 
+use evenkeel_core::settling::Settling;
 use evenkeel_host::clock::now;
 
 /// A hook may take this long in the file of these clusters.
@@ -49,7 +50,8 @@ fn as_packaged(cluster: &Cluster, name: &str) -> Result<()> {
     systemd::systemctl(host, &["daemon-reload"]).map(drop)
 }
 
-/// With a try on the spot left, a service is started where it was, and nothing moves.
+/// With a try on the spot left, a service is started where it was, and nothing moves, though a
+/// check watches its process.
 pub(super) fn restarted_there(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
     let holder = cluster.wait_whole()?;
     let number = epoch(cluster, &holder)?;
@@ -71,6 +73,27 @@ pub(super) fn killed(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> 
     tells(cluster, &to, &["service app starts", "hook before_open"])?;
     // Whatever systemd does there by itself.
     apache_is(cluster, &holder, &DOWN)?;
+    Ok(None)
+}
+
+/// What has just been started on a cold standby and does not answer yet is waited for.
+pub(super) fn late_answer(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
+    let holder = cluster.wait_whole()?;
+    let to = standbys(cluster, &holder).pop().context("no standby")?;
+    let host = cluster.host(&to)?;
+    alter(
+        cluster,
+        &to,
+        "ExecStartPost=/usr/bin/pkill -STOP -x apache2\n",
+    )?;
+    let switch = ["switch", GROUP, "--to", &to];
+    cluster.evenkeel().order(cluster.host(WITNESS)?, &switch)?;
+    let number = epoch(cluster, &to)?;
+    // By then a check fails.
+    shows(cluster, WITNESS, Settling::Started.words())?;
+    host.run(&["pkill", "-CONT", "-x", "apache2"], "")?;
+    unmoved(cluster, &to, number)?;
+    as_packaged(cluster, &to)?;
     Ok(None)
 }
 
