@@ -160,6 +160,7 @@ fn read_one(
             Some(_) => hooks.timeout,
             None => Duration::ZERO,
         },
+        preparing: preparing(&services, &hooks),
         cold: services.iter().any(|(one, _)| one.when == When::Active),
         without_majority,
         services: services.iter().map(|(one, _)| one.name.clone()).collect(),
@@ -173,6 +174,25 @@ fn read_one(
         services,
         hooks,
     })
+}
+
+/// How long what a new holder starts and runs before it opens may take: its services in turn at
+/// worst, each stopped and started as often as it is tried, and `before_open`. Nothing, if it waits
+/// for none of it.
+fn preparing(services: &[(ServiceSpec, Span)], hooks: &Hooks) -> Duration {
+    let active = services.iter().any(|(one, _)| one.when == When::Active);
+    if !active && hooks.before_open.is_none() {
+        return Duration::ZERO;
+    }
+    let starts = services.iter().map(|(one, _)| {
+        let once = one.stop_timeout + one.start_timeout;
+        once.saturating_mul(one.restart.saturating_add(1))
+    });
+    let hook = match hooks.before_open {
+        Some(_) => hooks.timeout,
+        None => Duration::ZERO,
+    };
+    starts.fold(hook, Duration::saturating_add)
 }
 
 /// The nodes that may hold the group, each known, hosting, and named once.

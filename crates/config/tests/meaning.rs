@@ -182,6 +182,10 @@ fn what_runs_with_a_group_is_understood() {
     let hooks: Vec<&str> = hosted.hooks.all().map(|(name, _)| name).collect();
     assert_eq!(hooks, ["before_open", "after_close", "keepalived"]);
     assert_eq!(hosted.hooks.timeout, Duration::from_millis(1_500));
+    // Four times 40 s, 120.5 s, 40 s, and the hook.
+    let preparing = group(&config, "www.x").preparing;
+    assert_eq!(preparing, Duration::from_secs(160 + 120 + 40 + 2));
+    assert_eq!(group(&config, "idle").preparing, Duration::ZERO);
     let place = config.place_of_service(group(&config, "www.x").id, &app.name);
     assert!(place.is_some());
     assert_eq!(config.hosted[&group(&config, "idle").id], Hosted::default());

@@ -179,6 +179,9 @@ pub enum ProposeError {
     /// A leader was there but did not acknowledge within the time.
     #[error("propose an entry: not acknowledged within {0:?} (it may still take effect)")]
     TimedOut(Duration),
+    /// This node does not lead in the term that was asked for, or not any more.
+    #[error("propose an entry: this node leads no more (what it had begun may still take effect)")]
+    NotLeading,
     /// Too many entries wait for a majority. It has no effect.
     #[error("propose an entry: too many entries wait for a majority of voters")]
     Busy,

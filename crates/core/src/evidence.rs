@@ -32,6 +32,10 @@ pub enum Cause {
     },
     /// The rule of the group holds for its holder.
     RuleHolds,
+    /// The holder could not serve: it says so itself, or it does not vote.
+    HolderUnready,
+    /// The configuration does not name the holder for the group any more.
+    HolderUnlisted,
     /// An operator asked for it.
     Operator,
     /// The holder's daemon was told to stop.
@@ -62,8 +66,30 @@ impl Cause {
             Self::HolderSilent { .. }
             | Self::HolderDeaf { .. }
             | Self::RuleHolds
+            | Self::HolderUnready
             | Self::HolderRestarted => true,
             Self::FirstStart
+            | Self::HolderUnlisted
+            | Self::Operator
+            | Self::HolderStopping
+            | Self::HolderReleased
+            | Self::FloorAbove { .. }
+            | Self::Failback
+            | Self::Recovered
+            | Self::Reconfigured
+            | Self::Drained => false,
+        }
+    }
+
+    /// Whether what failed is what the old holder served with, and not its machine or network.
+    pub fn is_of_services(&self) -> bool {
+        match self {
+            Self::RuleHolds | Self::HolderUnready => true,
+            Self::HolderSilent { .. }
+            | Self::HolderDeaf { .. }
+            | Self::HolderRestarted
+            | Self::FirstStart
+            | Self::HolderUnlisted
             | Self::Operator
             | Self::HolderStopping
             | Self::HolderReleased
@@ -81,10 +107,12 @@ impl Cause {
         match self {
             Self::Operator
             | Self::HolderStopping
+            | Self::HolderUnlisted
             | Self::Failback
             | Self::Reconfigured
             | Self::Drained => true,
             Self::FirstStart
+            | Self::HolderUnready
             | Self::HolderSilent { .. }
             | Self::HolderDeaf { .. }
             | Self::RuleHolds
@@ -102,6 +130,8 @@ impl Cause {
             Self::HolderSilent { .. } => "holder-silent",
             Self::HolderDeaf { .. } => "holder-deaf",
             Self::RuleHolds => "rule",
+            Self::HolderUnready => "holder-unready",
+            Self::HolderUnlisted => "holder-unlisted",
             Self::Operator => "operator",
             Self::HolderStopping => "holder-stopping",
             Self::HolderRestarted => "holder-restarted",
@@ -134,6 +164,11 @@ impl fmt::Display for Cause {
                 standing.as_millis()
             ),
             Self::RuleHolds => write!(f, "the group's rule said that the holder was unfit"),
+            Self::HolderUnready => write!(f, "the holder could not serve"),
+            Self::HolderUnlisted => write!(
+                f,
+                "the configuration did not name the holder for the group any more"
+            ),
             Self::Operator => write!(f, "an operator asked for it"),
             Self::HolderStopping => write!(f, "the holder's daemon was told to stop"),
             Self::HolderRestarted => write!(f, "the holder's daemon had started anew"),

@@ -32,7 +32,7 @@ use crate::names::{CheckName, Epoch, GroupId, NodeId, ServiceName};
 use crate::policy::{self, Noticed, Situation};
 use crate::quorum::majority;
 use crate::rule::{Truth, nearest};
-use crate::standby::{Fitness, WELL_MIN, Wellness};
+use crate::standby::{Fitness, Wellness, well_min};
 use crate::topology::{CheckPolicy, Group, Topology};
 use future::Future;
 
@@ -435,12 +435,16 @@ impl Run<'_> {
             // The holder is deaf once its lease, and what its voters add, is over.
             lease + topology.timing.heartbeat,
             REPORT_AGE_MAX + AFTER,
-            // A node that failed a moment ago is taken again.
-            WELL_MIN + REPORT_AGE_MAX + AFTER,
             // Silence on an overloaded machine counts.
             SILENCE_PATIENCE + REPORT_AGE_MAX + AFTER,
             ready,
         ]);
+        // Nodes that failed a moment ago are taken again.
+        let records = self.situation.ledger.groups.values();
+        let counts = records.flat_map(|one| one.failures.values().map(|failure| failure.count));
+        let counts: BTreeSet<u32> = counts.chain([1]).collect();
+        let taken_again = counts.into_iter().take(MOMENTS_MAX).map(well_min);
+        all.extend(taken_again.map(|well| well + REPORT_AGE_MAX + AFTER));
         let policies = topology.groups.values().flat_map(|group| &group.checks);
         let failing: BTreeSet<Duration> = policies.map(fails_within).collect();
         all.extend(failing.into_iter().take(MOMENTS_MAX));

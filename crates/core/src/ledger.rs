@@ -1,6 +1,11 @@
 //! What the cluster has agreed on: the deterministic result of the log's entries.
 //! Equal logs give equal ledgers on every node and in every version, but for what nobody
+<<<<<<< HEAD
 //! asks for and an older version still keeps.
+=======
+//! asks for and an older version still keeps, and for how often nodes failed: policy alone looks
+//! at that, and versions may forgive differently.
+>>>>>>> policy-int
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -222,9 +227,13 @@ impl Ledger {
                 failure.epoch = epoch;
                 failure.count = failure.count.saturating_add(1);
             }
-            // It served well to the end: earlier failures are forgiven.
+            // It served well to the end: earlier failures are forgiven. Who never opened has shown
+            // nothing.
             (Some(from), false) => {
-                record.failures.remove(&from);
+                let last = record.moves.back();
+                if last.is_some_and(|last| last.opened.is_some()) {
+                    record.failures.remove(&from);
+                }
             }
             (None, _) => {}
         }
@@ -522,6 +531,28 @@ mod tests {
         let forgiven = Change::Forgiven(GROUP, NodeId(2));
         assert_eq!(ledger.apply(at(5), &forgive(at(3))), forgiven);
         assert!(ledger.groups[&GROUP].failures.is_empty());
+    }
+
+    /// Who was moved away as planned before it had opened at all has shown nothing.
+    #[test]
+    fn failures_are_forgotten_by_a_planned_move_from_a_group_that_was_open() {
+        for opens in [false, true] {
+            let mut ledger = Ledger::default();
+            ledger.apply(at(1), &assign(1, Some(2), Cause::RuleHolds));
+            ledger.apply(at(2), &assign(2, Some(1), Cause::RuleHolds));
+            if opens {
+                let opened = Command::Opened(Opened {
+                    group: GROUP,
+                    epoch: at(2),
+                    node: NodeId(2),
+                    phases: Vec::new(),
+                });
+                assert_eq!(ledger.apply(at(3), &opened), Change::Told(GROUP));
+            }
+            ledger.apply(at(4), &assign(1, Some(2), Cause::HolderStopping));
+            let failures = &ledger.groups[&GROUP].failures;
+            assert_eq!(failures.get(&NodeId(2)).is_none(), opens);
+        }
     }
 
     #[test]

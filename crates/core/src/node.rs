@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::Moment;
 use crate::command::{Assign, Command};
-use crate::evidence::{FACT_LENGTH_MAX, shortened};
+use crate::evidence::{Evidence, FACT_LENGTH_MAX, shortened};
 use crate::foresee::Present;
-use crate::health::{CheckState, GroupReport, Measure, Report, Silence, View};
+use crate::health::{CheckState, GroupReport, Measure, Report, Silence, Standing, View};
 use crate::lease::PATIENCE_LEASES;
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
@@ -31,14 +31,23 @@ use verdicts::{Key, OwnVerdict, Verdicts};
 /// How often a report is repeated when nothing changes: three may be lost before the last
 /// one is too old.
 pub const REPORT_REPEAT: Duration = Duration::from_millis(200);
-/// How long a proposal may take before the leader may propose again for the group.
+/// How long the leader waits to hear of an assignment that is agreed on, or that its predecessor
+/// had appended and may have got agreed on, before it decides on the group without it; and before
+/// it proposes again what may be agreed on twice.
 pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a holder waits before it tells anew how an opening went, if that was not agreed on.
+pub const ACCOUNT_PAUSE: Duration = Duration::from_secs(1);
 /// How long an operator waits for a switchover before hearing that it did not work.
 pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
 /// How many operators' wishes may be under way: more are refused.
 pub const WISHES_MAX: usize = 32;
 /// How long a leader that holds a group waits before it hands leadership on.
 pub const LEADERSHIP_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a holder may take to open beyond what its services and hooks may take by the file: some
+/// leases in any profile, and a machine that has just started.
+pub const OPENING_SLACK: Duration = Duration::from_secs(15);
+/// What a holder says of an opening that has taken longer.
+pub const NOT_OPEN_IN_TIME: &str = "it has the group and has not opened it in time";
 /// How many acts may wait to be polled; the driver polls after each step.
 const ACTS_MAX: usize = 4096;
 
@@ -283,6 +292,8 @@ pub struct Node {
     verdicts: Verdicts,
     said: Saying,
     unready: BTreeMap<GroupId, Option<String>>,
+    /// Openings that have taken too long.
+    late: BTreeMap<GroupId, Epoch>,
     log_fault: Option<String>,
     settling: Settle,
     roles: BTreeMap<GroupId, Role>,
@@ -290,8 +301,12 @@ pub struct Node {
     running: BTreeMap<GroupId, Run>,
     silences: Vec<Silence>,
     floors_above: BTreeMap<GroupId, Epoch>,
-    proposing: BTreeMap<GroupId, (u64, Moment)>,
+    proposing: BTreeMap<GroupId, Proposing>,
+    /// The newest assignment of each group that this node's log has, agreed on or not.
+    appended: BTreeMap<GroupId, Epoch>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
+    /// Openings that are still to be told of, and from when on.
+    untold: BTreeMap<GroupId, (Epoch, Moment)>,
     recording: BTreeMap<NodeId, Moment>,
     wishes: Vec<planned::Pending>,
     switchovers: Switchovers,
@@ -304,6 +319,17 @@ pub struct Node {
     transfer_asked: Moment,
     knows_ledger: bool,
     acts: VecDeque<Act>,
+}
+
+/// A move under way. Another one of the group would be decided without knowing of it.
+#[derive(Clone, Debug)]
+struct Proposing {
+    /// Number of the proposal.
+    id: u64,
+    /// What the entry will be known by.
+    evidence: Evidence,
+    /// When it was agreed on: this node hears of the entry in a moment.
+    agreed: Option<Moment>,
 }
 
 /// How many changes of checks are said within a second; of more only the number.
@@ -403,6 +429,7 @@ impl Node {
             verdicts: Verdicts::default(),
             said: Saying::default(),
             unready: BTreeMap::new(),
+            late: BTreeMap::new(),
             log_fault: None,
             settling,
             roles,
@@ -411,7 +438,9 @@ impl Node {
             silences: Vec::new(),
             floors_above: BTreeMap::new(),
             proposing: BTreeMap::new(),
+            appended: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            untold: BTreeMap::new(),
             recording: BTreeMap::new(),
             wishes: Vec::new(),
             switchovers: Switchovers::default(),
@@ -567,7 +596,7 @@ impl Node {
             Event::Committed { epoch, command } => self.committed(now, epoch, &command),
             Event::Restored { ledger } => self.restored(now, ledger),
             Event::Leader { leader } => self.led(now, leader),
-            Event::Proposed { id, failed } => self.proposed(id, failed),
+            Event::Proposed { id, failed } => self.proposed(now, id, failed),
             Event::Opened { group, epoch } => self.opened(now, group, epoch),
             Event::Lapsed { group, epoch } => self.lapsed(now, group, epoch),
             Event::Released { group, epoch } => self.released(now, group, epoch),
@@ -601,12 +630,21 @@ impl Node {
         self.say_checks(now);
         self.note_heard(now);
         self.dirty |= self.settling.observe(now, self.me, &self.view);
+<<<<<<< HEAD
+=======
+        // What the leader sees itself reaches its view with its own report: before it decides.
+        if self.leader == Some(self.me) {
+            self.tell(now);
+        }
+>>>>>>> policy-int
         self.wellness
             .observe(now, &self.topology, &self.ledger, &self.view);
         if self.leader == Some(self.me) {
             self.lead(now, wall_ms);
         }
         self.mind_departures(now);
+        self.mind_openings(now);
+        self.give_accounts(now);
         self.tell(now);
         self.settle_wishes(now);
         self.want(now);
@@ -701,6 +739,8 @@ impl Node {
     }
 
     fn appended(&mut self, now: Moment, epoch: Epoch, assign: &Assign) {
+        let known = self.appended.entry(assign.group).or_insert(epoch);
+        *known = epoch.max(*known);
         let Some(role) = self.roles.get_mut(&assign.group) else {
             return;
         };
@@ -738,10 +778,15 @@ impl Node {
     }
 
     fn assigned(&mut self, _now: Moment, group: GroupId) {
-        self.proposing.remove(&group);
         let Some(current) = self.ledger.current(group) else {
             return;
         };
+        // Another one is from an earlier leader: this one's own comes after it.
+        let evidence = &current.assign.evidence;
+        let mut proposing = self.proposing.get(&group).into_iter();
+        if proposing.any(|one| one.evidence == *evidence) {
+            self.proposing.remove(&group);
+        }
         let (epoch, holder) = (current.epoch, current.assign.holder);
         let cause = current.assign.evidence.cause.clone();
         if self
@@ -791,11 +836,12 @@ impl Node {
         self.dirty = true;
     }
 
-    fn proposed(&mut self, id: u64, failed: Option<String>) {
+    fn proposed(&mut self, now: Moment, id: u64, failed: Option<String>) {
         let account = self.accounts.remove(&id);
         if let (Some((group, epoch)), Some(_)) = (account, &failed) {
             if let Some(role) = self.roles.get_mut(&group) {
                 role.untell(epoch);
+                self.untold.insert(group, (epoch, now + ACCOUNT_PAUSE));
             }
             return;
         }
@@ -803,13 +849,15 @@ impl Node {
             self.act(Act::Reply { id, outcome });
             return;
         }
-        let Some(reason) = failed else { return };
-        let group = self
-            .proposing
-            .iter()
-            .find(|(_, known)| known.0 == id)
-            .map(|(group, _)| *group);
-        if let Some(group) = group {
+        let mut proposing = self.proposing.iter_mut();
+        let known = proposing.find(|(_, known)| known.id == id);
+        let Some(reason) = failed else {
+            if let Some((_, known)) = known {
+                known.agreed = Some(now);
+            }
+            return;
+        };
+        if let Some(group) = known.map(|(group, _)| *group) {
             self.proposing.remove(&group);
             self.act(Act::Say(Said::NotAgreed {
                 group,
@@ -878,16 +926,33 @@ impl Node {
             return;
         };
         role.phase(now, what);
-        if !last {
-            return;
+        if last {
+            self.untold.insert(group, (role.epoch(), now));
         }
-        if let Some(opened) = role.account(self.me) {
+    }
+
+    /// Tells how openings went, until that is agreed on: what a group had before is nobody else's
+    /// until it has told that it is open without it (DESIGN 3.1 rule 10).
+    fn give_accounts(&mut self, now: Moment) {
+        let mut opened = Vec::new();
+        let (me, roles) = (self.me, &mut self.roles);
+        self.untold.retain(|group, (epoch, from)| {
+            let Some(role) = roles.get_mut(group) else {
+                return false;
+            };
+            let is_open = role.standing() == Standing::Open;
+            if is_open && role.epoch() == *epoch && now >= *from {
+                opened.extend(role.account(me));
+                return false;
+            }
+            // A lease that lapses may come back.
+            role.epoch() == *epoch && (is_open || role.standing() == Standing::Lapsed)
+        });
+        for opened in opened {
             let id = self.fresh_id();
-            self.accounts.insert(id, (group, opened.epoch));
-            self.act(Act::Propose {
-                id,
-                command: Command::Opened(opened),
-            });
+            self.accounts.insert(id, (opened.group, opened.epoch));
+            let command = Command::Opened(opened);
+            self.act(Act::Propose { id, command });
         }
     }
 
@@ -926,10 +991,15 @@ impl Node {
         }
     }
 
-    fn propose(&mut self, now: Moment, assign: Assign) -> u64 {
+    fn propose(&mut self, assign: Assign) -> u64 {
         let id = self.fresh_id();
         self.noticed.nothing(assign.group);
-        self.proposing.insert(assign.group, (id, now));
+        let proposing = Proposing {
+            id,
+            evidence: assign.evidence.clone(),
+            agreed: None,
+        };
+        self.proposing.insert(assign.group, proposing);
         self.act(Act::Say(Said::Deciding {
             group: assign.group,
             to: assign.holder,
@@ -956,16 +1026,27 @@ impl Node {
         }
     }
 
+    /// Whether an assignment of the group is on its way to be agreed on: a proposal of this leader,
+    /// or what the one before had appended. That is agreed on with the leader's first entry or, cut
+    /// off, never.
+    pub(crate) fn is_moving(&self, now: Moment, group: GroupId) -> bool {
+        let current = self.ledger.current(group);
+        let current = current.map_or(Epoch::NONE, |current| current.epoch);
+        let ahead = self.appended.get(&group).is_some_and(|one| *one > current);
+        let settles = now.since(self.leading_since) < PROPOSAL_PATIENCE;
+        self.proposing.contains_key(&group) || ahead && settles
+    }
+
     fn lead(&mut self, now: Moment, wall_ms: u64) {
-        self.proposing
-            .retain(|_, (_, since)| now.since(*since) < PROPOSAL_PATIENCE);
+        let waits = |at| now.since(at) < PROPOSAL_PATIENCE;
+        self.proposing.retain(|_, one| one.agreed.is_none_or(waits));
         let ledger = &self.ledger;
         self.switchovers
             .keep_current(|group| ledger.current(group).map(|current| current.epoch));
         self.grant_wishes(now, wall_ms);
         let groups: Vec<GroupId> = self.topology.groups.keys().copied().collect();
         for id in groups {
-            if self.proposing.contains_key(&id) {
+            if self.is_moving(now, id) {
                 continue;
             }
             let mut noticed = core::mem::take(&mut self.noticed);
@@ -1134,6 +1215,37 @@ impl Node {
         self.act(Act::Tell(report));
     }
 
+<<<<<<< HEAD
+=======
+    /// Why this node could not take a group, or not go on with it.
+    fn unready(&self, group: GroupId, role: &Role) -> Option<String> {
+        let Some(unready) = self.unready.get(&group) else {
+            return Some("its network interfaces have not been looked at yet".to_owned());
+        };
+        let late = || {
+            let late = self.late.get(&group)?;
+            let known = *late == role.epoch() && role.standing() == Standing::Opening;
+            known.then(|| NOT_OPEN_IN_TIME.to_owned())
+        };
+        unready.clone().or_else(late)
+    }
+
+    /// Looks which openings have taken too long: a service that hangs in its start, or whose word
+    /// was lost, must not keep a group for ever (L3).
+    fn mind_openings(&mut self, now: Moment) {
+        for (group, role) in &self.roles {
+            let Some(preparing) = self.topology.groups.get(group).map(|one| one.preparing) else {
+                continue;
+            };
+            let took = role.after_assignment(now);
+            let late = role.standing() == Standing::Opening && took >= preparing + OPENING_SLACK;
+            if late && self.late.insert(*group, role.epoch()) != Some(role.epoch()) {
+                self.dirty = true;
+            }
+        }
+    }
+
+>>>>>>> policy-int
     fn report(&mut self, now: Moment) -> Report {
         let (checks, whole) = self.verdicts.report(now);
         Report {

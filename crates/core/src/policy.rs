@@ -5,12 +5,13 @@
 //! | the holder                                   | somebody fitter            | proposal                  |
 //! |----------------------------------------------|----------------------------|---------------------------|
 //! | none yet                                     | any that could serve       | first start               |
-//! | told to stop                                 | any that could serve       | move; not planned if unfit by its rule |
+//! | not named for the group by the file          | any that could serve       | move                      |
+//! | told to stop                                 | any that could serve       | move; not planned if it fails or cannot serve |
 //! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | the same, not having got its assignment yet  | -                          | nothing, for a while      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
-//! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
+//! | unheard, deaf or restarted, alive again      | nobody, or less fit        | new epoch for the same    |
 //! | from before a recovery                       | any that could serve       | new epoch, for it or the best |
 //! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
 //! | unfit by its rule                            | fit                        | move                      |
@@ -18,6 +19,7 @@
 //! | silent on an overloaded machine              | fit with time to spare     | move                      |
 //! | well, but drained                            | fit                        | move                      |
 //! | well                                         | operator names it, fit     | move                      |
+//! | anything, with other addresses in the file   | -                          | new epoch for the same    |
 //! | well                                         | preferred, well for long   | move (failback)           |
 //! | anything                                     | nobody would do better     | nothing                   |
 
@@ -29,7 +31,7 @@ use crate::command::Assign;
 use crate::evidence::{
     Cause, CheckFact, Considered, Evidence, FACT_LENGTH_MAX, FACTS_MAX, shortened,
 };
-use crate::health::{Standing, View};
+use crate::health::{Heard, Ruling, Standing, View};
 use crate::ledger::{Assigned, Ledger};
 use crate::maintenance;
 use crate::names::{GroupId, Incarnation, NodeId};
@@ -109,7 +111,8 @@ pub struct Wish {
     pub group: GroupId,
     /// Where to; none means the best standby.
     pub to: Option<NodeId>,
-    /// Though the group would then depend on a node whose vote is one of the last majority.
+    /// Though the group would then depend on a node whose vote is one of the last majority, or on
+    /// one that failed it a moment ago.
     pub force: bool,
 }
 
@@ -226,6 +229,15 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
     }
     match chosen.fitness {
         Fitness::Fit | Fitness::HeldDown => {}
+        // Who insists knows better than a count of seconds.
+        Fitness::Recovering if wish.force => {}
+        Fitness::Recovering => {
+            return Err(Refusal(format!(
+                "{} should not serve yet: {}. Wait, or say --force",
+                topology.node_name(chosen.node),
+                chosen.why
+            )));
+        }
         Fitness::Drained => {
             return Err(Refusal(format!(
                 "{} is to get no group now: {}; `evenkeel undrain` ends that",
@@ -233,11 +245,7 @@ pub fn grant(situation: &Situation<'_>, wish: Wish) -> Result<Assign, Refusal> {
                 chosen.why
             )));
         }
-        Fitness::Unknown
-        | Fitness::Recovering
-        | Fitness::Failing
-        | Fitness::Unready
-        | Fitness::Absent => {
+        Fitness::Unknown | Fitness::Failing | Fitness::Unready | Fitness::Absent => {
             return Err(Refusal(format!(
                 "{} could not serve now: {}",
                 topology.node_name(chosen.node),
@@ -300,36 +308,31 @@ fn reason_to_leave(
     }
     let own = ranked.iter().find(|one| one.node == holder);
     // Dead or mute holders: whoever is alive and ready does better.
-    if let Some(cause) = lost(situation, current) {
-        let before = |limit| others().find(|one| one.fitness < limit).map(|one| one.node);
-        let back = returned(situation, current);
-        let well_back = back.filter(|_| own.is_some_and(|own| own.fitness <= Fitness::Drained));
-        let next = before(Fitness::Drained).or(well_back);
-        if let Some(to) = next.or_else(|| before(Fitness::Unready)).or(back) {
-            return Some((cause, to));
-        }
+    if let Some(cause) = lost(situation, current)
+        && let Some(to) = instead_of_lost(situation, current, ranked)
+    {
+        let cause = match own {
+            Some(_) => cause,
+            None => Cause::HolderUnlisted,
+        };
+        return Some((cause, to));
     }
     if let Some(cause) = floor_above(situation, current) {
         return Some((cause, holder));
     }
     let ruling = situation.view.rule(situation.now, group, holder);
-    if own.is_none_or(|own| own.fitness == Fitness::Unready) {
-        let stopping = situation
-            .view
-            .fresh(situation.now, holder)
-            .is_some_and(|heard| heard.report.stopping);
-        // There is time to let clients go only while they are served. One that may be slow
-        // only is not hurried.
-        let fails = ruling.definite == Truth::Yes || ruling.patient == Truth::Yes;
-        let (cause, better): (_, fn(&Candidate) -> bool) = match stopping {
-            true if fails => (Cause::RuleHolds, better_than_stopping),
-            true => (Cause::HolderStopping, better_than_stopping),
-            false => (Cause::RuleHolds, better_than_failing),
-        };
-        let next = others().find(|one| better(one))?;
-        return Some((cause, next.node));
-    }
-    if ruling.face == Truth::Yes {
+    let Some(own) = own else {
+        // It closes what the file does not give it, as soon as it has the file.
+        let next = others().find(|one| better_than_stopping(one))?;
+        return Some((Cause::HolderUnlisted, next.node));
+    };
+    let unready = own.fitness == Fitness::Unready;
+    if unready {
+        let (cause, better) = unready_cause(situation, current, &ruling);
+        if let Some(next) = others().find(|one| better(one)) {
+            return Some((cause, next.node));
+        }
+    } else if ruling.face == Truth::Yes {
         let better = match (ruling.definite, ruling.patient) {
             (Truth::Yes, _) => better_than_failing,
             (_, Truth::Yes) => better_than_silent,
@@ -342,13 +345,60 @@ fn reason_to_leave(
     if let Some(to) = maintenance::target(situation.ledger, group.id, holder, ranked) {
         return Some((Cause::Drained, to));
     }
-    if ruling.face == Truth::Yes {
-        return None;
-    }
     if reconfigured(situation, group, current) {
         return Some((Cause::Reconfigured, holder));
     }
+    if unready || ruling.face == Truth::Yes {
+        return None;
+    }
     failback(situation, group, holder, ranked).map(|node| (Cause::Failback, node))
+}
+
+/// Who goes on for a holder that is lost: somebody fit; the holder itself, if it is alive again and
+/// no less fit than the others, for it has what the group left there; or whoever is alive and ready.
+fn instead_of_lost(
+    situation: &Situation<'_>,
+    current: &Assigned,
+    ranked: &[Candidate],
+) -> Option<NodeId> {
+    let holder = current.assign.holder;
+    let own = ranked.iter().find(|one| one.node == holder);
+    let other = ranked.iter().find(|one| one.node != holder);
+    let before = |limit| other.filter(|one| one.fitness < limit).map(|one| one.node);
+    let back = returned(situation, current);
+    let well_back = back.filter(|_| {
+        let no_less = |own: Fitness| other.is_none_or(|other| own <= other.fitness);
+        own.is_some_and(|own| own.fitness <= Fitness::Drained && no_less(own.fitness))
+    });
+    let next = before(Fitness::Unknown).or(well_back);
+    next.or_else(|| before(Fitness::Unready)).or(back)
+}
+
+/// Why a holder should be left that is about to stop or could not serve, and for whom. There is
+/// time to let clients go only while they are served. One that may be slow only is not hurried.
+fn unready_cause(
+    situation: &Situation<'_>,
+    current: &Assigned,
+    ruling: &Ruling,
+) -> (Cause, fn(&Candidate) -> bool) {
+    let Situation { now, view, .. } = *situation;
+    let holder = current.assign.holder;
+    let heard = view.fresh(now, holder);
+    let stopping = heard.is_some_and(|heard| heard.report.stopping);
+    let said = view.standing(now, holder, current.assign.group);
+    let dead = said.is_some_and(|said| said.unready.is_some());
+    let fails = ruling.definite == Truth::Yes || ruling.patient == Truth::Yes;
+    let life = current.assign.incarnation;
+    let cause = match stopping {
+        _ if fails => Cause::RuleHolds,
+        _ if heard.is_some_and(|heard| heard.report.incarnation != life) => Cause::HolderRestarted,
+        true if !dead => Cause::HolderStopping,
+        _ => Cause::HolderUnready,
+    };
+    match stopping {
+        true => (cause, better_than_stopping),
+        false => (cause, better_than_failing),
+    }
 }
 
 /// Who gets a group whose assignment is from before a recovery: its leases rested on voters that
@@ -366,8 +416,9 @@ fn recovered(
     to.filter(|_| current.epoch < *epoch).map(|one| one.node)
 }
 
-/// Whether the file, the same on every node that is heard, gives the group other
-/// addresses than its assignment does (DESIGN 3.1 rule 10).
+/// Whether the file gives the group other addresses than its assignment does (DESIGN 3.1 rule
+/// 10). All nodes of the file must be heard, and have it: one that is away may still answer for
+/// what another file gives it.
 fn reconfigured(situation: &Situation<'_>, group: &Group, current: &Assigned) -> bool {
     digests_agree(situation) && addresses_for(situation, group) != current.assign.addresses
 }
@@ -545,8 +596,9 @@ fn restarted(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         .groups
         .iter()
         .find(|one| one.group == current.assign.group)?;
-    let released = said.epoch == current.epoch && said.standing == Standing::Released;
-    released.then_some(Cause::HolderReleased)
+    // Off in its own epoch: it gave that up for an assignment that was cut off again.
+    let over = matches!(said.standing, Standing::Released | Standing::Off);
+    (said.epoch == current.epoch && over).then_some(Cause::HolderReleased)
 }
 
 /// The holder itself, if it is alive but cannot resume its epoch.
@@ -570,7 +622,21 @@ fn floor_above(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             return Some(Cause::FloorAbove { voter: *node });
         }
     }
-    None
+    let holder = current.assign.holder;
+    is_ahead(situation, current).then_some(Cause::FloorAbove { voter: holder })
+}
+
+/// Whether the holder itself has got a newer assignment that this leader knows nothing of, once
+/// what was on its way has had the time to be agreed on: it was cut off. The holder refuses its own
+/// vote to the epoch that is agreed, and nobody else can see that.
+fn is_ahead(situation: &Situation<'_>, current: &Assigned) -> bool {
+    let Situation { now, view, .. } = *situation;
+    let heard = view.fresh(now, current.assign.holder);
+    let same_life = |heard: &&Heard| heard.report.incarnation == current.assign.incarnation;
+    let said = view.standing(now, current.assign.holder, current.assign.group);
+    let settled = now.since(situation.leading_since) >= ASSIGNMENT_PATIENCE;
+    let is_ahead = said.is_some_and(|said| said.epoch > current.epoch);
+    settled && is_ahead && heard.filter(same_life).is_some()
 }
 
 fn failback(

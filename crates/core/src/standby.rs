@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use crate::Moment;
-use crate::health::View;
+use crate::health::{GroupReport, Heard, View};
 use crate::ledger::{Drained, Ledger};
 use crate::names::{Epoch, GroupId, NodeId};
 use crate::rule::Truth;
@@ -15,7 +15,8 @@ pub const HOLD_DOWN_FIRST: Duration = Duration::from_secs(30);
 /// The longest hold-down: it doubles with each failure up to here.
 pub const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 /// A held-down node is taken after this much of well-being if nobody else is fit:
-/// serving again beats waiting, but not while it flaps.
+/// serving again beats waiting, but not while it flaps. It doubles with each failure, as the
+/// hold-down does.
 pub const WELL_MIN: Duration = Duration::from_secs(3);
 /// A node that has been well for a group for so long without a break is forgiven what it
 /// failed: six times the longest hold-down, so whoever flaps at a pace that a hold-down
@@ -37,9 +38,9 @@ pub enum Fitness {
     HeldDown,
     /// Alive and ready; whether its checks are well is not known.
     Unknown,
-    /// It failed the group a moment ago and has not been well for [`WELL_MIN`] yet, or is held
-    /// down and nothing shows that it is well, because what it would serve with runs on the
-    /// holder alone: a move to it now could be the first of many.
+    /// It failed the group a moment ago and has not been well for [`well_min`] yet, or is held
+    /// down for what runs on the holder alone, so that nothing shows whether that would fail here
+    /// again: a move to it now could be the first of many.
     Recovering,
     /// An operator drains it: it could serve, and does so only if nobody else could.
     Drained,
@@ -131,7 +132,7 @@ impl Wellness {
                     }
                 }
                 let ruling = view.rule(now, group, *node);
-                if view.alive(now, *node) && ruling.face == Truth::No {
+                if could_serve(now, view, group.id, *node) && ruling.face == Truth::No {
                     self.well_since.entry(key).or_insert(now);
                 } else {
                     self.well_since.remove(&key);
@@ -181,10 +182,28 @@ impl Wellness {
     ) -> Option<Duration> {
         let (_, at) = self.failed_at.get(&(group, node))?;
         let count = ledger.groups.get(&group)?.failures.get(&node)?.count;
-        let doubled = HOLD_DOWN_FIRST * 2u32.saturating_pow(count.saturating_sub(1).min(8));
-        let until = *at + doubled.min(HOLD_DOWN_MAX);
+        let until = *at + doubled(HOLD_DOWN_FIRST, count);
         (now < until).then(|| now.until(until))
     }
+}
+
+/// Whether a node says that it could serve a group, whatever its checks say.
+fn could_serve(now: Moment, view: &View, group: GroupId, node: NodeId) -> bool {
+    let stays = |heard: &Heard| !heard.report.stopping;
+    let ready = |said: &GroupReport| said.unready.is_none();
+    view.fresh(now, node).is_some_and(stays) && view.standing(now, node, group).is_some_and(ready)
+}
+
+/// `first` for the first failure, doubled with each further one, up to [`HOLD_DOWN_MAX`].
+fn doubled(first: Duration, count: u32) -> Duration {
+    let times = 2u32.saturating_pow(count.saturating_sub(1).min(16));
+    first.saturating_mul(times).min(HOLD_DOWN_MAX)
+}
+
+/// How long a node that has failed a group so often, and is held down, must have been well
+/// without a break before it is taken.
+pub fn well_min(count: u32) -> Duration {
+    doubled(WELL_MIN, count)
 }
 
 /// Judges one node for one group.
@@ -284,7 +303,7 @@ fn assess(
             let Some(left) = wellness.held_down(now, ledger, group.id, node) else {
                 return (Fitness::Fit, "well".to_owned());
             };
-            if ruling.idle || group.cold {
+            if (ruling.idle || group.cold) && failed_to_serve(ledger, group.id, node) {
                 // Nobody knows whether what failed here would do so again.
                 let why = format!(
                     "it failed the group {}, and what it would serve with does not run there now; \
@@ -295,11 +314,12 @@ fn assess(
                 return (Fitness::Recovering, why);
             }
             let well = wellness.well_for(now, group.id, node).unwrap_or_default();
-            if well < WELL_MIN {
+            let well_min = well_min(failures(ledger, group.id, node));
+            if well < well_min {
                 let why = format!(
                     "it failed the group {}; taken again once it has been well for {} s",
                     times(ledger, group.id, node),
-                    WELL_MIN.as_secs()
+                    well_min.as_secs()
                 );
                 return (Fitness::Recovering, why);
             }
@@ -311,6 +331,20 @@ fn assess(
             (Fitness::HeldDown, why)
         }
     }
+}
+
+/// Whether what a node failed a group with is what it would serve with: not a power cut, or a
+/// cable. A failure whose move is not remembered any more is taken for one.
+fn failed_to_serve(ledger: &Ledger, group: GroupId, node: NodeId) -> bool {
+    let Some(record) = ledger.groups.get(&group) else {
+        return false;
+    };
+    let Some(failure) = record.failures.get(&node) else {
+        return false;
+    };
+    let mut moves = record.moves.iter();
+    let known = moves.find(|one| one.assigned.epoch == failure.epoch);
+    known.is_none_or(|one| one.assigned.assign.evidence.cause.is_of_services())
 }
 
 /// All nodes of a group, best first: by fitness, then by the order of the file.
@@ -347,13 +381,16 @@ pub fn drained_words(left: Option<Duration>) -> String {
     format!("drained by an operator {until}")
 }
 
-/// How often a node failed a group, for people.
+/// How often a node failed a group.
+fn failures(ledger: &Ledger, group: GroupId, node: NodeId) -> u32 {
+    let record = ledger.groups.get(&group);
+    let failure = record.and_then(|record| record.failures.get(&node));
+    failure.map_or(0, |failure| failure.count)
+}
+
+/// The same for people.
 fn times(ledger: &Ledger, group: GroupId, node: NodeId) -> String {
-    let failure = ledger
-        .groups
-        .get(&group)
-        .and_then(|record| record.failures.get(&node));
-    match failure.map_or(0, |failure| failure.count) {
+    match failures(ledger, group, node) {
         0 | 1 => "once".to_owned(),
         count => format!("{count} times"),
     }

@@ -110,6 +110,8 @@ pub struct Group {
     /// Planned moves: time for what the administrator has run before that. Zero if there is
     /// nothing to be waited for.
     pub before_close: Duration,
+    /// How long what a new holder starts and runs before it opens may take, all in all.
+    pub preparing: Duration,
     /// Something of it runs on the holder alone: whether it runs on a standby shows only when
     /// that one has taken over.
     pub cold: bool,

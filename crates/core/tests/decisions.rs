@@ -82,6 +82,7 @@ fn topology(rule: &str) -> Topology {
         failback: Failback::Manual,
         drain: Duration::from_secs(2),
         before_close: Duration::ZERO,
+        preparing: Duration::ZERO,
         cold: false,
         without_majority: WithoutMajority::Mute,
         services: Vec::new(),
@@ -122,6 +123,10 @@ struct Voice {
     caught_up: bool,
     /// Its log has not the newest assignment of the group yet.
     behind: bool,
+    /// How often its daemon has started.
+    lives: u64,
+    /// Its log had a newer assignment to itself than is agreed, and was cut off.
+    ahead: Option<Epoch>,
     /// Why its log cannot be written.
     log_fault: Option<&'static str>,
     /// What it says that it is starting.
@@ -163,6 +168,8 @@ struct World {
     asked: Option<Moment>,
     /// Of the servers; the witness has 1.
     config_digest: u64,
+    /// Entries that are agreed on when the test says so; none: each at once.
+    held_back: Option<Vec<(u64, Command)>>,
 }
 
 impl World {
@@ -194,6 +201,8 @@ impl World {
             unready: None,
             caught_up: true,
             behind: false,
+            lives: life().counter,
+            ahead: None,
             log_fault: None,
             settling: Vec::new(),
         };
@@ -210,6 +219,7 @@ impl World {
             replies: Vec::new(),
             asked: None,
             config_digest: 1,
+            held_back: None,
         };
         world.step(Event::Leader {
             leader: Some(id("tie")),
@@ -260,7 +270,10 @@ impl World {
         self.node.step(self.now, event, 0);
         while let Some(act) = self.node.poll() {
             match act {
-                Act::Propose { command, .. } => self.agree(command),
+                Act::Propose { id, command } => match &mut self.held_back {
+                    Some(held_back) => held_back.push((id, command)),
+                    None => self.agree(command),
+                },
                 Act::Reply { outcome, .. } => self.replies.push(outcome),
                 Act::Tell(report) => {
                     let asks = report.leaving.contains(&(www(), self.epoch_of_group()));
@@ -306,21 +319,24 @@ impl World {
 
     /// The witness pings both servers itself.
     fn witness_looks(&mut self) {
-        for judged in ["ams1", "fra1"] {
-            let other = if judged == "ams1" { "fra1" } else { "ams1" };
-            let state = self.voice(other).ping_of_others;
-            let at = self.now;
-            self.step(Event::Verdict {
-                group: www(),
-                check: check("ping"),
-                judged: id(judged),
-                state,
-                at,
-                silent_since: self.ping_silence(state).map(|silence| at.back(silence)),
-                detail: "as the test says".to_owned(),
-                measures: Vec::new(),
-            });
-        }
+        self.witness_pings("ams1", "fra1");
+        self.witness_pings("fra1", "ams1");
+    }
+
+    /// It hears from one of them what the other one hears.
+    fn witness_pings(&mut self, judged: &str, other: &str) {
+        let state = self.voice(other).ping_of_others;
+        let at = self.now;
+        self.step(Event::Verdict {
+            group: www(),
+            check: check("ping"),
+            judged: id(judged),
+            state,
+            at,
+            silent_since: self.ping_silence(state).map(|silence| at.back(silence)),
+            detail: "as the test says".to_owned(),
+            measures: Vec::new(),
+        });
     }
 
     fn ping_silence(&self, state: CheckState) -> Option<Duration> {
@@ -346,7 +362,10 @@ impl World {
         };
         let silent = voice.silent_since.map(|since| self.now.since(since));
         Report {
-            incarnation: life(),
+            incarnation: Incarnation {
+                counter: voice.lives,
+                ..life()
+            },
             seq: self.seq,
             stopping: voice.stopping,
             guard_full: true,
@@ -372,7 +391,9 @@ impl World {
                 group: www(),
                 epoch: match voice.behind {
                     true => Epoch::NONE,
-                    false => self.epoch_of_group(),
+                    false => self
+                        .epoch_of_group()
+                        .max(voice.ahead.unwrap_or(Epoch::NONE)),
                 },
                 standing: voice.standing,
                 unready: voice.unready.map(str::to_owned),
@@ -507,6 +528,23 @@ fn nothing_moves_to_a_node_that_would_do_no_better() {
         None,
         "nobody knows whether it would do better"
     );
+}
+
+/// The leader's own answer is what makes a majority: it decides in the step that brings it.
+#[test]
+fn what_the_leader_sees_itself_counts_at_once() {
+    let mut world = World::serving("any");
+    world.voice("fra1").ping_of_others = CheckState::Failing;
+    world.seq += 1;
+    let fra1 = world.voice("fra1").clone();
+    let report = world.report(id("fra1"), &fra1);
+    world.step(Event::Reported {
+        from: id("fra1"),
+        report,
+    });
+    assert_eq!(world.take(), None, "one of two who ask");
+    world.witness_pings("ams1", "fra1");
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
 }
 
 #[test]
@@ -1307,6 +1345,7 @@ struct Own {
     now: Moment,
     told: Option<Report>,
     wanted: Option<Want>,
+    proposed: Vec<(u64, Command)>,
 }
 
 impl Own {
@@ -1331,6 +1370,7 @@ impl Own {
             now,
             told: None,
             wanted: None,
+            proposed: Vec::new(),
         };
         let group = www();
         let unready = None;
@@ -1355,6 +1395,7 @@ impl Own {
             match act {
                 Act::Tell(report) => self.told = Some(report),
                 Act::Want { want, .. } => self.wanted = Some(want),
+                Act::Propose { id, command } => self.proposed.push((id, command)),
                 _ => {}
             }
         }
@@ -1604,4 +1645,437 @@ fn the_first_answer_of_a_cold_standby_is_waited_for_from_the_opening_on() {
     assert_eq!(own.settling(), Some(Settling::Started));
     own.pass(GRACE / 2);
     assert_eq!(own.settling(), None);
+<<<<<<< HEAD
+=======
+
+// Who comes back, and for how long it is left alone.
+
+const EXITED: Option<&str> = Some("service apache: it exited with status 1");
+
+/// The holder is dead: a majority of the voters miss it.
+fn lose_power(world: &mut World, holder: &str, other: &str) {
+    world.voice(holder).speaks = false;
+    world.voice(other).silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(20);
+    world.voice(other).silence = None;
+    world.step(Event::Silences(Vec::new()));
+}
+
+/// What ended was not what runs there: a service that fails on the other node has somewhere to go.
+#[test]
+fn a_power_cut_does_not_bar_a_node_of_a_cold_group_for_its_whole_hold_down() {
+    let mut world = cold();
+    lose_power(&mut world, "ams1", "fra1");
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.pass(1_000);
+    world.voice("ams1").speaks = true;
+    world.voice("fra1").unready = EXITED;
+    world.pass(2_000);
+    assert_eq!(world.take(), None, "it has been well for a moment only");
+    world.pass(2_000);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("ams1")));
+}
+
+/// Both have failed the group: the holder that is well again is better than one that has not been
+/// well for long.
+#[test]
+fn a_holder_that_gave_up_and_is_well_goes_on_rather_than_a_node_that_failed_a_moment_ago() {
+    for standing in [Standing::Released, Standing::Off] {
+        let mut world = World::serving("any");
+        world.voice("ams1").apache = CheckState::Failing;
+        world.pass(40);
+        assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+        world.voice("ams1").apache = CheckState::Ok;
+        world.pass(500);
+        world.voice("fra1").standing = standing;
+        world.voice("ams1").silence = Some((95, 95));
+        world.hear(95, 95);
+        world.pass(20);
+        let moved = world.take().expect("a new epoch");
+        let became = (moved.holder, &moved.evidence.cause);
+        assert_eq!(became, (id("fra1"), &Cause::HolderReleased));
+    }
+}
+
+/// An assignment that was cut off again had been seen by the holder alone: it gave its epoch up,
+/// speaks of nothing since, and nobody else could serve.
+#[test]
+fn a_holder_that_gave_up_for_an_entry_that_was_cut_off_gets_a_new_epoch() {
+    let mut world = World::serving("any");
+    world.voice("ams1").standing = Standing::Off;
+    world.voice("fra1").unready = EXITED;
+    world.voice("fra1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(20);
+    let moved = world.take().expect("a new epoch");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("ams1"), &Cause::HolderReleased));
+}
+
+#[test]
+fn an_operator_may_insist_on_a_node_that_failed_a_moment_ago() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.pass(500);
+    let wish = |force| Wish {
+        group: www(),
+        to: Some(id("ams1")),
+        force,
+    };
+    let wished = |force| Event::Wish {
+        id: 1,
+        wish: wish(force),
+    };
+    world.step(wished(false));
+    let refusal = world
+        .replies
+        .pop()
+        .expect("an answer")
+        .expect_err("not yet");
+    assert!(refusal.contains("--force"), "{refusal}");
+    world.step(wished(true));
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("ams1")));
+    // What cannot serve is not to be insisted on.
+    world.voice("fra1").apache = CheckState::Failing;
+    world.replies.clear();
+    world.pass(40);
+    world.step(Event::Wish {
+        id: 2,
+        wish: Wish {
+            to: Some(id("fra1")),
+            ..wish(true)
+        },
+    });
+    let refusal = world
+        .replies
+        .pop()
+        .expect("an answer")
+        .expect_err("failing");
+    assert!(refusal.contains("could not serve now"), "{refusal}");
+}
+
+/// DESIGN 3.1 rule 10: whether a group is well has nothing to do with what addresses it has.
+#[test]
+fn the_addresses_of_a_group_change_though_it_fails_everywhere() {
+    for unready in [None, EXITED] {
+        let mut world = World::serving("any");
+        world.voice("ams1").apache = CheckState::Failing;
+        world.voice("fra1").apache = CheckState::Failing;
+        world.voice("ams1").unready = unready;
+        world.pass(1_000);
+        assert_eq!(world.take(), None, "nobody would do better");
+        let current = world.node.ledger().current(www()).expect("assigned");
+        let mut before = current.assign.clone();
+        before.addresses.clear();
+        world.agree(Command::Assign(before));
+        world.proposals.clear();
+        world.pass(40);
+        let moved = world.take().expect("a new epoch");
+        let became = (moved.holder, &moved.evidence.cause);
+        assert_eq!(became, (id("ams1"), &Cause::Reconfigured));
+        assert_eq!(moved.addresses, topology("any").groups[&www()].addresses);
+        world.pass(2_000);
+        assert_eq!(world.take(), None);
+    }
+}
+
+#[test]
+fn time_in_which_a_node_could_not_serve_is_no_well_being() {
+    let mut topology = topology("any");
+    let group = topology.groups.get_mut(&www()).expect("the group");
+    group.failback = Failback::AutoAfter(Duration::from_secs(10));
+    let mut world = World::of(topology).served();
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.voice("ams1").unready = EXITED;
+    world.pass(60_000);
+    assert_eq!(world.take(), None, "it could not serve");
+    world.voice("ams1").unready = None;
+    world.pass(5_000);
+    assert_eq!(world.take(), None, "it has been well for five seconds");
+    world.pass(6_000);
+    let moved = world.take().expect("a failback");
+    let became = (moved.holder, moved.evidence.cause);
+    assert_eq!(became, (id("ams1"), Cause::Failback));
+}
+
+/// L2: whoever holds fails under the load after four seconds, and is well without it.
+#[test]
+fn two_warm_nodes_that_fail_in_turn_pass_the_group_to_and_fro_ever_more_slowly() {
+    let mut world = World::serving("any");
+    let mut moves = 0;
+    for _ in 0..150 {
+        let (holder, other) = match world.holder == Some(id("ams1")) {
+            true => ("ams1", "fra1"),
+            false => ("fra1", "ams1"),
+        };
+        world.voice(other).apache = CheckState::Ok;
+        world.voice(holder).apache = CheckState::Failing;
+        world.pass(4_000);
+        moves += world.proposals.len();
+        world.proposals.clear();
+    }
+    assert!(moves <= 16, "{moves} moves in ten minutes");
+    assert!(moves >= 8, "{moves}: no state waits for ever");
+}
+
+// What is proposed once.
+
+fn assigns(world: &World) -> Vec<u64> {
+    let held_back = world.held_back.iter().flatten();
+    let assigns = held_back.filter(|(_, command)| matches!(command, Command::Assign(_)));
+    assigns.map(|(id, _)| *id).collect()
+}
+
+/// A slow disk or network holds the agreement up: what is proposed again meanwhile would be agreed
+/// on as well, and count as another failure, or go to another node.
+#[test]
+fn a_move_is_proposed_once_however_long_its_agreement_takes() {
+    let mut world = World::serving("any");
+    world.held_back = Some(Vec::new());
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(9_000);
+    let proposed = assigns(&world);
+    assert_eq!(proposed.len(), 1);
+    // It is not agreed on, for sure: another one may be.
+    let id = proposed[0];
+    let failed = Some("this node does not lead any more".to_owned());
+    world.step(Event::Proposed { id, failed });
+    world.pass(2_000);
+    let proposed = assigns(&world);
+    assert_eq!(proposed.len(), 2);
+    // It is agreed on, and this node hears of it in a moment.
+    let (id, failed) = (proposed[1], None);
+    world.step(Event::Proposed { id, failed });
+    world.pass(200);
+    assert_eq!(assigns(&world).len(), 2);
+    let agreed = world.held_back.take().expect("held back");
+    let agreed = agreed.into_iter().find(|(one, _)| *one == id);
+    world.agree(agreed.expect("proposed").1);
+    world.pass(4_000);
+    assert_eq!(world.take().map(|one| one.holder), Some(self::id("fra1")));
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures[&self::id("ams1")].count, 1);
+}
+
+impl Own {
+    fn announced(&mut self) {
+        let what = "announced".to_owned();
+        let (group, last) = (www(), true);
+        self.step(Event::Phase { group, what, last });
+    }
+
+    /// So many times 300 ms; the numbers of the accounts that were proposed meanwhile.
+    fn accounts(&mut self, ticks: usize) -> Vec<u64> {
+        (0..ticks).for_each(|_| self.step(Event::Tick));
+        let accounts = self.proposed.drain(..).map(|(id, command)| {
+            let epoch = match command {
+                Command::Opened(opened) => opened.epoch,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(epoch, Self::EPOCH);
+            id
+        });
+        accounts.collect()
+    }
+}
+
+/// What a group had before stays barred for others until it has told that it is open without it.
+#[test]
+fn an_account_that_is_not_agreed_on_is_given_again_until_it_is() {
+    let mut own = Own::new(Some(Own::ledger()));
+    own.open();
+    own.announced();
+    let mut accounts = own.accounts(0);
+    for _ in 0..3 {
+        let [id] = accounts[..] else {
+            panic!("{accounts:?}");
+        };
+        let failed = Some("nobody leads".to_owned());
+        own.step(Event::Proposed { id, failed });
+        assert_eq!(own.accounts(1), [], "not in a hurry");
+        accounts = own.accounts(4);
+    }
+    let (id, failed) = (accounts[0], None);
+    own.step(Event::Proposed { id, failed });
+    assert_eq!(own.accounts(20), [], "it is agreed on");
+    own.announced();
+    assert_eq!(own.accounts(20), [], "once is enough");
+}
+
+#[test]
+fn an_account_is_given_once_the_lease_is_there_again_and_not_for_what_is_gone() {
+    let (group, epoch) = (www(), Own::EPOCH);
+    let mut own = Own::new(Some(Own::ledger()));
+    own.open();
+    own.step(Event::Lapsed { group, epoch });
+    own.announced();
+    assert_eq!(own.accounts(10), [], "it is not open");
+    own.open();
+    assert_eq!(own.accounts(4).len(), 1);
+    // Given up before the failure was heard of.
+    let mut own = Own::new(Some(Own::ledger()));
+    own.open();
+    own.announced();
+    let id = own.accounts(0)[0];
+    own.step(Event::Released { group, epoch });
+    let failed = Some("nobody leads".to_owned());
+    own.step(Event::Proposed { id, failed });
+    assert_eq!(own.accounts(20), []);
+}
+
+// What `why` names.
+
+#[test]
+fn a_holder_whose_service_is_dead_is_said_to_be_unready_and_not_to_break_a_rule() {
+    let mut world = World::serving("any");
+    world.voice("ams1").unready = EXITED;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderUnready));
+    assert_eq!(moved.evidence.checks, [], "no check has failed");
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures[&id("ams1")].count, 1);
+}
+
+/// It closes what the file does not give it as soon as it has that file: nobody has failed.
+#[test]
+fn a_holder_that_the_file_does_not_name_any_more_is_left_as_planned() {
+    let mut topology = topology("any");
+    let group = topology.groups.get_mut(&www()).expect("the group");
+    group.nodes = vec![id("fra1")];
+    for (standing, silent) in [(Standing::Open, false), (Standing::Released, true)] {
+        let mut world = World::of(topology.clone());
+        world.pass(100);
+        let mut before = world.take().expect("a first start");
+        before.holder = id("ams1");
+        world.agree(Command::Assign(before));
+        world.proposals.clear();
+        world.voice("ams1").standing = standing;
+        if silent {
+            world.voice("fra1").silence = Some((95, 95));
+            world.hear(95, 95);
+        }
+        world.pass(60);
+        let moved = world.take().expect("a move");
+        let became = (moved.holder, &moved.evidence.cause);
+        assert_eq!(became, (id("fra1"), &Cause::HolderUnlisted));
+        assert!(moved.evidence.cause.is_planned());
+        let record = &world.node.ledger().groups[&www()];
+        assert!(record.failures.is_empty());
+    }
+}
+
+/// Told to stop, with a dead service: nobody is served, so there is nobody to wait for, and
+/// nothing to forgive.
+#[test]
+fn a_stopping_holder_whose_service_is_dead_is_not_waited_for_and_has_failed() {
+    let mut world = World::serving("any");
+    world.voice("ams1").leaves = Leaves::Endlessly;
+    world.voice("ams1").stopping = true;
+    world.pass(200);
+    assert_eq!(world.take(), None, "requests are in flight");
+    world.voice("ams1").unready = EXITED;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderUnready));
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures[&id("ams1")].count, 1);
+}
+
+/// The leader before has died with a move that is in this one's log and not agreed on yet: it is
+/// agreed on with the leader's first entry, or cut off.
+#[test]
+fn what_the_leader_before_has_begun_is_waited_for_but_not_for_long() {
+    let mut world = World::serving("any");
+    world.step(Event::Leader { leader: None });
+    let mut begun = world
+        .node
+        .ledger()
+        .current(www())
+        .expect("assigned")
+        .assign
+        .clone();
+    begun.holder = id("fra1");
+    let epoch = Epoch {
+        index: world.epoch.index + 1,
+        ..world.epoch
+    };
+    let assign = begun.clone();
+    world.step(Event::Appended { epoch, assign });
+    lose_power(&mut world, "ams1", "fra1");
+    let leader = Some(id("tie"));
+    world.step(Event::Leader { leader });
+    world.voice("fra1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(300);
+    assert_eq!(world.take(), None, "the move is under way");
+    world.pass(400);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    let current = world.node.ledger().current(www()).expect("assigned");
+    assert_eq!(current.epoch, epoch, "in its place: it was cut off");
+}
+
+/// L3: a start that hangs for ever, or a word of the services' room that was lost.
+#[test]
+fn an_opening_that_takes_too_long_makes_the_holder_unready_until_it_opens() {
+    let mut own = Own::new(Some(Own::ledger()));
+    own.step(Event::Tick);
+    assert_eq!(own.says().standing, Standing::Opening);
+    let (mut waited, began) = (Duration::ZERO, own.now);
+    while own.says().unready.is_none() {
+        own.step(Event::Tick);
+        waited = own.now.since(began);
+        assert!(waited < Duration::from_secs(60), "for ever");
+    }
+    assert!(waited > Duration::from_secs(10), "{waited:?}");
+    let why = own.says().unready.as_deref();
+    assert_eq!(why, Some(evenkeel_core::node::NOT_OPEN_IN_TIME));
+    own.open();
+    assert_eq!(own.says().unready, None);
+}
+
+/// A new epoch for the holder itself was cut off after its own log alone had it: it refuses its own
+/// vote to the epoch that is agreed, and may lack just that one. Nobody else can see it.
+#[test]
+fn a_holder_that_has_seen_what_was_cut_off_gets_a_new_epoch() {
+    let mut world = World::serving("any");
+    world.voice("ams1").standing = Standing::Opening;
+    world.voice("ams1").ahead = Some(Epoch {
+        index: world.epoch.index + 1,
+        ..world.epoch
+    });
+    world.voice("fra1").unready = EXITED;
+    let leader = Some(id("tie"));
+    world.step(Event::Leader { leader: None });
+    world.step(Event::Leader { leader });
+    world.pass(400);
+    assert_eq!(world.take(), None, "it may be agreed on yet");
+    world.pass(200);
+    let moved = world.take().expect("a new epoch");
+    let voter = id("ams1");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (voter, &Cause::FloorAbove { voter }));
+}
+
+#[test]
+fn a_holder_that_has_started_anew_is_said_to_have() {
+    let mut world = World::serving("any");
+    world.voice("ams1").lives += 1;
+    world.voice("ams1").standing = Standing::Off;
+    world.voice("ams1").caught_up = false;
+    world.pass(40);
+    let moved = world.take().expect("a move");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderRestarted));
+>>>>>>> policy-int
 }

@@ -203,6 +203,8 @@ struct Books {
     hello_said: Bytes,
     /// Index of the last entry that is on disk, as far as was told.
     durable: u64,
+    /// The term in which this node led last, as far as the decision machine was told.
+    leading_in: u64,
 }
 
 /// A started engine and its events, or why it did not start.
@@ -482,15 +484,22 @@ impl Driver {
         let request = (u128::from(self.incarnation.nonce) << 64) | u128::from(id);
         let engine = self.engine.clone();
         let bring = bring.clone();
+        // An assignment follows from what this node knows as the leader of its term. What other
+        // entries say is true whoever leads.
+        let term = matches!(command, Command::Assign(_)).then_some(self.books.leading_in);
         tokio::spawn(async move {
-            let failed = match engine {
-                Some(engine) => engine
-                    .propose(request, payload)
-                    .await
-                    .err()
-                    .map(|e| e.to_string()),
-                None => Some(NO_ENGINE.to_owned()),
+            let outcome = match (engine, term) {
+                (None, _) => Err(NO_ENGINE.to_owned()),
+                (Some(engine), Some(term)) => {
+                    let proposed = engine.propose_in(term, request, payload).await;
+                    proposed.map_err(|error| error.to_string())
+                }
+                (Some(engine), None) => {
+                    let proposed = engine.propose(request, payload).await;
+                    proposed.map_err(|error| error.to_string())
+                }
             };
+            let failed = outcome.err();
             // The driver has ended: nobody asks any more.
             let _ = bring.send(Brought::Proposed { id, failed }).await;
         });
@@ -556,12 +565,11 @@ impl Driver {
                     self.lease.order(Order::Truncated(group, epoch));
                 }
             }
-            Agreed::Leading { .. } => self.step(
-                Event::Leader {
-                    leader: Some(self.me),
-                },
-                bring,
-            ),
+            Agreed::Leading { term } => {
+                self.books.leading_in = term;
+                let leader = Some(self.me);
+                self.step(Event::Leader { leader }, bring);
+            }
             Agreed::Following { leader, .. } => {
                 let leader = leader.filter(|leader| *leader != self.me);
                 self.step(Event::Leader { leader }, bring);

@@ -162,6 +162,16 @@ pub(crate) fn stop_max<'a>(groups: impl Iterator<Item = &'a Hosted>) -> Duration
         .unwrap_or_default()
 }
 
+/// The groups that are about to be opened and have all that they need for it.
+fn may_open(status: &BTreeMap<GroupId, GroupStatus>) -> Vec<(GroupId, Epoch)> {
+    let reached = status.iter().filter(|(_, one)| one.reached);
+    let epochs = reached.filter_map(|(group, one)| match one.want? {
+        Run::Opening { epoch } | Run::Open { epoch } => Some((*group, epoch)),
+        Run::Standby | Run::Closing { .. } => None,
+    });
+    epochs.collect()
+}
+
 fn notes(cluster: &str, node: &str) -> PathBuf {
     Path::new(NOTES)
         .join(format!("{cluster}-{node}"))
@@ -276,6 +286,7 @@ impl Driver {
             }
             Report::Missed { reports } => {
                 tracing::warn!(reports, "reports of the services were missed");
+                self.ready_again();
             }
             Report::Recovered { group, service } => {
                 let group_name = self.group_name(group);
@@ -302,6 +313,16 @@ impl Driver {
             other => self.trouble(other, bring),
         }
         self.mind_services(bring);
+    }
+
+    /// That a group may open is said once: if that word was lost, the group would stay closed.
+    fn ready_again(&mut self) {
+        let Some(services) = &self.services else {
+            return;
+        };
+        for (group, epoch) in may_open(&services.room.status()) {
+            self.lease.order(Order::Ready(group, epoch));
+        }
     }
 
     /// Something of a group is not as it should be: told, in the log, in `status`, and in the
@@ -529,4 +550,35 @@ fn trouble_of(report: Report) -> Option<(GroupId, String, String)> {
         | Report::LeftStopped { .. }
         | Report::Missed { .. } => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_open_is_read_off_the_status() {
+        let epoch = Epoch { term: 1, index: 2 };
+        let status = |want, reached| GroupStatus {
+            unready: Vec::new(),
+            faults: Vec::new(),
+            want,
+            reached,
+            hook: None,
+            services: Vec::new(),
+        };
+        let table = [
+            (status(None, false), false),
+            (status(Some(Run::Standby), true), false),
+            (status(Some(Run::Opening { epoch }), false), false),
+            (status(Some(Run::Opening { epoch }), true), true),
+            (status(Some(Run::Open { epoch }), true), true),
+        ];
+        for (number, (status, may)) in table.into_iter().enumerate() {
+            let group = GroupId(number as u64);
+            let known = BTreeMap::from([(group, status)]);
+            let wanted = may.then_some((group, epoch));
+            assert_eq!(may_open(&known), Vec::from_iter(wanted));
+        }
+    }
 }

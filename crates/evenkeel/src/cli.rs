@@ -44,7 +44,7 @@ pub enum Command {
         /// The node; the best standby unless given.
         #[arg(long)]
         to: Option<String>,
-        /// Though no majority would be left without that node.
+        /// Though no majority would be left without that node, or it failed the group a moment ago.
         #[arg(long)]
         force: bool,
         #[command(flatten)]

@@ -610,6 +610,11 @@ fn what_one_that_was_found_again_leaves_behind_is_killed() {
     let child = room.pid("child");
     room.restart();
     room.want(Want::Open { epoch: epoch(5) });
+    // What is dead before it is found again has not died for this room.
+    room.eventually("it is found", |room| {
+        let status = room.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    });
     kill(room.pid("pid"));
     assert!(matches!(room.next(), Report::Died { .. }));
     room.eventually("its child ends", |_| !lives(child));

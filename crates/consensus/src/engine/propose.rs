@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 
 use evenkeel_core::names::{Epoch, NodeId};
 use openraft::alias::InstantOf;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::ProgressResponder;
 use openraft::{AsyncRuntime, Instant as _};
 
 use super::Engine;
@@ -57,6 +59,59 @@ impl<R: Runtime> Engine<R> {
                 None => R::Async::sleep(PROPOSE_PAUSE).await,
             }
         }
+    }
+
+    /// Gets `payload` decided and applied if this node leads, in this term, and answers its epoch:
+    /// for what follows from what a leader knew in its term. It is neither forwarded nor tried
+    /// again, so nothing of it can come after what another leader has decided. Waits for as long as
+    /// this node leads in the term: until then it may take effect.
+    pub async fn propose_in(
+        &self,
+        term: u64,
+        request: u128,
+        payload: Vec<u8>,
+    ) -> Result<Epoch, ProposeError> {
+        let inner = &self.inner;
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(ProposeError::TooBig {
+                found: payload.len(),
+                bound: PAYLOAD_BYTES_MAX,
+            });
+        }
+        if inner.stopping.load(Ordering::Relaxed) {
+            return Err(ProposeError::Stopped);
+        }
+        if self.is_busy() {
+            return Err(ProposeError::Busy);
+        }
+        let payload = payload.into();
+        let (responder, mut answer) = ProgressResponder::complete_only();
+        let written = inner.raft.write(Proposal { request, payload });
+        let written = written.with_leader(term).responder(responder);
+        written.await.map_err(|_| ProposeError::Stopped)?;
+        loop {
+            let looked =
+                <R::Async as AsyncRuntime>::timeout(inner.timing.election_max, &mut answer);
+            match looked.await {
+                Ok(Ok(Ok(response))) => return Ok(response.data.into()),
+                Ok(Ok(Err(_))) => return Err(ProposeError::NotLeading),
+                Ok(Err(_)) => return Err(ProposeError::Stopped),
+                Err(_) if self.leads_in(term) => {}
+                Err(_) => return Err(ProposeError::NotLeading),
+            }
+        }
+    }
+
+    fn leads_in(&self, term: u64) -> bool {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.current_leader, metrics.vote.leader_id.term) == (Some(self.inner.me.0), term)
+    }
+
+    /// Whether too many entries wait for a majority.
+    fn is_busy(&self) -> bool {
+        let applied = self.inner.desk.applied().unwrap_or_default().index;
+        self.inner.log.last_index() > Some(applied + UNCOMMITTED_MAX)
     }
 
     /// One attempt; nothing when there should be another.
@@ -128,8 +183,7 @@ impl<R: Runtime> Engine<R> {
             }
             Turn::Enter(entering) => entering,
         };
-        let applied_index = inner.desk.applied().unwrap_or_default().index;
-        if inner.log.last_index() > Some(applied_index + UNCOMMITTED_MAX) {
+        if self.is_busy() {
             return Ok(Proposed::Busy);
         }
         let written = inner.raft.client_write(Proposal { request, payload });

@@ -127,6 +127,49 @@ async fn leadership_goes_where_it_is_sent() {
         .expect("applied");
 }
 
+/// What a leader concludes from what it knows in its term must not come after what another decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_proposed_in_a_term_is_decided_in_it_or_never() {
+    let (mut cluster, leader) = Cluster::led().await;
+    let [follower, _] = others(leader);
+    let term = cluster.engine(leader).status().term;
+    let epoch = cluster
+        .engine(leader)
+        .propose_in(term, 1, b"in time".to_vec())
+        .await
+        .expect("applied");
+    assert_eq!(epoch.term, term);
+    let refused = Err(ProposeError::NotLeading);
+    for (node, term) in [(follower, term), (leader, term - 1), (leader, term + 1)] {
+        let late = cluster.engine(node).propose_in(term, 2, b"late".to_vec());
+        assert_eq!(late.await, refused, "{node:?} in {term}");
+    }
+    // It takes the entry, nobody else gets it, and another leads: it is cut off, and not proposed
+    // again to the other.
+    let proposer = cluster.engine(leader).clone();
+    cluster.wires.lose_entries(true);
+    let lost = tokio::spawn(async move { proposer.propose_in(term, 3, b"lost".to_vec()).await });
+    let node = cluster.nodes.get_mut(&leader).expect("it runs");
+    node.event(|event| match event {
+        Event::Appended { payload, .. } => (payload[..] == b"lost"[..]).then_some(()),
+        _ => None,
+    })
+    .await;
+    cluster.wires.isolate(leader);
+    cluster.wires.lose_entries(false);
+    let next = cluster.leader_but(Some(leader)).await;
+    let next = cluster.engine(next).clone();
+    next.propose(4, b"next".to_vec()).await.expect("applied");
+    cluster.wires.heal();
+    assert_eq!(lost.await.expect("no panic"), refused);
+    next.propose(5, b"last".to_vec()).await.expect("applied");
+    for node in ALL {
+        cluster.applied(node, b"last").await;
+        let decided = cluster.nodes[&node].journal.payloads();
+        assert_eq!(decided, [&b"in time"[..], b"next", b"last"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_nothing_is_acknowledged() {
     let (cluster, leader) = Cluster::led().await;

@@ -30,7 +30,7 @@ impl Node {
             Some("this node does not lead any more: ask again".to_owned())
         } else if self.wishes.len() >= WISHES_MAX {
             Some("too many switchovers are under way: ask again in a moment".to_owned())
-        } else if self.proposing.contains_key(&wish.group) || self.is_wished(wish.group) {
+        } else if self.is_moving(now, wish.group) || self.is_wished(wish.group) {
             Some("the group is moving already: ask again in a moment".to_owned())
         } else {
             None
@@ -93,7 +93,7 @@ impl Node {
         let mut refused = Vec::new();
         wishes.retain_mut(|one| {
             let group = one.wish.group;
-            if one.proposal.is_some() || self.proposing.contains_key(&group) {
+            if one.proposal.is_some() || self.is_moving(now, group) {
                 return true;
             }
             if self.current_epoch(group) != one.from {
@@ -148,7 +148,7 @@ impl Node {
             }
             tell_of(&mut assign, holder, departure);
         }
-        Some(self.propose(now, assign))
+        Some(self.propose(assign))
     }
 
     /// Whether the leader's last word asks this node to let clients go.

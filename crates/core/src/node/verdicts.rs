@@ -24,6 +24,9 @@ const ROUND: Duration = Duration::from_secs(1);
 const NEWS_SPAN: Duration = Duration::from_millis(600);
 /// Changes that are told so at most, the newest; more wait for their turn.
 const NEWS_MAX: usize = 768;
+/// Bytes of changes in one report at most: the turns of the others need room as well, or all that
+/// has not changed would turn unknown in a flood.
+const NEWS_BYTES_MAX: usize = PART_BYTES_MAX / 2;
 /// How often the words of a check that has not changed are told.
 const WORDS_PAUSE: Duration = Duration::from_secs(3);
 /// Bytes of such words in one report.
@@ -121,8 +124,10 @@ impl Verdicts {
             self.news.pop_front();
         }
         for (_, key) in self.news.iter().rev() {
-            if let Some(known) = self.known.get_mut(key) {
-                part.take(key, known, true);
+            if let Some(known) = self.known.get_mut(key)
+                && !part.take(key, known, true)
+            {
+                break;
             }
         }
         let since = now.since(self.turned).min(ROUND);
@@ -180,7 +185,12 @@ impl Part {
         let is_due = self.words + words <= WORDS_MAX && known.worded.is_none_or(rested);
         let worded = is_news || is_due;
         let length = FRAME_LENGTH + key.2.as_str().len() + if worded { words } else { 0 };
-        if self.checks.len() >= PART_MAX || self.bytes + length > PART_BYTES_MAX {
+        let bytes_max = if is_news {
+            NEWS_BYTES_MAX
+        } else {
+            PART_BYTES_MAX
+        };
+        if self.checks.len() >= PART_MAX || self.bytes + length > bytes_max {
             return false;
         }
         if !self.taken.insert(key.clone()) {
@@ -307,6 +317,27 @@ mod tests {
             assert_eq!((first.detail.as_str(), first.terse), ("still dead", false));
             assert_eq!(checks.iter().filter(|one| one.check == key(7).2).count(), 1);
         }
+    }
+
+    /// Hundreds change with every report, and say much: the others do not turn unknown for it.
+    #[test]
+    fn a_flood_of_changes_leaves_room_for_the_others_turns() {
+        let mut all = many(5_000);
+        all.report(at(10_000));
+        let long = "x".repeat(200);
+        let mut told = BTreeSet::new();
+        for turn in 1..=8_u64 {
+            let states = [CheckState::Failing, CheckState::Ok];
+            let state = states[usize::from(turn % 2 == 0)];
+            for number in 0..NEWS_MAX {
+                all.put(at(10_000 + 200 * turn), key(number), verdict(state, &long));
+            }
+            let (checks, _) = all.report(at(10_000 + 200 * turn));
+            let news = checks.iter().filter(|one| one.state == CheckState::Failing);
+            assert!(turn % 2 == 0 || news.count() > 100, "the newest changes");
+            told.extend(names(&checks));
+        }
+        assert_eq!(told.len(), 5_000);
     }
 
     #[test]

@@ -102,14 +102,7 @@ impl Run {
         let group = self.group();
         let led = self.world.leader().is_some();
         match self.chance.below(6) {
-            // What a dead leader had proposed is agreed on late in this world, beside what the next
-            // one proposes: in life one of the two is cut off.
-            0 if self.world.alive(any)
-                && self.dead() < DEAD_MAX
-                && self.world.leader() != Some(any) =>
-            {
-                self.world.die(any);
-            }
+            0 if self.world.alive(any) && self.dead() < DEAD_MAX => self.world.die(any),
             1 | 2 if !self.world.alive(any) => self.world.boot(any),
             3 if GROUPS[group].1.contains(&server) => {
                 let sick = !self.sick[group][server];

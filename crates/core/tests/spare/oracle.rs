@@ -5,7 +5,7 @@
 //! is chosen such that nothing that matters to a group comes within [`APART`] of anything else
 //! that does: then there is one right answer.
 
-use crate::place::{GROUPS, NODES, SERVERS};
+use crate::place::{COLD, GROUPS, NODES, SERVERS};
 
 /// Milliseconds.
 pub type Ms = u64;
@@ -46,6 +46,8 @@ struct Failed {
     at: Ms,
     order: u64,
     count: u32,
+    /// What it serves with failed, not the node.
+    served_badly: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +85,17 @@ pub struct Oracle {
     held: Vec<Held>,
     /// Group, from, to, cause.
     pub moves: Vec<(usize, usize, usize, &'static str)>,
+}
+
+/// Doubled for each further failure, at most 10 minutes.
+fn grown(first: Ms, count: u32) -> Ms {
+    let span = (0..count.saturating_sub(1)).fold(first, |span, _| (span * 2).min(600_000));
+    span.min(600_000)
+}
+
+/// How long a node must have been well that failed: 3 s, doubled for each further failure.
+fn well_min(failed: Option<&Failed>) -> Ms {
+    grown(WELL_MIN, failed.map_or(1, |failed| failed.count))
 }
 
 /// Two things that matter to one group come too close together.
@@ -169,7 +182,9 @@ impl Oracle {
         }
         match self.hold_ends(group, node) {
             Some(end) if self.now < end => {
-                if self.now < here.well_since + WELL_MIN {
+                let failed = here.failed.as_ref();
+                let barred = failed.is_some_and(|failed| group == COLD && failed.served_badly);
+                if barred || self.now < here.well_since + well_min(failed) {
                     Grade::Recovering
                 } else {
                     Grade::HeldDown
@@ -182,8 +197,7 @@ impl Oracle {
     /// 30 s, doubled for each further failure, at most 10 minutes.
     fn hold_ends(&self, group: usize, node: usize) -> Option<Ms> {
         let failed = self.here[group][node].failed.as_ref()?;
-        let span = (0..failed.count.saturating_sub(1)).fold(30_000_u64, |span, _| span * 2);
-        Some(failed.at + span.min(600_000))
+        Some(failed.at + grown(30_000, failed.count))
     }
 
     /// The best of the others up to a grade, drained or not, in order of the file.
@@ -217,9 +231,13 @@ impl Oracle {
             } else {
                 "holder-silent"
             };
+            // One that is alive again is as good as another that failed a moment ago.
+            let well = back.filter(|node| self.grade(group, *node) <= Grade::Recovering);
             let to = self
-                .best(group, Grade::Recovering, false)
-                .or(back.filter(|node| self.grade(group, *node) <= Grade::Recovering))
+                .best(group, Grade::HeldDown, false)
+                .or(well.filter(|node| !self.drained(*node)))
+                .or_else(|| self.best(group, Grade::Recovering, false))
+                .or(well)
                 .or_else(|| self.best(group, Grade::Recovering, true))
                 .or_else(|| anyone(Grade::Sick))
                 .or(back);
@@ -273,6 +291,7 @@ impl Oracle {
             at: self.now,
             order: self.order,
             count: here.failed.as_ref().map_or(0, |failed| failed.count) + 1,
+            served_badly: cause == "rule",
         });
         if failed {
             // How well it was before says nothing.
@@ -312,10 +331,10 @@ impl Oracle {
         }
         for node in GROUPS[group].1 {
             let here = &self.here[group][*node];
-            if self.hosts[*node].up && !here.sick {
+            if self.hosts[*node].up && !self.hosts[*node].stopping && !here.sick {
                 moments.extend(self.hold_ends(group, *node));
                 if here.failed.is_some() {
-                    moments.push(here.well_since + WELL_MIN);
+                    moments.push(here.well_since + well_min(here.failed.as_ref()));
                     moments.push(here.well_since + FORGIVEN);
                 }
                 moments.extend(after.map(|after| here.well_since + after));
@@ -337,7 +356,8 @@ impl Oracle {
                 *drained = None;
             }
             for group in 0..GROUPS.len() {
-                let well = self.hosts[node].up && !self.here[group][node].sick;
+                let up = self.hosts[node].up && !self.hosts[node].stopping;
+                let well = up && !self.here[group][node].sick;
                 let here = &mut self.here[group][node];
                 if well && self.now >= here.well_since + FORGIVEN {
                     here.failed = None;

@@ -25,6 +25,9 @@ pub const GROUPS: [(&str, &[usize], Option<u64>); 4] = [
     ("www", &[0, 1, 2, 3], Some(45)),
 ];
 
+/// Number of the group with something that runs on its holder alone.
+pub const COLD: usize = 1;
+
 pub fn id(node: usize) -> NodeId {
     NodeId::of(&NodeName::new(NODES[node]).expect("a name"))
 }
@@ -67,7 +70,8 @@ fn group(number: usize) -> Group {
         }),
         drain: Duration::ZERO,
         before_close: Duration::ZERO,
-        cold: false,
+        preparing: Duration::ZERO,
+        cold: number == COLD,
         without_majority: WithoutMajority::Mute,
         services: vec![service()],
         checks: vec![CheckPolicy {

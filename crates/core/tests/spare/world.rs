@@ -45,6 +45,8 @@ struct Proposal {
     due: Moment,
     from: usize,
     life: Incarnation,
+    /// The term in which it was proposed.
+    term: u64,
     id: u64,
     command: Command,
 }
@@ -371,6 +373,7 @@ impl World {
                     due: self.now + AGREEMENT,
                     from,
                     life: self.machines[from].life,
+                    term: self.term,
                     id,
                     command,
                 });
@@ -405,6 +408,11 @@ impl World {
         self.proposals = rest;
         let due: Vec<Proposal> = due;
         for one in due {
+            let assigns = matches!(one.command, Command::Assign(_));
+            if assigns && one.term != self.term {
+                self.proposed(&one, Some("another leads".to_owned()));
+                continue;
+            }
             let index = self.log.len() as u64 + 1;
             let epoch = Epoch {
                 term: self.term,
@@ -418,15 +426,16 @@ impl World {
                 self.events
                     .push_back((node, Event::Committed { epoch, command }));
             }
-            let proposed = Event::Proposed {
-                id: one.id,
-                failed: None,
-            };
-            if self.machines[one.from].life == one.life {
-                self.events.push_back((one.from, proposed));
-            }
-            self.settle();
+            self.proposed(&one, None);
         }
+    }
+
+    fn proposed(&mut self, one: &Proposal, failed: Option<String>) {
+        let proposed = Event::Proposed { id: one.id, failed };
+        if self.machines[one.from].life == one.life {
+            self.events.push_back((one.from, proposed));
+        }
+        self.settle();
     }
 
     fn assigned(&mut self, epoch: Epoch, command: &Command) {

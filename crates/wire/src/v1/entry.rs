@@ -1,4 +1,8 @@
 //! Entries of the log.
+//!
+//! A cause that was added later is written as the nearest one of the first form, which means the
+//! same to the agreed state, and by its number after the entry: an older program reads the
+//! former and does not look at the latter. So all versions agree on the same.
 
 use evenkeel_core::command::{Assign, Command, Drain, Opened, Phase, Recovered};
 use evenkeel_core::evidence::{Cause, CheckFact, Considered, Evidence};
@@ -141,7 +145,7 @@ impl From<&Cause> for CauseForm {
             Cause::HolderDeaf { standing } => Self::HolderDeaf {
                 standing: (*standing).into(),
             },
-            Cause::RuleHolds => Self::RuleHolds,
+            Cause::RuleHolds | Cause::HolderUnready => Self::RuleHolds,
             Cause::Operator => Self::Operator,
             Cause::HolderStopping => Self::HolderStopping,
             Cause::HolderRestarted => Self::HolderRestarted,
@@ -149,7 +153,7 @@ impl From<&Cause> for CauseForm {
             Cause::FloorAbove { voter } => Self::FloorAbove { voter: voter.0 },
             Cause::Failback => Self::Failback,
             Cause::Recovered => Self::Recovered,
-            Cause::Reconfigured => Self::Reconfigured,
+            Cause::Reconfigured | Cause::HolderUnlisted => Self::Reconfigured,
             Cause::Drained => Self::Drained,
         }
     }
@@ -182,6 +186,36 @@ impl From<CauseForm> for Cause {
             CauseForm::Reconfigured => Self::Reconfigured,
             CauseForm::Drained => Self::Drained,
         }
+    }
+}
+
+/// The number of a cause that the first form does not have.
+pub(super) fn added_cause(cause: &Cause) -> Option<u64> {
+    match cause {
+        Cause::HolderUnready => Some(1),
+        Cause::HolderUnlisted => Some(2),
+        Cause::FirstStart
+        | Cause::HolderSilent { .. }
+        | Cause::HolderDeaf { .. }
+        | Cause::RuleHolds
+        | Cause::Operator
+        | Cause::HolderStopping
+        | Cause::HolderRestarted
+        | Cause::HolderReleased
+        | Cause::FloorAbove { .. }
+        | Cause::Failback
+        | Cause::Recovered
+        | Cause::Reconfigured
+        | Cause::Drained => None,
+    }
+}
+
+/// What a number after an entry says its cause is; nothing of one that a later program has added.
+pub(super) fn cause_added(number: u64) -> Option<Cause> {
+    match number {
+        1 => Some(Cause::HolderUnready),
+        2 => Some(Cause::HolderUnlisted),
+        _ => None,
     }
 }
 
@@ -368,13 +402,29 @@ impl From<CommandForm> for Command {
 
 /// The bytes of an entry.
 pub fn encode(command: &Command) -> Vec<u8> {
-    crate::encode(&CommandForm::from(command))
+    let form = CommandForm::from(command);
+    let added = match command {
+        Command::Assign(assign) => added_cause(&assign.evidence.cause),
+        _ => None,
+    };
+    match added {
+        Some(added) => crate::encode(&(form, added)),
+        None => crate::encode(&form),
+    }
 }
 
 /// Reads an entry.
 pub fn decode(bytes: &[u8]) -> Result<Command, WireError> {
-    let form: CommandForm = crate::decode("log entry", ENTRY_LENGTH_MAX, bytes)?;
-    Ok(form.into())
+    const WHAT: &str = "log entry";
+    let (form, rest): (CommandForm, _) = crate::decode_part(WHAT, ENTRY_LENGTH_MAX, bytes)?;
+    let mut command = form.into();
+    if let (Command::Assign(assign), Some((number, _))) =
+        (&mut command, crate::decode_added(WHAT, rest)?)
+        && let Some(cause) = cause_added(number)
+    {
+        assign.evidence.cause = cause;
+    }
+    Ok(command)
 }
 
 /// What is kept beside a floor: whose epoch it is.
@@ -407,6 +457,8 @@ pub(super) mod tests {
             },
             Cause::HolderDeaf { standing: ms(62) },
             Cause::RuleHolds,
+            Cause::HolderUnready,
+            Cause::HolderUnlisted,
             Cause::Operator,
             Cause::HolderStopping,
             Cause::HolderRestarted,
@@ -556,6 +608,40 @@ pub(super) mod tests {
         }
     }
 
+    /// An older program reads the form alone; what it makes of it must lead to the same state. And
+    /// this one reads what a later one adds.
+    #[test]
+    fn causes_that_were_added_mean_the_same_to_older_programs() {
+        let mut added = 0;
+        for command in samples() {
+            let Command::Assign(assign) = &command else {
+                continue;
+            };
+            let cause = &assign.evidence.cause;
+            let Some(number) = added_cause(cause) else {
+                continue;
+            };
+            added += 1;
+            assert_eq!(cause_added(number).as_ref(), Some(cause));
+            let bytes = encode(&command);
+            let (last, older) = bytes.split_last().expect("bytes");
+            assert_eq!(u64::from(*last), number, "after the entry");
+            let Ok(Command::Assign(read)) = decode(older) else {
+                panic!("{cause:?}");
+            };
+            let nearest = read.evidence.cause;
+            assert_ne!(&nearest, cause);
+            let meaning = |cause: &Cause| (cause.is_failure(), cause.is_planned());
+            assert_eq!(meaning(&nearest), meaning(cause));
+            let later = [older, &[99]].concat();
+            let Ok(Command::Assign(read)) = decode(&later) else {
+                panic!("{cause:?}");
+            };
+            assert_eq!(read.evidence.cause, nearest);
+        }
+        assert_eq!(added, 2);
+    }
+
     #[test]
     fn a_floor_is_read_as_written() {
         let life = Incarnation {
@@ -572,7 +658,9 @@ pub(super) mod tests {
     fn cut_off_entries_are_refused() {
         for command in samples() {
             let bytes = encode(&command);
-            for length in 0..bytes.len() {
+            let form = crate::encode(&CommandForm::from(&command));
+            assert!(bytes.starts_with(&form));
+            for length in 0..form.len() {
                 assert!(decode(&bytes[..length]).is_err());
             }
         }

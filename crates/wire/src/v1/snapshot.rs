@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use evenkeel_core::command::{Assign, Opened};
 use evenkeel_core::ledger::{Assigned, Drained, Failure, GroupRecord, Ledger, Move, NodeRecord};
-use evenkeel_core::{GroupId, NodeId};
+use evenkeel_core::{Epoch, GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{AssignForm, OpenedForm, RecoveredForm};
+use super::entry::{AssignForm, OpenedForm, RecoveredForm, added_cause, cause_added};
 use super::parts::{EpochForm, IncarnationForm, SpanForm};
 use crate::WireError;
 
@@ -28,6 +28,39 @@ struct LedgerForm {
 /// What was added first: the nodes that are drained.
 #[derive(Default, Serialize, Deserialize)]
 struct DrainsForm(Vec<(u64, EpochForm, Option<SpanForm>, u64)>);
+
+/// What was added second: assignments with a cause that the first form does not have, by group
+/// and epoch.
+#[derive(Default, Serialize, Deserialize)]
+struct CausesForm(Vec<(u64, EpochForm, u64)>);
+
+fn causes_form(ledger: &Ledger) -> CausesForm {
+    let all = ledger.groups.iter().flat_map(|(id, record)| {
+        let moves = record.moves.iter().map(|one| &one.assigned);
+        let all = moves.chain(&record.current).filter_map(|one| {
+            let number = added_cause(&one.assign.evidence.cause)?;
+            Some((id.0, one.epoch.into(), number))
+        });
+        all.collect::<Vec<_>>()
+    });
+    CausesForm(all.collect())
+}
+
+fn put_causes(groups: &mut BTreeMap<GroupId, GroupRecord>, causes: CausesForm) {
+    for (id, epoch, number) in causes.0 {
+        let (Some(record), Some(cause)) = (groups.get_mut(&GroupId(id)), cause_added(number))
+        else {
+            continue;
+        };
+        let epoch = Epoch::from(epoch);
+        let moves = record.moves.iter_mut().map(|one| &mut one.assigned);
+        for one in moves.chain(&mut record.current) {
+            if one.epoch == epoch {
+                one.assign.evidence.cause = cause.clone();
+            }
+        }
+    }
+}
 
 fn drains_form(ledger: &Ledger) -> DrainsForm {
     let drained = ledger
@@ -136,18 +169,21 @@ pub fn encode(ledger: &Ledger) -> Vec<u8> {
             .as_ref()
             .map(|(epoch, recovered)| ((*epoch).into(), recovered.into())),
     };
-    crate::encode(&(first, drains_form(ledger)))
+    crate::encode(&(first, drains_form(ledger), causes_form(ledger)))
 }
 
 /// Reads the agreed state.
 pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
     let (form, rest): (LedgerForm, _) = crate::decode_part("snapshot", SNAPSHOT_LENGTH_MAX, bytes)?;
-    let (drains, _): (DrainsForm, _) = crate::decode_added("snapshot", rest)?.unwrap_or_default();
-    let groups: BTreeMap<GroupId, GroupRecord> = form
+    let (drains, rest): (DrainsForm, _) =
+        crate::decode_added("snapshot", rest)?.unwrap_or_default();
+    let (causes, _): (CausesForm, _) = crate::decode_added("snapshot", rest)?.unwrap_or_default();
+    let mut groups: BTreeMap<GroupId, GroupRecord> = form
         .groups
         .into_iter()
         .map(|(id, form)| (GroupId(id), group_record(form)))
         .collect();
+    put_causes(&mut groups, causes);
     let mut nodes: BTreeMap<NodeId, NodeRecord> = form
         .nodes
         .into_iter()
@@ -180,7 +216,6 @@ pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evenkeel_core::Epoch;
 
     #[test]
     fn what_is_written_is_read() {
@@ -205,9 +240,11 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.nodes.entry(NodeId(5)).or_default().readmitted = Some(Epoch { term: 1, index: 2 });
         let bytes = encode(&ledger);
-        // It ended before what was added: here, the number of drained nodes.
-        let (added, old) = bytes.split_last().expect("bytes");
-        assert_eq!(*added, 0);
-        assert_eq!(decode(old), Ok(ledger));
+        // It ended before what was added: here, the numbers of drained nodes and of causes.
+        let (old, added) = bytes.split_at(bytes.len() - 2);
+        assert_eq!(added, [0, 0]);
+        assert_eq!(decode(old).as_ref(), Ok(&ledger));
+        // One that knew drains and no causes.
+        assert_eq!(decode(&bytes[..bytes.len() - 1]), Ok(ledger));
     }
 }
