@@ -1,11 +1,7 @@
 //! What the cluster has agreed on: the deterministic result of the log's entries.
 //! Equal logs give equal ledgers on every node and in every version, but for what nobody
-<<<<<<< HEAD
-//! asks for and an older version still keeps.
-=======
 //! asks for and an older version still keeps, and for how often nodes failed: policy alone looks
 //! at that, and versions may forgive differently.
->>>>>>> policy-int
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -630,13 +630,10 @@ impl Node {
         self.say_checks(now);
         self.note_heard(now);
         self.dirty |= self.settling.observe(now, self.me, &self.view);
-<<<<<<< HEAD
-=======
         // What the leader sees itself reaches its view with its own report: before it decides.
         if self.leader == Some(self.me) {
             self.tell(now);
         }
->>>>>>> policy-int
         self.wellness
             .observe(now, &self.topology, &self.ledger, &self.view);
         if self.leader == Some(self.me) {
@@ -1215,8 +1212,6 @@ impl Node {
         self.act(Act::Tell(report));
     }
 
-<<<<<<< HEAD
-=======
     /// Why this node could not take a group, or not go on with it.
     fn unready(&self, group: GroupId, role: &Role) -> Option<String> {
         let Some(unready) = self.unready.get(&group) else {
@@ -1245,7 +1240,6 @@ impl Node {
         }
     }
 
->>>>>>> policy-int
     fn report(&mut self, now: Moment) -> Report {
         let (checks, whole) = self.verdicts.report(now);
         Report {
@@ -1270,9 +1264,7 @@ impl Node {
                     group: *group,
                     epoch: role.epoch(),
                     standing: role.standing(),
-                    unready: self.unready.get(group).cloned().unwrap_or_else(|| {
-                        Some("its network interfaces have not been looked at yet".to_owned())
-                    }),
+                    unready: self.unready(*group, role),
                     departure: role.departure(),
                     settling: self.settling.of(*group),
                 })

@@ -189,7 +189,7 @@ impl Wellness {
 
 /// Whether a node says that it could serve a group, whatever its checks say.
 fn could_serve(now: Moment, view: &View, group: GroupId, node: NodeId) -> bool {
-    let stays = |heard: &Heard| !heard.report.stopping;
+    let stays = |heard: &Heard| !heard.report.stopping && heard.report.log_fault.is_none();
     let ready = |said: &GroupReport| said.unready.is_none();
     view.fresh(now, node).is_some_and(stays) && view.standing(now, node, group).is_some_and(ready)
 }

@@ -1645,8 +1645,6 @@ fn the_first_answer_of_a_cold_standby_is_waited_for_from_the_opening_on() {
     assert_eq!(own.settling(), Some(Settling::Started));
     own.pass(GRACE / 2);
     assert_eq!(own.settling(), None);
-<<<<<<< HEAD
-=======
 
 // Who comes back, and for how long it is left alone.
 
@@ -2077,5 +2075,4 @@ fn a_holder_that_has_started_anew_is_said_to_have() {
     let moved = world.take().expect("a move");
     let became = (moved.holder, &moved.evidence.cause);
     assert_eq!(became, (id("fra1"), &Cause::HolderRestarted));
->>>>>>> policy-int
 }

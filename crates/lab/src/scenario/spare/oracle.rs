@@ -17,7 +17,8 @@ use super::place::{GROUPS, SERVERS, VOTERS};
 const HOLD_DOWN: Duration = Duration::from_secs(30);
 /// The longest.
 const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
-/// A node that failed the group serves before nobody does once it has been well for so long.
+/// A node that failed the group serves before nobody does once it has been well for so long, and
+/// twice as long each further time.
 const WELL_MIN: Duration = Duration::from_secs(3);
 /// How far the daemon's count of a span may be from ours: a boot until it is heard, checks that
 /// have to be well three times.
@@ -232,11 +233,12 @@ impl Oracle {
         let Some(failed) = self.groups[group].failed[node] else {
             return Grade::Good;
         };
-        let span = HOLD_DOWN * 2u32.saturating_pow(failed.count.saturating_sub(1).min(8));
-        let ends = failed.at.max(eyes.leads_since) + span.min(HOLD_DOWN_MAX);
+        let times = 2u32.saturating_pow(failed.count.saturating_sub(1).min(8));
+        let doubled = |first: Duration| (first * times).min(HOLD_DOWN_MAX);
+        let ends = failed.at.max(eyes.leads_since) + doubled(HOLD_DOWN);
         if eyes.hold >= ends {
             Grade::Good
-        } else if self.well_for(node, eyes, Some(failed)) < WELL_MIN {
+        } else if self.well_for(node, eyes, Some(failed)) < doubled(WELL_MIN) {
             Grade::Recovering
         } else {
             Grade::HeldDown
