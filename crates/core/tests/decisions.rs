@@ -1645,6 +1645,7 @@ fn the_first_answer_of_a_cold_standby_is_waited_for_from_the_opening_on() {
     assert_eq!(own.settling(), Some(Settling::Started));
     own.pass(GRACE / 2);
     assert_eq!(own.settling(), None);
+}
 
 // Who comes back, and for how long it is left alone.
 

@@ -566,6 +566,7 @@ mod tests {
             reached,
             hook: None,
             services: Vec::new(),
+            leaving: Vec::new(),
         };
         let table = [
             (status(None, false), false),
