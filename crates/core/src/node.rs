@@ -230,6 +230,15 @@ pub enum Act {
         /// What.
         run: Run,
     },
+    /// Tell the lease machine that what runs with an epoch is stopped, though the epoch is
+    /// nobody else's yet ([`crate::lease::Machine::abandon`]). Comes before the
+    /// [`Act::Run`] that stops it.
+    Abandon {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// Answer an operator.
     Reply {
         /// Which wish.
@@ -1030,6 +1039,10 @@ impl Node {
             let run = role.run(now, patience);
             if let Some(run) = run.filter(|run| self.running.get(group) != Some(run)) {
                 self.running.insert(*group, run);
+                if let Some(epoch) = role.abandons(run) {
+                    let group = *group;
+                    news.push(Act::Abandon { group, epoch });
+                }
                 news.push(Act::Run { group: *group, run });
             }
         }

@@ -10,6 +10,8 @@
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody                     | new epoch for the same    |
+//! | gave up after a lost lease, well again       | as fit as it               | move                      |
+//! | gave up after a lost lease, well again       | nobody so fit              | new epoch for the same    |
 //! | from before a recovery                       | any that could serve       | new epoch, for it or the best |
 //! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
 //! | unfit by its rule                            | fit                        | move                      |
@@ -295,7 +297,15 @@ fn reason_to_leave(
     let own = ranked.iter().find(|one| one.node == holder);
     // Dead or mute holders: whoever is alive and ready does better.
     if let Some(cause) = lost(situation, current) {
-        let before = |limit| others().find(|one| one.fitness < limit).map(|one| one.node);
+        // One that has given up in good order has failed nothing: a node that has, and may not
+        // have recovered, would do no better.
+        let gave_up = cause == Cause::HolderReleased;
+        let own_fitness = own.map_or(Fitness::Absent, |own| own.fitness);
+        let better = |one: &Candidate| !gave_up || one.fitness <= own_fitness;
+        let before = |limit| {
+            let mut fit = others().filter(|one| one.fitness < limit);
+            fit.find(|one| better(one)).map(|one| one.node)
+        };
         let back = returned(situation, current);
         let well_back = back.filter(|_| own.is_some_and(|own| own.fitness <= Fitness::Drained));
         let next = before(Fitness::Drained).or(well_back);

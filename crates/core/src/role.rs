@@ -314,7 +314,7 @@ impl Role {
 
     /// What should run beside the addresses. Nothing new, for `patience`, after the right to
     /// act is lost: it may come back, and a pause of the voters is not a move (DESIGN 3.1
-    /// rule 6).
+    /// rule 6). What stops after that takes the epoch with it ([`Role::abandons`]).
     pub fn run(&self, now: Moment, patience: Duration) -> Option<Run> {
         let epoch = self.epoch;
         match self.standing {
@@ -326,6 +326,16 @@ impl Role {
                 (now.since(self.since) >= patience).then_some(Run::Standby)
             }
         }
+    }
+
+    /// The epoch that is over for this node if so much runs and no more, though nobody else
+    /// has got the group yet: what had been made ready for it no longer is.
+    pub fn abandons(&self, run: Run) -> Option<Epoch> {
+        let lost = match self.standing {
+            Standing::Lapsed => run == Run::Standby,
+            Standing::Off | Standing::Opening | Standing::Open | Standing::Released => false,
+        };
+        lost.then_some(self.epoch)
     }
 }
 
@@ -516,6 +526,17 @@ mod tests {
         let mut role = role(Standing::Lapsed);
         role.assigned_away(at(4), epoch(6));
         assert_eq!(role.run(at(4), patience), Some(Run::Standby));
+    }
+
+    #[test]
+    fn an_epoch_ends_here_with_what_runs_in_it() {
+        let lapsed = role(Standing::Lapsed);
+        assert_eq!(lapsed.abandons(Run::Standby), Some(epoch(5)));
+        for standing in [Standing::Off, Standing::Released] {
+            assert_eq!(role(standing).abandons(Run::Standby), None, "{standing:?}");
+        }
+        let open = role(Standing::Open);
+        assert_eq!(open.abandons(Run::Open { epoch: epoch(5) }), None);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use evenkeel_core::command::{Assign, Command, Recovered};
-use evenkeel_core::evidence::Cause;
+use evenkeel_core::evidence::{Cause, Evidence};
 use evenkeel_core::health::{
     CheckReport, CheckState, GroupReport, Report, Silence, Silent, Standing,
 };
 use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
+use evenkeel_core::role::Run;
 use evenkeel_core::rule::Rule;
 use evenkeel_core::standby::{self, Fitness};
 use evenkeel_core::switchover::Departure;
@@ -248,7 +249,11 @@ impl World {
                     let since = self.asked.filter(|_| asks);
                     self.asked = since.or(asks.then_some(self.now));
                 }
-                Act::Want { .. } | Act::Run { .. } | Act::Transfer { .. } | Act::Say(_) => {}
+                Act::Want { .. }
+                | Act::Run { .. }
+                | Act::Abandon { .. }
+                | Act::Transfer { .. }
+                | Act::Say(_) => {}
             }
         }
     }
@@ -1184,4 +1189,158 @@ fn a_node_that_failed_with_what_runs_there_no_more_is_left_alone_while_it_is_hel
     world.hear(500, 500);
     world.pass(1000);
     assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+}
+
+/// The holder has given its epoch up: what ran with it had been stopped while nobody could
+/// renew. All see that it does not renew, and it says why.
+fn gave_up(world: &mut World) {
+    world.voice("ams1").standing = Standing::Released;
+    world.pass(20);
+    world.voice("fra1").silence = Some((30_000, 30_000));
+    world.hear(30_000, 30_000);
+    world.pass(20);
+}
+
+#[test]
+fn a_holder_that_gave_up_and_is_well_is_left_only_for_one_as_well() {
+    let mut world = cold();
+    gave_up(&mut world);
+    let moved = world.take().expect("a move");
+    assert_eq!(moved.evidence.cause, Cause::HolderReleased);
+    assert_eq!(moved.holder, id("fra1"), "a lease not resumed is a move");
+
+    // The other one could not start it a while ago.
+    let mut world = cold();
+    world.voice("ams1").unready = Some("service apache: it exited with status 1");
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    world.voice("ams1").unready = None;
+    world.voice("fra1").unready = Some("service apache: it exited with status 1");
+    world.pass(35_000);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+    world.voice("fra1").unready = None;
+    world.pass(1_000);
+    gave_up(&mut world);
+    let again = world.take().expect("a new epoch, at once");
+    assert_eq!(again.holder, id("ams1"), "nobody else is as fit");
+
+    // Nor could it now.
+    let mut world = cold();
+    world.voice("fra1").unready = Some("service apache: there is no such unit");
+    gave_up(&mut world);
+    let again = world.take().expect("a new epoch, at once");
+    assert_eq!(again.holder, id("ams1"));
+}
+
+/// A server that holds the group, driven as its own daemon drives it.
+struct Server {
+    node: Node,
+    now: Moment,
+}
+
+impl Server {
+    /// `ams1` has the group open in the epoch with this number.
+    fn serving(index: u64) -> Self {
+        let mut server = Self::opening(index);
+        let epoch = Epoch { term: 1, index };
+        let runs = server.step(Event::Opened {
+            group: www(),
+            epoch,
+        });
+        assert_eq!(
+            runs,
+            [Act::Run {
+                group: www(),
+                run: Run::Open { epoch }
+            }]
+        );
+        server
+    }
+
+    /// `ams1` is assigned the group, in the epoch with this number.
+    fn opening(index: u64) -> Self {
+        let now = Moment::from_nanos(1_000_000_000);
+        let start = Start {
+            me: id("ams1"),
+            incarnation: life(),
+            topology: topology("any"),
+            config_digest: 1,
+            ledger: Some(Default::default()),
+            first_seq: 0,
+        };
+        let node = Node::new(now, start);
+        let mut server = Self { node, now };
+        server.step(Event::Tick);
+        server.assigned(index);
+        server
+    }
+
+    fn assigned(&mut self, index: u64) {
+        let epoch = Epoch { term: 1, index };
+        let run = Run::Opening { epoch };
+        let runs = self.step(Event::Appended {
+            epoch,
+            assign: to_ams1(),
+        });
+        assert_eq!(runs, [Act::Run { group: www(), run }]);
+    }
+
+    /// What is said of what runs, and of the epoch.
+    fn step(&mut self, event: Event) -> Vec<Act> {
+        self.node.step(self.now, event, 0);
+        let acts = std::iter::from_fn(|| self.node.poll());
+        let runs = |act: &Act| matches!(act, Act::Run { .. } | Act::Abandon { .. });
+        acts.filter(runs).collect()
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<Act> {
+        self.now += time;
+        self.step(Event::Tick)
+    }
+}
+
+fn to_ams1() -> Assign {
+    Assign {
+        group: www(),
+        holder: id("ams1"),
+        incarnation: life(),
+        addresses: Vec::new(),
+        evidence: Evidence {
+            cause: Cause::FirstStart,
+            from: None,
+            decided_by: id("tie"),
+            wall_ms: 0,
+            known_for: Duration::ZERO,
+            checks: Vec::new(),
+            considered: Vec::new(),
+        },
+    }
+}
+
+/// Ten leases of [`topology`].
+const PATIENCE: Duration = Duration::from_millis(1_200);
+
+#[test]
+fn what_stops_after_a_lost_lease_takes_the_epoch_with_it() {
+    let mut server = Server::serving(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    assert_eq!(server.step(Event::Lapsed { group, epoch }), []);
+    assert_eq!(server.after(PATIENCE - Duration::from_millis(1)), []);
+    let run = Run::Standby;
+    let acts = server.after(Duration::from_millis(1));
+    let wanted = [Act::Abandon { group, epoch }, Act::Run { group, run }];
+    assert_eq!(acts, wanted, "given back before anything stops");
+    assert_eq!(server.step(Event::Released { group, epoch }), []);
+    assert_eq!(server.after(PATIENCE * 2), [], "said once");
+    server.assigned(6);
+}
+
+#[test]
+fn a_lease_that_is_resumed_in_time_stops_nothing() {
+    let mut server = Server::serving(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    server.step(Event::Lapsed { group, epoch });
+    server.after(PATIENCE - Duration::from_millis(1));
+    assert_eq!(server.step(Event::Opened { group, epoch }), []);
+    assert_eq!(server.after(PATIENCE), []);
 }

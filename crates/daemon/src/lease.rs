@@ -70,6 +70,8 @@ pub enum Order {
     Ready(GroupId, Epoch),
     /// Give a group back.
     Release(GroupId),
+    /// What ran with this epoch is stopped, though nobody else has the group yet.
+    Abandon(GroupId, Epoch),
     /// This node votes: if its floors were lost before its start, they are known again.
     Recall,
     /// Whose promises make a lease from now on. Whatever is held is closed and spent.
@@ -421,6 +423,7 @@ impl Thread {
                 Order::Truncated(group, epoch) => self.machine.truncated(now, group, epoch, None),
                 Order::Ready(group, epoch) => self.machine.ready(now, group, epoch),
                 Order::Release(group) => self.machine.release(now, group),
+                Order::Abandon(group, epoch) => self.machine.abandon(now, group, epoch),
                 Order::Recall => {
                     self.machine.recall(now, self.quiet_until);
                     // Later than the machine: noted too late, it is only silent for longer.
