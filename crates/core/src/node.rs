@@ -15,11 +15,12 @@ use crate::command::{Assign, Command};
 use crate::evidence::{FACT_LENGTH_MAX, shortened};
 use crate::foresee::Present;
 use crate::health::{CheckState, GroupReport, Measure, Report, Silence, View};
-use crate::lease::PATIENCE_LEASES;
+use crate::lease::{Assignment, PATIENCE_LEASES};
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
+use crate::quorum::majority;
 use crate::role::{Farewell, Role, Run, Want};
 use crate::standby::Wellness;
 use crate::story::Said;
@@ -147,6 +148,9 @@ pub enum Event {
         /// The epoch.
         epoch: Epoch,
     },
+    /// The lease machine neither holds nor waits for a group: its newest assignment, which
+    /// may not be agreed on.
+    Idle(Assignment),
     /// What this voter hears of the holders: the whole list, replaced each time.
     Silences(Vec<Silence>),
     /// A voter refused this holder because its floor is above the epoch.
@@ -289,6 +293,8 @@ pub struct Node {
     switchovers: Switchovers,
     desk: Desk,
     heard: BTreeMap<NodeId, bool>,
+    /// Since when no majority of those who decide is heard.
+    alone: Option<Moment>,
     next_id: u64,
     seq: u64,
     told_at: Moment,
@@ -406,6 +412,7 @@ impl Node {
             switchovers: Switchovers::default(),
             desk: Desk::default(),
             heard: BTreeMap::new(),
+            alone: None,
             next_id: first_seq,
             seq: first_seq,
             told_at: Moment::ZERO,
@@ -551,6 +558,7 @@ impl Node {
             Event::Opened { group, epoch } => self.opened(now, group, epoch),
             Event::Lapsed { group, epoch } => self.lapsed(now, group, epoch),
             Event::Released { group, epoch } => self.released(now, group, epoch),
+            Event::Idle(newest) => self.idle(now, &newest),
             Event::Silences(silences) => self.hear_silences(silences),
             Event::FloorAbove { group, floor } => {
                 self.dirty |= self.floors_above.insert(group, floor) != Some(floor);
@@ -809,6 +817,16 @@ impl Node {
         self.dirty = true;
     }
 
+    fn idle(&mut self, now: Moment, newest: &Assignment) {
+        if newest.is_of(self.me, self.incarnation) {
+            return;
+        }
+        if let Some(role) = self.roles.get_mut(&newest.group) {
+            role.assigned_away(now, newest.epoch);
+            self.dirty = true;
+        }
+    }
+
     fn hear_silences(&mut self, silences: Vec<Silence>) {
         let timing = self.topology.timing;
         let loud = |list: &[Silence]| -> Vec<(GroupId, Epoch, Hearing)> {
@@ -1025,7 +1043,6 @@ impl Node {
         if !self.knows_ledger {
             return;
         }
-        let patience = self.topology.timing.lease * PATIENCE_LEASES;
         let mut news = Vec::new();
         for (group, role) in &self.roles {
             let want = role.want();
@@ -1036,7 +1053,7 @@ impl Node {
                     want,
                 });
             }
-            let run = role.run(now, patience);
+            let run = role.run(now, self.patience(), self.alone);
             if let Some(run) = run.filter(|run| self.running.get(group) != Some(run)) {
                 self.running.insert(*group, run);
                 if let Some(epoch) = role.abandons(run) {
@@ -1049,6 +1066,20 @@ impl Node {
         for act in news {
             self.act(act);
         }
+    }
+
+    fn patience(&self) -> Duration {
+        self.topology.timing.lease * PATIENCE_LEASES
+    }
+
+    /// What of each group should run here beside its addresses now, whatever was said before;
+    /// a group that is left as it is, is left out. None before the ledger is known.
+    pub fn runs(&self, now: Moment) -> Option<BTreeMap<GroupId, Run>> {
+        let runs = self.roles.iter().filter_map(|(group, role)| {
+            let run = role.run(now, self.patience(), self.alone)?;
+            Some((*group, run))
+        });
+        self.knows_ledger.then(|| runs.collect())
     }
 
     /// What a group here takes before it closes as planned.
@@ -1073,6 +1104,10 @@ impl Node {
         for (node, heard) in news {
             self.act(Act::Say(Said::Node { node, heard }));
         }
+        let heard = |node: &&NodeId| **node == self.me || self.view.alive(now, **node);
+        let count = self.deciders.iter().filter(heard).count();
+        let alone = count < majority(self.deciders.len());
+        self.alone = alone.then(|| self.alone.unwrap_or(now));
     }
 
     /// Tells the others: at once when something changed, and every so often anyway.

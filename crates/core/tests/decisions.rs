@@ -7,8 +7,10 @@ use std::time::Duration;
 use evenkeel_core::command::{Assign, Command, Recovered};
 use evenkeel_core::evidence::{Cause, Evidence};
 use evenkeel_core::health::{
-    CheckReport, CheckState, GroupReport, Report, Silence, Silent, Standing,
+    CheckReport, CheckState, GroupReport, REPORT_AGE_MAX, Report, Silence, Silent, Standing,
 };
+use evenkeel_core::lease::Assignment;
+use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::role::Run;
@@ -1260,19 +1262,51 @@ impl Server {
     /// `ams1` is assigned the group, in the epoch with this number.
     fn opening(index: u64) -> Self {
         let now = Moment::from_nanos(1_000_000_000);
-        let start = Start {
-            me: id("ams1"),
-            incarnation: life(),
-            topology: topology("any"),
-            config_digest: 1,
-            ledger: Some(Default::default()),
-            first_seq: 0,
-        };
-        let node = Node::new(now, start);
+        let node = Node::new(now, server(Some(Ledger::default())));
         let mut server = Self { node, now };
         server.step(Event::Tick);
         server.assigned(index);
         server
+    }
+
+    /// What another worker had before, by the log.
+    fn continued(index: u64) -> Self {
+        let now = Moment::from_nanos(1_000_000_000);
+        let mut ledger = Ledger::default();
+        ledger.apply(Epoch { term: 1, index }, &Command::Assign(to_ams1()));
+        let node = Node::new(now, server(Some(ledger)));
+        let mut server = Self { node, now };
+        server.step(Event::Tick);
+        server
+    }
+
+    /// A peer reports.
+    fn hears(&mut self, from: &str, seq: u64) -> Vec<Act> {
+        let report = Report {
+            incarnation: life(),
+            seq,
+            stopping: false,
+            guard_full: true,
+            config_digest: 1,
+            votes: true,
+            stored: 0,
+            generation: 0,
+            leader: None,
+            lateness: Duration::ZERO,
+            checks: Vec::new(),
+            whole: true,
+            groups: Vec::new(),
+            silences: Vec::new(),
+            floors_above: Vec::new(),
+            leaving: Vec::new(),
+        };
+        let from = id(from);
+        self.step(Event::Reported { from, report })
+    }
+
+    fn runs(&self) -> Option<Run> {
+        let runs = self.node.runs(self.now).expect("a ledger");
+        runs.get(&www()).copied()
     }
 
     fn assigned(&mut self, index: u64) {
@@ -1296,6 +1330,18 @@ impl Server {
     fn after(&mut self, time: Duration) -> Vec<Act> {
         self.now += time;
         self.step(Event::Tick)
+    }
+}
+
+/// How `ams1` starts.
+fn server(ledger: Option<Ledger>) -> Start {
+    Start {
+        me: id("ams1"),
+        incarnation: life(),
+        topology: topology("any"),
+        config_digest: 1,
+        ledger,
+        first_seq: 0,
     }
 }
 
@@ -1343,4 +1389,87 @@ fn a_lease_that_is_resumed_in_time_stops_nothing() {
     server.after(PATIENCE - Duration::from_millis(1));
     assert_eq!(server.step(Event::Opened { group, epoch }), []);
     assert_eq!(server.after(PATIENCE), []);
+}
+
+/// A worker that goes on for another while the node is cut off: what was stopped stays so.
+#[test]
+fn a_worker_that_goes_on_without_a_lease_starts_nothing() {
+    let mut server = Server::continued(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    assert_eq!(
+        server.runs(),
+        Some(Run::Opening { epoch }),
+        "by the log alone"
+    );
+    server.step(Event::Lapsed { group, epoch });
+    assert_eq!(server.runs(), None, "whatever runs is left as it is");
+    let run = Run::Standby;
+    let stops = [Act::Abandon { group, epoch }, Act::Run { group, run }];
+    assert_eq!(server.after(PATIENCE), stops);
+    assert_eq!(server.runs(), Some(Run::Standby));
+
+    // Its epoch has been given back already.
+    let mut server = Server::continued(5);
+    server.step(Event::Released { group, epoch });
+    assert_eq!(server.runs(), None);
+    assert_eq!(server.after(PATIENCE), [Act::Run { group, run }]);
+
+    // The lease came back in time.
+    let mut server = Server::continued(5);
+    server.step(Event::Lapsed { group, epoch });
+    server.step(Event::Opened { group, epoch });
+    assert_eq!(server.runs(), Some(Run::Open { epoch }));
+}
+
+/// It was assigned away, and that is in the log, but not yet agreed on as far as is known here.
+#[test]
+fn a_worker_that_goes_on_for_a_group_that_has_gone_stands_by() {
+    let newest = |holder: &str, counter| Assignment {
+        group: www(),
+        epoch: Epoch { term: 1, index: 6 },
+        holder: id(holder),
+        incarnation: Incarnation { counter, nonce: 7 },
+    };
+    for newest in [newest("fra1", 1), newest("ams1", 2)] {
+        let mut server = Server::continued(5);
+        server.step(Event::Idle(newest));
+        assert_eq!(server.runs(), Some(Run::Standby), "{newest:?}");
+    }
+    let mut server = Server::continued(5);
+    let epoch = Epoch { term: 1, index: 5 };
+    server.step(Event::Idle(newest("ams1", 1)));
+    assert_eq!(server.runs(), Some(Run::Opening { epoch }), "for this life");
+}
+
+#[test]
+fn nothing_is_known_to_run_before_the_ledger_is() {
+    let now = Moment::from_nanos(1_000_000_000);
+    assert_eq!(Node::new(now, server(None)).runs(now), None);
+}
+
+#[test]
+fn an_opening_goes_on_for_as_long_as_others_are_heard_and_no_longer() {
+    let mut server = Server::opening(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    let step = Duration::from_millis(50);
+    for seq in 1..=600 {
+        server.now += step;
+        assert_eq!(server.hears("tie", seq), [], "one of two is enough");
+    }
+    let cut_off = server.now;
+    let (mut acts, deadline) = (Vec::new(), cut_off + PATIENCE * 10);
+    while acts.is_empty() && server.now < deadline {
+        acts = server.after(step);
+    }
+    let run = Run::Standby;
+    assert_eq!(
+        acts,
+        [Act::Abandon { group, epoch }, Act::Run { group, run }]
+    );
+    let took = server.now.since(cut_off);
+    let least = REPORT_AGE_MAX + PATIENCE;
+    assert!((least..least + step * 3).contains(&took), "{took:?}");
+    // A group with nothing to make ready may open in the same epoch after all.
+    let run = Run::Opening { epoch };
+    assert_eq!(server.hears("tie", 601), [Act::Run { group, run }]);
 }

@@ -165,7 +165,15 @@ impl Driver {
 
     /// The lease thread has told what is open here.
     pub(crate) fn leases_told(&mut self) {
+        // Without the ledger they are told again as soon as it is known.
+        let Some(runs) = self.node.runs(clock::now()) else {
+            return;
+        };
         if let Some(services) = &mut self.services {
+            if !services.told {
+                // What was said before rested on the log alone.
+                services.pending = runs;
+            }
             services.told = true;
             // What is not in the file any more has been closed before the driver's first step.
             services.room.sweep();
