@@ -249,9 +249,17 @@ impl Driver {
     pub(crate) fn served(&mut self, report: Report, bring: &mpsc::Sender<Brought>) {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
         match report {
-            Report::Ready { group, epoch, took } => {
+            Report::Ready {
+                group,
+                epoch,
+                took,
+                goes_on,
+            } => {
                 self.lease.order(Order::Ready(group, epoch));
-                let what = "services up, before_open over".to_owned();
+                let what = match goes_on {
+                    true => "services go on".to_owned(),
+                    false => "services up, before_open over".to_owned(),
+                };
                 tracing::info!(group = self.group_name(group), ms = ms(took), "{what}");
                 self.phase(group, what, bring);
             }
