@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::command::{Assign, Command, Drain, Opened, Recovered};
+use crate::evidence::Cause;
 use crate::names::{Epoch, GroupId, Incarnation, NodeId};
 use crate::topology::ServiceAddress;
 
@@ -223,6 +224,8 @@ impl Ledger {
                 failure.epoch = epoch;
                 failure.count = failure.count.saturating_add(1);
             }
+            // It lost its lease and gave up: neither its failure nor well to the end.
+            (Some(_), false) if assign.evidence.cause == Cause::HolderReleased => {}
             // It served well to the end: earlier failures are forgiven. Who never opened has shown
             // nothing.
             (Some(from), false) => {
@@ -333,7 +336,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::{Cause, Evidence};
+    use crate::evidence::Evidence;
 
     const GROUP: GroupId = GroupId(7);
 
@@ -395,6 +398,27 @@ mod tests {
                 count: 2
             }
         );
+    }
+
+    #[test]
+    fn who_gives_up_after_a_lost_lease_has_neither_failed_nor_made_good() {
+        let mut ledger = Ledger::default();
+        ledger.apply(at(1), &assign(1, Some(2), Cause::RuleHolds));
+        ledger.apply(at(2), &assign(2, Some(1), Cause::HolderReleased));
+        ledger.apply(at(3), &assign(2, Some(2), Cause::HolderReleased));
+        let opened = Command::Opened(Opened {
+            group: GROUP,
+            epoch: at(3),
+            node: NodeId(2),
+            phases: Vec::new(),
+        });
+        ledger.apply(at(4), &opened);
+        let failures = &ledger.groups[&GROUP].failures;
+        let (epoch, count) = (at(1), 1);
+        assert_eq!(failures.get(&NodeId(2)), Some(&Failure { epoch, count }));
+        assert_eq!(failures.get(&NodeId(1)), None);
+        ledger.apply(at(5), &assign(1, Some(2), Cause::Operator));
+        assert!(ledger.groups[&GROUP].failures.is_empty(), "it served well");
     }
 
     #[test]

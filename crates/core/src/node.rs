@@ -15,11 +15,12 @@ use crate::command::{Assign, Command};
 use crate::evidence::{Evidence, FACT_LENGTH_MAX, shortened};
 use crate::foresee::Present;
 use crate::health::{CheckState, GroupReport, Measure, Report, Silence, Standing, View};
-use crate::lease::PATIENCE_LEASES;
+use crate::lease::{Assignment, PATIENCE_LEASES};
 use crate::ledger::{Change, Ledger};
 use crate::maintenance::{Ask, Desk};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId, ServiceName};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
+use crate::quorum::majority;
 use crate::role::{Farewell, Role, Run, Want};
 use crate::settling::{Fresh, Settle, Settling};
 use crate::standby::Wellness;
@@ -171,6 +172,9 @@ pub enum Event {
         /// The epoch.
         epoch: Epoch,
     },
+    /// The lease machine neither holds nor waits for a group: its newest assignment, which
+    /// may not be agreed on.
+    Idle(Assignment),
     /// What this voter hears of the holders: the whole list, replaced each time.
     Silences(Vec<Silence>),
     /// A voter refused this holder because its floor is above the epoch.
@@ -254,6 +258,15 @@ pub enum Act {
         /// What.
         run: Run,
     },
+    /// Tell the lease machine that what runs with an epoch is stopped, though the epoch is
+    /// nobody else's yet ([`crate::lease::Machine::abandon`]). Comes before the
+    /// [`Act::Run`] that stops it.
+    Abandon {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// Answer an operator.
     Reply {
         /// Which wish.
@@ -312,6 +325,8 @@ pub struct Node {
     switchovers: Switchovers,
     desk: Desk,
     heard: BTreeMap<NodeId, bool>,
+    /// Since when no majority of those who decide is heard.
+    alone: Option<Moment>,
     next_id: u64,
     seq: u64,
     told_at: Moment,
@@ -446,6 +461,7 @@ impl Node {
             switchovers: Switchovers::default(),
             desk: Desk::default(),
             heard: BTreeMap::new(),
+            alone: None,
             next_id: first_seq,
             seq: first_seq,
             told_at: Moment::ZERO,
@@ -600,6 +616,7 @@ impl Node {
             Event::Opened { group, epoch } => self.opened(now, group, epoch),
             Event::Lapsed { group, epoch } => self.lapsed(now, group, epoch),
             Event::Released { group, epoch } => self.released(now, group, epoch),
+            Event::Idle(newest) => self.idle(now, &newest),
             Event::Silences(silences) => self.hear_silences(silences),
             Event::FloorAbove { group, floor } => {
                 self.dirty |= self.floors_above.insert(group, floor) != Some(floor);
@@ -902,6 +919,16 @@ impl Node {
         self.dirty = true;
     }
 
+    fn idle(&mut self, now: Moment, newest: &Assignment) {
+        if newest.is_of(self.me, self.incarnation) {
+            return;
+        }
+        if let Some(role) = self.roles.get_mut(&newest.group) {
+            role.assigned_away(now, newest.epoch);
+            self.dirty = true;
+        }
+    }
+
     fn hear_silences(&mut self, silences: Vec<Silence>) {
         let timing = self.topology.timing;
         let loud = |list: &[Silence]| -> Vec<(GroupId, Epoch, Hearing)> {
@@ -1151,7 +1178,6 @@ impl Node {
         if !self.knows_ledger {
             return;
         }
-        let patience = self.topology.timing.lease * PATIENCE_LEASES;
         let mut news = Vec::new();
         for (group, role) in &self.roles {
             let want = role.want();
@@ -1162,15 +1188,33 @@ impl Node {
                     want,
                 });
             }
-            let run = role.run(now, patience);
+            let run = role.run(now, self.patience(), self.alone);
             if let Some(run) = run.filter(|run| self.running.get(group) != Some(run)) {
                 self.running.insert(*group, run);
+                if let Some(epoch) = role.abandons(run) {
+                    let group = *group;
+                    news.push(Act::Abandon { group, epoch });
+                }
                 news.push(Act::Run { group: *group, run });
             }
         }
         for act in news {
             self.act(act);
         }
+    }
+
+    fn patience(&self) -> Duration {
+        self.topology.timing.lease * PATIENCE_LEASES
+    }
+
+    /// What of each group should run here beside its addresses now, whatever was said before;
+    /// a group that is left as it is, is left out. None before the ledger is known.
+    pub fn runs(&self, now: Moment) -> Option<BTreeMap<GroupId, Run>> {
+        let runs = self.roles.iter().filter_map(|(group, role)| {
+            let run = role.run(now, self.patience(), self.alone)?;
+            Some((*group, run))
+        });
+        self.knows_ledger.then(|| runs.collect())
     }
 
     /// What a group here takes before it closes as planned.
@@ -1195,6 +1239,10 @@ impl Node {
         for (node, heard) in news {
             self.act(Act::Say(Said::Node { node, heard }));
         }
+        let heard = |node: &&NodeId| **node == self.me || self.view.alive(now, **node);
+        let count = self.deciders.iter().filter(heard).count();
+        let alone = count < majority(self.deciders.len());
+        self.alone = alone.then(|| self.alone.unwrap_or(now));
     }
 
     /// Tells the others: at once when something changed, and every so often anyway.

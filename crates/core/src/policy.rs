@@ -12,6 +12,8 @@
 //! | the same, not having got its assignment yet  | -                          | nothing, for a while      |
 //! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody, or less fit        | new epoch for the same    |
+//! | gave up after a lost lease, well again       | as fit as it               | move                      |
+//! | gave up after a lost lease, well again       | nobody so fit              | new epoch for the same    |
 //! | from before a recovery                       | any that could serve       | new epoch, for it or the best |
 //! | a voter's floor is above its epoch           | -                          | new epoch for the same    |
 //! | unfit by its rule                            | fit                        | move                      |
@@ -309,7 +311,7 @@ fn reason_to_leave(
     let own = ranked.iter().find(|one| one.node == holder);
     // Dead or mute holders: whoever is alive and ready does better.
     if let Some(cause) = lost(situation, current)
-        && let Some(to) = instead_of_lost(situation, current, ranked)
+        && let Some(to) = instead_of_lost(situation, current, &cause, ranked)
     {
         let cause = match own {
             Some(_) => cause,
@@ -356,14 +358,22 @@ fn reason_to_leave(
 
 /// Who goes on for a holder that is lost: somebody fit; the holder itself, if it is alive again and
 /// no less fit than the others, for it has what the group left there; or whoever is alive and ready.
+///
+/// A holder that has given up in good order has failed nothing: a node that has, and may not have
+/// recovered, would do no better, so it is left only for one that is as fit.
 fn instead_of_lost(
     situation: &Situation<'_>,
     current: &Assigned,
+    cause: &Cause,
     ranked: &[Candidate],
 ) -> Option<NodeId> {
     let holder = current.assign.holder;
     let own = ranked.iter().find(|one| one.node == holder);
+    let own_fitness = own.map_or(Fitness::Absent, |own| own.fitness);
+    let gave_up = *cause == Cause::HolderReleased;
+    // The best comes first.
     let other = ranked.iter().find(|one| one.node != holder);
+    let other = other.filter(|other| !gave_up || other.fitness <= own_fitness);
     let before = |limit| other.filter(|one| one.fitness < limit).map(|one| one.node);
     let back = returned(situation, current);
     let well_back = back.filter(|_| {

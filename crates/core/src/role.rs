@@ -3,7 +3,7 @@
 //! | now      | assigned to us | opened | lapsed | held again | assigned away, released |
 //! |----------|----------------|--------|--------|------------|-------------------------|
 //! | Off      | Opening        | -      | -      | -          | Off                     |
-//! | Opening  | Opening        | Open   | -      | -          | Released, Off           |
+//! | Opening  | Opening        | Open   | Lapsed | -          | Released, Off           |
 //! | Open     | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
 //! | Lapsed   | Opening (newer)| Open   | Lapsed | Open       | Released, Off           |
 //! | Released | Opening (newer)| -      | -      | -          | Released                |
@@ -267,13 +267,18 @@ impl Role {
         first
     }
 
-    /// The proven lease ran out. True if that is news.
+    /// The proven lease ran out. True if that is news. To a worker that goes on for another
+    /// an epoch looks as if it were about to open, until the lease thread tells.
     pub fn lapsed(&mut self, now: Moment, epoch: Epoch) -> bool {
-        if epoch != self.epoch || self.standing != Standing::Open {
-            return false;
+        let held = match self.standing {
+            Standing::Opening | Standing::Open => true,
+            Standing::Off | Standing::Lapsed | Standing::Released => false,
+        };
+        let news = epoch == self.epoch && held;
+        if news {
+            self.stand(now, Standing::Lapsed);
         }
-        self.stand(now, Standing::Lapsed);
-        true
+        news
     }
 
     /// Notes a phase of the move.
@@ -334,18 +339,39 @@ impl Role {
 
     /// What should run beside the addresses. Nothing new, for `patience`, after the right to
     /// act is lost: it may come back, and a pause of the voters is not a move (DESIGN 3.1
-    /// rule 6).
-    pub fn run(&self, now: Moment, patience: Duration) -> Option<Run> {
+    /// rule 6). What stops after that takes the epoch with it ([`Role::abandons`]).
+    ///
+    /// `alone` since then this node hears no majority of those who decide: nobody could tell it
+    /// that the group, which it is about to open, has gone elsewhere meanwhile.
+    pub fn run(&self, now: Moment, patience: Duration, alone: Option<Moment>) -> Option<Run> {
         let epoch = self.epoch;
         match self.standing {
             Standing::Off => Some(Run::Standby),
-            Standing::Opening => Some(Run::Opening { epoch }),
+            Standing::Opening => {
+                let cut_off = alone.map_or(Duration::ZERO, |at| now.since(at.max(self.since)));
+                let goes_on = cut_off < patience;
+                Some(if goes_on {
+                    Run::Opening { epoch }
+                } else {
+                    Run::Standby
+                })
+            }
             Standing::Open if self.leave.holds() => Some(Run::Closing { epoch }),
             Standing::Open => Some(Run::Open { epoch }),
             Standing::Lapsed | Standing::Released => {
                 (now.since(self.since) >= patience).then_some(Run::Standby)
             }
         }
+    }
+
+    /// The epoch that is over for this node if so much runs and no more, though nobody else
+    /// has got the group yet: what had been made ready for it no longer is.
+    pub fn abandons(&self, run: Run) -> Option<Epoch> {
+        let lost = match self.standing {
+            Standing::Opening | Standing::Lapsed => run == Run::Standby,
+            Standing::Off | Standing::Open | Standing::Released => false,
+        };
+        lost.then_some(self.epoch)
     }
 }
 
@@ -394,6 +420,7 @@ mod tests {
         Away,
         Released,
         StaleOpened,
+        StaleLapsed,
     }
 
     /// The whole table of the module's doc.
@@ -408,13 +435,15 @@ mod tests {
             (Off, Step::Released, Off),
             (Opening, Step::Assigned, Opening),
             (Opening, Step::Opened, Open),
-            (Opening, Step::Lapsed, Opening),
+            (Opening, Step::Lapsed, Lapsed),
+            (Opening, Step::StaleLapsed, Opening),
             (Opening, Step::Away, Off),
             (Opening, Step::Released, Released),
             (Opening, Step::StaleOpened, Opening),
             (Open, Step::Assigned, Opening),
             (Open, Step::Opened, Open),
             (Open, Step::Lapsed, Lapsed),
+            (Open, Step::StaleLapsed, Open),
             (Open, Step::Away, Off),
             (Open, Step::Released, Released),
             (Lapsed, Step::Assigned, Opening),
@@ -440,8 +469,12 @@ mod tests {
                 Step::StaleOpened => {
                     role.opened(at(9), epoch(4));
                 }
+                // Nothing that is off can lapse: no epoch is none.
                 Step::Lapsed => {
                     role.lapsed(at(9), own);
+                }
+                Step::StaleLapsed => {
+                    role.lapsed(at(9), epoch(4));
                 }
                 Step::Away => role.assigned_away(at(9), epoch(6)),
                 Step::Released => role.released(at(9), own),
@@ -512,7 +545,7 @@ mod tests {
         role.may_close(epoch(5));
         role.asked_to_leave(at(9), true, farewell);
         assert!(matches!(role.want(), Want::Open { .. }), "said too early");
-        let running = |role: &Role| role.run(at(9), Duration::from_secs(1));
+        let running = |role: &Role| role.run(at(9), Duration::from_secs(1), None);
         assert_eq!(running(&role), Some(Run::Closing { epoch: epoch(5) }));
         assert_eq!(role.departure(), Departure::Draining);
         role.may_close(epoch(4));
@@ -530,12 +563,52 @@ mod tests {
         let patience = Duration::from_secs(1);
         for standing in [Standing::Lapsed, Standing::Released] {
             let role = role(standing);
-            assert_eq!(role.run(at(1_002), patience), None, "{standing:?}");
-            assert_eq!(role.run(at(1_003), patience), Some(Run::Standby));
+            assert_eq!(role.run(at(1_002), patience, None), None, "{standing:?}");
+            assert_eq!(role.run(at(1_003), patience, None), Some(Run::Standby));
         }
         let mut role = role(Standing::Lapsed);
         role.assigned_away(at(4), epoch(6));
-        assert_eq!(role.run(at(4), patience), Some(Run::Standby));
+        assert_eq!(role.run(at(4), patience, None), Some(Run::Standby));
+    }
+
+    #[test]
+    fn what_starts_on_a_node_that_is_cut_off_stops_after_a_while() {
+        let patience = Duration::from_secs(1);
+        let role = role(Standing::Opening);
+        let goes_on = Some(Run::Opening { epoch: epoch(5) });
+        assert_eq!(
+            role.run(at(60_000), patience, None),
+            goes_on,
+            "a long start"
+        );
+        // It was cut off before it was assigned, and after.
+        for (alone, until) in [(at(0), 1_001), (at(30_000), 31_000)] {
+            let run = |ms| role.run(at(ms), patience, Some(alone));
+            assert_eq!(run(until - 1), goes_on);
+            assert_eq!(run(until), Some(Run::Standby));
+        }
+        let open = self::role(Standing::Open);
+        let run = open.run(at(60_000), patience, Some(at(3)));
+        assert_eq!(
+            run,
+            Some(Run::Open { epoch: epoch(5) }),
+            "its lease decides"
+        );
+    }
+
+    #[test]
+    fn an_epoch_ends_here_with_what_runs_in_it() {
+        for standing in [Standing::Opening, Standing::Lapsed] {
+            let role = role(standing);
+            assert_eq!(role.abandons(Run::Standby), Some(epoch(5)), "{standing:?}");
+        }
+        let opening = role(Standing::Opening);
+        assert_eq!(opening.abandons(Run::Opening { epoch: epoch(5) }), None);
+        for standing in [Standing::Off, Standing::Released] {
+            assert_eq!(role(standing).abandons(Run::Standby), None, "{standing:?}");
+        }
+        let open = role(Standing::Open);
+        assert_eq!(open.abandons(Run::Open { epoch: epoch(5) }), None);
     }
 
     #[test]

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use evenkeel_core::command::{Assign, Command, Recovered};
-use evenkeel_core::evidence::Cause;
+use evenkeel_core::evidence::{Cause, Evidence};
 use evenkeel_core::health::{
-    CheckReport, CheckState, GroupReport, Report, Silence, Silent, Standing,
+    CheckReport, CheckState, GroupReport, REPORT_AGE_MAX, Report, Silence, Silent, Standing,
 };
+use evenkeel_core::lease::Assignment;
 use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, Node, Start};
 use evenkeel_core::policy::Wish;
-use evenkeel_core::role::Want;
+use evenkeel_core::role::{Run, Want};
 use evenkeel_core::rule::Rule;
 use evenkeel_core::settling::{ASKED_MAX, Fresh, Settling};
 use evenkeel_core::standby::{self, Fitness};
@@ -280,7 +281,11 @@ impl World {
                     let since = self.asked.filter(|_| asks);
                     self.asked = since.or(asks.then_some(self.now));
                 }
-                Act::Want { .. } | Act::Run { .. } | Act::Transfer { .. } | Act::Say(_) => {}
+                Act::Want { .. }
+                | Act::Run { .. }
+                | Act::Abandon { .. }
+                | Act::Transfer { .. }
+                | Act::Say(_) => {}
             }
         }
     }
@@ -2076,4 +2081,287 @@ fn a_holder_that_has_started_anew_is_said_to_have() {
     let moved = world.take().expect("a move");
     let became = (moved.holder, &moved.evidence.cause);
     assert_eq!(became, (id("fra1"), &Cause::HolderRestarted));
+}
+
+/// The holder has given its epoch up: what ran with it had been stopped while nobody could
+/// renew. All see that it does not renew, and it says why.
+fn gave_up(world: &mut World) {
+    world.voice("ams1").standing = Standing::Released;
+    world.pass(20);
+    world.voice("fra1").silence = Some((30_000, 30_000));
+    world.hear(30_000, 30_000);
+    world.pass(20);
+}
+
+#[test]
+fn a_holder_that_gave_up_and_is_well_is_left_only_for_one_as_well() {
+    let mut world = cold();
+    gave_up(&mut world);
+    let moved = world.take().expect("a move");
+    assert_eq!(moved.evidence.cause, Cause::HolderReleased);
+    assert_eq!(moved.holder, id("fra1"), "a lease not resumed is a move");
+
+    // The other one could not start it a while ago.
+    let mut world = cold();
+    world.voice("ams1").unready = Some("service apache: it exited with status 1");
+    world.pass(40);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("fra1")));
+    world.voice("ams1").unready = None;
+    world.voice("fra1").unready = Some("service apache: it exited with status 1");
+    world.pass(35_000);
+    assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
+    world.voice("fra1").unready = None;
+    world.pass(1_000);
+    gave_up(&mut world);
+    let again = world.take().expect("a new epoch, at once");
+    assert_eq!(again.holder, id("ams1"), "nobody else is as fit");
+
+    // Nor could it now.
+    let mut world = cold();
+    world.voice("fra1").unready = Some("service apache: there is no such unit");
+    gave_up(&mut world);
+    let again = world.take().expect("a new epoch, at once");
+    assert_eq!(again.holder, id("ams1"));
+}
+
+/// A server that holds the group, driven as its own daemon drives it.
+struct Server {
+    node: Node,
+    now: Moment,
+}
+
+impl Server {
+    /// `ams1` has the group open in the epoch with this number.
+    fn serving(index: u64) -> Self {
+        let mut server = Self::opening(index);
+        let epoch = Epoch { term: 1, index };
+        let runs = server.step(Event::Opened {
+            group: www(),
+            epoch,
+        });
+        assert_eq!(
+            runs,
+            [Act::Run {
+                group: www(),
+                run: Run::Open { epoch }
+            }]
+        );
+        server
+    }
+
+    /// `ams1` is assigned the group, in the epoch with this number.
+    fn opening(index: u64) -> Self {
+        let now = Moment::from_nanos(1_000_000_000);
+        let node = Node::new(now, server(Some(Ledger::default())));
+        let mut server = Self { node, now };
+        server.step(Event::Tick);
+        server.assigned(index);
+        server
+    }
+
+    /// What another worker had before, by the log.
+    fn continued(index: u64) -> Self {
+        let now = Moment::from_nanos(1_000_000_000);
+        let mut ledger = Ledger::default();
+        ledger.apply(Epoch { term: 1, index }, &Command::Assign(to_ams1()));
+        let node = Node::new(now, server(Some(ledger)));
+        let mut server = Self { node, now };
+        server.step(Event::Tick);
+        server
+    }
+
+    /// A peer reports.
+    fn hears(&mut self, from: &str, seq: u64) -> Vec<Act> {
+        let report = Report {
+            incarnation: life(),
+            seq,
+            stopping: false,
+            guard_full: true,
+            config_digest: 1,
+            votes: true,
+            stored: 0,
+            caught_up: true,
+            log_fault: None,
+            generation: 0,
+            leader: None,
+            lateness: Duration::ZERO,
+            checks: Vec::new(),
+            whole: true,
+            groups: Vec::new(),
+            silences: Vec::new(),
+            floors_above: Vec::new(),
+            leaving: Vec::new(),
+        };
+        let from = id(from);
+        self.step(Event::Reported { from, report })
+    }
+
+    fn runs(&self) -> Option<Run> {
+        let runs = self.node.runs(self.now).expect("a ledger");
+        runs.get(&www()).copied()
+    }
+
+    fn assigned(&mut self, index: u64) {
+        let epoch = Epoch { term: 1, index };
+        let run = Run::Opening { epoch };
+        let runs = self.step(Event::Appended {
+            epoch,
+            assign: to_ams1(),
+        });
+        assert_eq!(runs, [Act::Run { group: www(), run }]);
+    }
+
+    /// What is said of what runs, and of the epoch.
+    fn step(&mut self, event: Event) -> Vec<Act> {
+        self.node.step(self.now, event, 0);
+        let acts = std::iter::from_fn(|| self.node.poll());
+        let runs = |act: &Act| matches!(act, Act::Run { .. } | Act::Abandon { .. });
+        acts.filter(runs).collect()
+    }
+
+    fn after(&mut self, time: Duration) -> Vec<Act> {
+        self.now += time;
+        self.step(Event::Tick)
+    }
+}
+
+/// How `ams1` starts.
+fn server(ledger: Option<Ledger>) -> Start {
+    Start {
+        me: id("ams1"),
+        incarnation: life(),
+        topology: topology("any"),
+        config_digest: 1,
+        ledger,
+        first_seq: 0,
+    }
+}
+
+fn to_ams1() -> Assign {
+    Assign {
+        group: www(),
+        holder: id("ams1"),
+        incarnation: life(),
+        addresses: Vec::new(),
+        evidence: Evidence {
+            cause: Cause::FirstStart,
+            from: None,
+            decided_by: id("tie"),
+            wall_ms: 0,
+            known_for: Duration::ZERO,
+            checks: Vec::new(),
+            considered: Vec::new(),
+        },
+    }
+}
+
+/// Ten leases of [`topology`].
+const PATIENCE: Duration = Duration::from_millis(1_200);
+
+#[test]
+fn what_stops_after_a_lost_lease_takes_the_epoch_with_it() {
+    let mut server = Server::serving(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    assert_eq!(server.step(Event::Lapsed { group, epoch }), []);
+    assert_eq!(server.after(PATIENCE - Duration::from_millis(1)), []);
+    let run = Run::Standby;
+    let acts = server.after(Duration::from_millis(1));
+    let wanted = [Act::Abandon { group, epoch }, Act::Run { group, run }];
+    assert_eq!(acts, wanted, "given back before anything stops");
+    assert_eq!(server.step(Event::Released { group, epoch }), []);
+    assert_eq!(server.after(PATIENCE * 2), [], "said once");
+    server.assigned(6);
+}
+
+#[test]
+fn a_lease_that_is_resumed_in_time_stops_nothing() {
+    let mut server = Server::serving(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    server.step(Event::Lapsed { group, epoch });
+    server.after(PATIENCE - Duration::from_millis(1));
+    assert_eq!(server.step(Event::Opened { group, epoch }), []);
+    assert_eq!(server.after(PATIENCE), []);
+}
+
+/// A worker that goes on for another while the node is cut off: what was stopped stays so.
+#[test]
+fn a_worker_that_goes_on_without_a_lease_starts_nothing() {
+    let mut server = Server::continued(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    assert_eq!(
+        server.runs(),
+        Some(Run::Opening { epoch }),
+        "by the log alone"
+    );
+    server.step(Event::Lapsed { group, epoch });
+    assert_eq!(server.runs(), None, "whatever runs is left as it is");
+    let run = Run::Standby;
+    let stops = [Act::Abandon { group, epoch }, Act::Run { group, run }];
+    assert_eq!(server.after(PATIENCE), stops);
+    assert_eq!(server.runs(), Some(Run::Standby));
+
+    // Its epoch has been given back already.
+    let mut server = Server::continued(5);
+    server.step(Event::Released { group, epoch });
+    assert_eq!(server.runs(), None);
+    assert_eq!(server.after(PATIENCE), [Act::Run { group, run }]);
+
+    // The lease came back in time.
+    let mut server = Server::continued(5);
+    server.step(Event::Lapsed { group, epoch });
+    server.step(Event::Opened { group, epoch });
+    assert_eq!(server.runs(), Some(Run::Open { epoch }));
+}
+
+/// It was assigned away, and that is in the log, but not yet agreed on as far as is known here.
+#[test]
+fn a_worker_that_goes_on_for_a_group_that_has_gone_stands_by() {
+    let newest = |holder: &str, counter| Assignment {
+        group: www(),
+        epoch: Epoch { term: 1, index: 6 },
+        holder: id(holder),
+        incarnation: Incarnation { counter, nonce: 7 },
+    };
+    for newest in [newest("fra1", 1), newest("ams1", 2)] {
+        let mut server = Server::continued(5);
+        server.step(Event::Idle(newest));
+        assert_eq!(server.runs(), Some(Run::Standby), "{newest:?}");
+    }
+    let mut server = Server::continued(5);
+    let epoch = Epoch { term: 1, index: 5 };
+    server.step(Event::Idle(newest("ams1", 1)));
+    assert_eq!(server.runs(), Some(Run::Opening { epoch }), "for this life");
+}
+
+#[test]
+fn nothing_is_known_to_run_before_the_ledger_is() {
+    let now = Moment::from_nanos(1_000_000_000);
+    assert_eq!(Node::new(now, server(None)).runs(now), None);
+}
+
+#[test]
+fn an_opening_goes_on_for_as_long_as_others_are_heard_and_no_longer() {
+    let mut server = Server::opening(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    let step = Duration::from_millis(50);
+    for seq in 1..=600 {
+        server.now += step;
+        assert_eq!(server.hears("tie", seq), [], "one of two is enough");
+    }
+    let cut_off = server.now;
+    let (mut acts, deadline) = (Vec::new(), cut_off + PATIENCE * 10);
+    while acts.is_empty() && server.now < deadline {
+        acts = server.after(step);
+    }
+    let run = Run::Standby;
+    assert_eq!(
+        acts,
+        [Act::Abandon { group, epoch }, Act::Run { group, run }]
+    );
+    let took = server.now.since(cut_off);
+    let least = REPORT_AGE_MAX + PATIENCE;
+    assert!((least..least + step * 3).contains(&took), "{took:?}");
+    // A group with nothing to make ready may open in the same epoch after all.
+    let run = Run::Opening { epoch };
+    assert_eq!(server.hears("tie", 601), [Act::Run { group, run }]);
 }

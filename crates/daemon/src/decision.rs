@@ -458,6 +458,7 @@ impl Driver {
             }
             Act::Want { group, want } => self.want(group, want),
             Act::Run { group, run } => self.run_group(group, run),
+            Act::Abandon { group, epoch } => self.lease.order(Order::Abandon(group, epoch)),
             Act::Reply { id, outcome } => self.reply(id, outcome),
             Act::Transfer { to } => {
                 let Some(engine) = self.engine.clone() else {

@@ -70,6 +70,8 @@ pub enum Order {
     Ready(GroupId, Epoch),
     /// Give a group back.
     Release(GroupId),
+    /// What ran with this epoch is stopped, though nobody else has the group yet.
+    Abandon(GroupId, Epoch),
     /// This node votes: if its floors were lost before its start, they are known again.
     Recall,
     /// Whose promises make a lease from now on. Whatever is held is closed and spent.
@@ -421,6 +423,7 @@ impl Thread {
                 Order::Truncated(group, epoch) => self.machine.truncated(now, group, epoch, None),
                 Order::Ready(group, epoch) => self.machine.ready(now, group, epoch),
                 Order::Release(group) => self.machine.release(now, group),
+                Order::Abandon(group, epoch) => self.machine.abandon(now, group, epoch),
                 Order::Recall => {
                     self.machine.recall(now, self.quiet_until);
                     // Later than the machine: noted too late, it is only silent for longer.
@@ -568,9 +571,11 @@ fn voters_of(voters: Voters, me: NodeId, all: &[NodeId]) -> (Vec<NodeId>, u64) {
 /// What a group's state amounts to for the decision machine, when events were lost.
 pub fn event_of(group: GroupId, status: &Status) -> Option<evenkeel_core::node::Event> {
     use evenkeel_core::node::Event as Decision;
-    let epoch = status.floor.map(|floor| floor.epoch)?;
+    let floor = status.floor?;
+    let epoch = floor.epoch;
     match status.phase {
-        Phase::Idle | Phase::Opening => None,
+        Phase::Idle => Some(Decision::Idle(floor)),
+        Phase::Opening => None,
         Phase::Held => Some(Decision::Opened {
             group,
             epoch: status.held.unwrap_or(epoch),
@@ -580,5 +585,51 @@ pub fn event_of(group: GroupId, status: &Status) -> Option<evenkeel_core::node::
             epoch: status.held.unwrap_or(epoch),
         }),
         Phase::Spent => Some(Decision::Released { group, epoch }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_core::Incarnation;
+    use evenkeel_core::node::Event as Decision;
+
+    use super::*;
+
+    #[test]
+    fn each_state_is_told_as_what_it_means() {
+        let group = GroupId(7);
+        let epoch = |index| Epoch { term: 1, index };
+        let (counter, nonce) = (1, 9);
+        let floor = Assignment {
+            group,
+            epoch: epoch(6),
+            holder: NodeId(2),
+            incarnation: Incarnation { counter, nonce },
+        };
+        let told = |phase, held| {
+            let floor = Some(floor);
+            let status = Status {
+                phase,
+                floor,
+                held,
+                ..Status::default()
+            };
+            event_of(group, &status).map(|event| format!("{event:?}"))
+        };
+        let said = |event: Decision| Some(format!("{event:?}"));
+        // A newer epoch may be waited for while an older one is held, or has lapsed.
+        let held = epoch(5);
+        let opened = said(Decision::Opened { group, epoch: held });
+        assert_eq!(told(Phase::Held, Some(held)), opened);
+        let lapsed = said(Decision::Lapsed { group, epoch: held });
+        assert_eq!(told(Phase::Lapsed, Some(held)), lapsed);
+        let released = said(Decision::Released {
+            group,
+            epoch: floor.epoch,
+        });
+        assert_eq!(told(Phase::Spent, None), released);
+        assert_eq!(told(Phase::Idle, None), said(Decision::Idle(floor)));
+        assert_eq!(told(Phase::Opening, None), None);
+        assert!(event_of(group, &Status::default()).is_none());
     }
 }

@@ -18,6 +18,7 @@ use evenkeel_config::{Hosted, When};
 use evenkeel_console::api::v1 as api;
 use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::{FACT_LENGTH_MAX, shortened};
+use evenkeel_core::ledger::{Assigned, GroupRecord};
 use evenkeel_core::node::Event;
 use evenkeel_core::role::Run;
 use evenkeel_core::settling::Fresh;
@@ -58,9 +59,9 @@ pub(crate) struct Running {
     /// What was said of each group's services.
     fresh: BTreeMap<GroupId, Vec<(ServiceName, Option<Fresh>)>>,
     troubles: BTreeMap<Concerned, (Moment, String)>,
-    /// Why each group was assigned last, as soon as that is in the log: an opening begins
-    /// before it is agreed.
-    causes: BTreeMap<GroupId, (Epoch, String)>,
+    /// How each group was assigned last, as soon as that is in the log: openings and closings
+    /// begin before it is agreed.
+    causes: BTreeMap<GroupId, Noted>,
     /// How long all of it may take to stop.
     stop_max: Duration,
 }
@@ -122,6 +123,53 @@ impl Running {
             }
         }
         self.troubles.insert(concerned, (now, text));
+    }
+}
+
+/// An assignment that is in the log, and may not be agreed yet.
+struct Noted {
+    epoch: Epoch,
+    holder: NodeId,
+    cause: String,
+}
+
+/// Why something of a group is to run on this node, and which other node the group comes from
+/// or goes to.
+fn explain(
+    me: NodeId,
+    run: Run,
+    record: Option<&GroupRecord>,
+    noted: Option<&Noted>,
+) -> (String, Option<NodeId>) {
+    let moves = record
+        .into_iter()
+        .flat_map(|record| record.moves.iter().rev());
+    let mut holders = moves.map(|one| one.assigned.assign.holder);
+    let other = holders.find(|holder| *holder != me);
+    let current = record.and_then(|record| record.current.as_ref());
+    let agreed = |current: &Assigned| current.assign.evidence.cause.to_string();
+    let known = || current.map_or_else(|| "it has no holder".to_owned(), agreed);
+    match run {
+        Run::Closing { .. } => ("it is to move as planned".to_owned(), other),
+        Run::Opening { epoch } | Run::Open { epoch } => {
+            let noted = noted.filter(|noted| noted.epoch == epoch);
+            let reason = noted.map_or_else(known, |noted| noted.cause.clone());
+            (reason, other)
+        }
+        Run::Standby => {
+            let newest = current.map_or(Epoch::NONE, |current| current.epoch);
+            if let Some(noted) = noted.filter(|noted| noted.epoch > newest) {
+                let next = Some(noted.holder).filter(|holder| *holder != me);
+                return (noted.cause.clone(), next.or(other));
+            }
+            match current.filter(|current| current.assign.holder == me) {
+                Some(_) => (
+                    "it has been without its lease for too long".to_owned(),
+                    other,
+                ),
+                None => (known(), other),
+            }
+        }
     }
 }
 
@@ -188,7 +236,15 @@ impl Driver {
 
     /// The lease thread has told what is open here.
     pub(crate) fn leases_told(&mut self) {
+        // Without the ledger they are told again as soon as it is known.
+        let Some(runs) = self.node.runs(clock::now()) else {
+            return;
+        };
         if let Some(services) = &mut self.services {
+            if !services.told {
+                // What was said before rested on the log alone.
+                services.pending = runs;
+            }
             services.told = true;
             // What is not in the file any more has been closed before the driver's first step.
             services.room.sweep();
@@ -223,37 +279,22 @@ impl Driver {
     /// An assignment is in the log.
     pub(crate) fn note_cause(&mut self, epoch: Epoch, assign: &Assign) {
         if let Some(services) = &mut self.services {
-            let cause = assign.evidence.cause.to_string();
-            services.causes.insert(assign.group, (epoch, cause));
+            let noted = Noted {
+                epoch,
+                holder: assign.holder,
+                cause: assign.evidence.cause.to_string(),
+            };
+            services.causes.insert(assign.group, noted);
         }
-    }
-
-    /// Why this node is to open a group in an epoch that may not be agreed yet.
-    fn cause_of(&self, group: GroupId, run: Run) -> Option<String> {
-        let (Run::Opening { epoch } | Run::Open { epoch }) = run else {
-            return None;
-        };
-        let (noted, cause) = self.services.as_ref()?.causes.get(&group)?;
-        (*noted == epoch).then(|| cause.clone())
     }
 
     /// Why, and who else, for the environment of hooks.
     fn context(&self, group: GroupId, run: Run) -> Context {
-        let ledger = self.node.ledger();
+        let record = self.node.ledger().groups.get(&group);
+        let services = self.services.as_ref();
+        let noted = services.and_then(|services| services.causes.get(&group));
+        let (reason, other) = explain(self.me, run, record, noted);
         let name = |id: NodeId| self.node.topology().node_name(id);
-        let record = ledger.groups.get(&group);
-        let moves = record
-            .into_iter()
-            .flat_map(|record| record.moves.iter().rev());
-        let other = moves
-            .map(|one| one.assigned.assign.holder)
-            .find(|holder| *holder != self.me);
-        let agreed = || match (run, ledger.current(group)) {
-            (Run::Closing { .. }, _) => "it is to move as planned".to_owned(),
-            (_, Some(current)) => current.assign.evidence.cause.to_string(),
-            (_, None) => "it has no holder".to_owned(),
-        };
-        let reason = self.cause_of(group, run).unwrap_or_else(agreed);
         Context {
             reason,
             peer: other.map(name).unwrap_or_default(),
@@ -264,9 +305,17 @@ impl Driver {
     pub(crate) fn served(&mut self, report: Report, bring: &mpsc::Sender<Brought>) {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
         match report {
-            Report::Ready { group, epoch, took } => {
+            Report::Ready {
+                group,
+                epoch,
+                took,
+                goes_on,
+            } => {
                 self.lease.order(Order::Ready(group, epoch));
-                let what = "services up, before_open over".to_owned();
+                let what = match goes_on {
+                    true => "services go on".to_owned(),
+                    false => "services up, before_open over".to_owned(),
+                };
                 tracing::info!(group = self.group_name(group), ms = ms(took), "{what}");
                 self.phase(group, what, bring);
             }
@@ -554,7 +603,108 @@ fn trouble_of(report: Report) -> Option<(GroupId, String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_core::Incarnation;
+    use evenkeel_core::command::Command;
+    use evenkeel_core::evidence::{Cause, Evidence};
+    use evenkeel_core::ledger::Ledger;
+
     use super::*;
+
+    const GROUP: GroupId = GroupId(7);
+    const ME: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+    const THIRD: NodeId = NodeId(3);
+
+    fn epoch(index: u64) -> Epoch {
+        Epoch { term: 1, index }
+    }
+
+    /// What is agreed once each of these has got the group in turn, in epochs from 1 on.
+    fn agreed(moves: &[(NodeId, Cause)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (index, (holder, cause)) in (1..).zip(moves) {
+            let assign = Assign {
+                group: GROUP,
+                holder: *holder,
+                incarnation: Incarnation {
+                    counter: 1,
+                    nonce: 7,
+                },
+                addresses: Vec::new(),
+                evidence: Evidence {
+                    cause: cause.clone(),
+                    from: None,
+                    decided_by: ME,
+                    wall_ms: 0,
+                    known_for: Duration::ZERO,
+                    checks: Vec::new(),
+                    considered: Vec::new(),
+                },
+            };
+            ledger.apply(epoch(index), &Command::Assign(assign));
+        }
+        ledger
+    }
+
+    /// What hooks are told here, with a newest assignment in the log.
+    fn told(run: Run, ledger: &Ledger, noted: Option<(u64, NodeId, Cause)>) -> (String, NodeId) {
+        let noted = noted.map(|(index, holder, cause)| Noted {
+            epoch: epoch(index),
+            holder,
+            cause: cause.to_string(),
+        });
+        let record = ledger.groups.get(&GROUP);
+        let (reason, other) = explain(ME, run, record, noted.as_ref());
+        (reason, other.expect("another node"))
+    }
+
+    #[test]
+    fn a_standby_is_told_of_the_move_that_makes_it_one_though_that_is_not_agreed_yet() {
+        let ledger = agreed(&[(OTHER, Cause::FirstStart), (ME, Cause::Drained)]);
+        let next = (3, THIRD, Cause::RuleHolds);
+        let rule = Cause::RuleHolds.to_string();
+        assert_eq!(
+            told(Run::Standby, &ledger, Some(next)),
+            (rule.clone(), THIRD)
+        );
+        // Agreed by now.
+        let moves = [
+            (OTHER, Cause::FirstStart),
+            (ME, Cause::Drained),
+            (THIRD, Cause::RuleHolds),
+        ];
+        let next = (3, THIRD, Cause::RuleHolds);
+        assert_eq!(
+            told(Run::Standby, &agreed(&moves), Some(next)),
+            (rule.clone(), THIRD)
+        );
+        assert_eq!(told(Run::Standby, &agreed(&moves), None), (rule, THIRD));
+    }
+
+    #[test]
+    fn a_holder_that_stops_by_itself_is_told_so() {
+        let ledger = agreed(&[(OTHER, Cause::FirstStart), (ME, Cause::Drained)]);
+        let own = (2, ME, Cause::Drained);
+        let (reason, peer) = told(Run::Standby, &ledger, Some(own));
+        assert_eq!(reason, "it has been without its lease for too long");
+        assert_eq!(peer, OTHER, "who had it before");
+    }
+
+    #[test]
+    fn an_opening_is_told_its_own_reason_and_who_had_the_group() {
+        let ledger = agreed(&[(ME, Cause::FirstStart), (OTHER, Cause::Drained)]);
+        for run in [
+            Run::Opening { epoch: epoch(3) },
+            Run::Open { epoch: epoch(3) },
+        ] {
+            let next = (3, ME, Cause::RuleHolds);
+            let wanted = (Cause::RuleHolds.to_string(), OTHER);
+            assert_eq!(told(run, &ledger, Some(next)), wanted);
+        }
+        let closing = Run::Closing { epoch: epoch(3) };
+        let (reason, _) = told(closing, &ledger, None);
+        assert_eq!(reason, "it is to move as planned");
+    }
 
     #[test]
     fn what_may_open_is_read_off_the_status() {
@@ -566,7 +716,7 @@ mod tests {
             reached,
             hook: None,
             services: Vec::new(),
-            leaving: Vec::new(),
+            leaving: false,
         };
         let table = [
             (status(None, false), false),

@@ -13,7 +13,8 @@
 //! | `Opening`, `Open` | one is down whose `after` all run  | `Start`                           |
 //! | `Opening`      | a start fails                         | `Start` again up to `restart` times, then report `Failed`, once |
 //! | `Opening`      | all run                               | hook `before_open`, then report `Ready`, once |
-//! | `Open`         | newly wanted, was opened in this life | hook `after_open`, once per epoch |
+//! | `Opening`      | it has been open, with no `Standby` since | report `Ready` at once: it goes on in another epoch |
+//! | `Open`         | newly wanted, not as the first word   | hook `after_open`, once per epoch, and again after a `Standby` |
 //! | `Opening`, `Open` | one that ran is down               | `Start` again up to `restart` times, then report `Failed`, at once |
 //! | `Closing`      | newly wanted                          | hook `before_close`, then report `MayClose`, once |
 //!
@@ -155,8 +156,10 @@ pub struct Machine {
     running: Option<(Hook, Epoch)>,
     /// The hook that has to end before what was wanted is reached.
     awaited: Option<Hook>,
-    /// The last epoch whose `after_open` was run.
+    /// The last epoch whose `after_open` was run, and nothing closed since.
     after_opened: Option<Epoch>,
+    /// It has been open, and nothing has been stopped since.
+    serves: bool,
     epoch: Epoch,
     effects: Vec<Effect>,
 }
@@ -177,6 +180,7 @@ impl Machine {
             running: None,
             awaited: None,
             after_opened: None,
+            serves: false,
             epoch: earlier.opened.unwrap_or_default(),
             effects: Vec::new(),
         }
@@ -282,29 +286,41 @@ impl Machine {
                 one.retry_at = now;
             }
         }
+        // Held from the first word on: an earlier life opened it, and ran the hook unless that was
+        // cut off.
+        if before.is_none() && !cut && !matches!(want, Want::Opening { .. }) {
+            self.after_opened = want.epoch();
+        }
         match want {
             Want::Standby => {
+                self.serves = false;
+                self.after_opened = None;
                 self.effects.push(Effect::Notify("BACKUP"));
                 // The others are about an opening that is over.
                 self.hooks.retain(|(hook, _)| *hook == Hook::AfterClose);
             }
-            Want::Opening { epoch } => self.note_opened(epoch),
+            Want::Opening { epoch } => {
+                self.note_opened(epoch);
+                if self.serves {
+                    self.go_on(epoch);
+                }
+            }
             Want::Open { epoch } => {
                 self.effects.push(Effect::Notify("MASTER"));
-                // Open from the first word on: an earlier life opened it, and ran the hook.
-                let ours = before.is_some() && self.opened.is_some();
-                if (ours || cut) && self.after_opened != Some(epoch) {
+                if self.after_opened != Some(epoch) {
                     self.enqueue(Hook::AfterOpen, epoch);
                 }
                 self.after_opened = Some(epoch);
                 self.note_opened(epoch);
+                // After a standby all of it was about to stop.
+                self.serves |= before != Some(Want::Standby);
             }
             Want::Closing { epoch } => {
                 // It was open, whoever opened it.
-                self.after_opened = Some(epoch);
                 self.note_opened(epoch);
                 self.enqueue(Hook::BeforeClose, epoch);
                 self.awaited = Some(Hook::BeforeClose);
+                self.serves |= before != Some(Want::Standby);
             }
         }
     }
@@ -325,6 +341,18 @@ impl Machine {
         if self.opened.replace(epoch) != Some(epoch) {
             self.effects.push(Effect::NoteOpened(epoch));
         }
+    }
+
+    /// What serves already may do so in another epoch, well or not: every moment that the
+    /// opening waited would be an outage for nothing.
+    fn go_on(&mut self, epoch: Epoch) {
+        self.told = true;
+        self.report(Report::Ready {
+            group: self.group,
+            epoch,
+            took: Duration::ZERO,
+            goes_on: true,
+        });
     }
 
     /// Puts a hook behind those that wait. Of each kind the newest alone waits, so that the
@@ -691,7 +719,12 @@ impl Machine {
                 if !self.all.iter().all(One::is_up) {
                     return;
                 }
-                Report::Ready { group, epoch, took }
+                Report::Ready {
+                    group,
+                    epoch,
+                    took,
+                    goes_on: false,
+                }
             }
             Some(Want::Closing { epoch }) => Report::MayClose {
                 group,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use evenkeel_core::lease::{Assignment, Event as Said, Faults, Message, Output, Settings};
+use evenkeel_core::lease::{Assignment, Event as Said, Faults, Message, Output, Phase, Settings};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
 
 use crate::agreement::{Agreement, Disk, Told};
@@ -17,6 +17,9 @@ pub const GROUP: GroupId = GroupId(7);
 
 /// Lines of the story that a failing run tells.
 const STORY_MAX: usize = 200;
+
+/// How often what runs with a lapsed epoch is stopped, per mille of a machine's steps.
+const ABANDONED_OFTEN: u64 = 20;
 
 /// How often services turn out to be started, per mille of a machine's steps.
 const READY_OFTEN: u64 = 50;
@@ -437,10 +440,15 @@ impl World {
             Input::Release => machine.release(now, GROUP),
             Input::Tick => machine.tick(now),
         }
-        let floor = machine
-            .status(GROUP)
-            .floor
-            .map_or(Epoch::NONE, |floor| floor.epoch);
+        let status = machine.status(GROUP);
+        let floor = status.floor.map_or(Epoch::NONE, |floor| floor.epoch);
+        // Services are stopped after a lapse: sooner than in life, and whatever has come since.
+        let lapsed = status.held.filter(|_| status.phase == Phase::Lapsed);
+        if let Some(held) = lapsed.filter(|_| self.mix.prepared && !self.healed)
+            && self.services.happens(ABANDONED_OFTEN)
+        {
+            machine.abandon(now, GROUP, held);
+        }
         // Services start within a few turns, sooner or later, and at once in the end.
         if self.mix.prepared && (self.healed || self.services.happens(READY_OFTEN)) {
             machine.ready(now, GROUP, floor);

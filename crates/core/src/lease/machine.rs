@@ -355,6 +355,23 @@ impl Machine {
         self.advance(now, id);
     }
 
+    /// What ran with this epoch has been stopped, because the right to act did not come
+    /// (back) in time (rule 6). It was ready once and is no more, so a group of
+    /// [`Settings::prepared`] must not open under it again: it is given back, as by
+    /// [`Machine::release`], and the way on is a newer epoch, made ready anew. Any other group
+    /// may still resume. If a newer epoch is waited for here, that one is the way on, and
+    /// nothing is given back.
+    ///
+    /// It is a release or nothing, and one may come at any time, so no rule of safety rests
+    /// on when this is said.
+    pub fn abandon(&mut self, now: Moment, id: GroupId, epoch: Epoch) {
+        let newest = self.groups.get(&id).and_then(|group| group.tenures.last());
+        let meant = newest.is_some_and(|tenure| tenure.epoch == epoch);
+        if meant && self.settings.prepared.contains(&id) {
+            self.release(now, id);
+        }
+    }
+
     /// A node whose identity is in doubt gets no promise until it is taken off again
     /// (rule 8). Promises that run go on running.
     pub fn set_excluded(&mut self, node: NodeId, excluded: bool) {

@@ -74,7 +74,8 @@ pub enum Event {
         gap: Duration,
     },
     /// Lapsed for so long that the group's `active` services stop (rule 6). Asking
-    /// goes on; [`Event::Resumed`] may still follow.
+    /// goes on; [`Event::Resumed`] may still follow, unless whoever stops them gives the
+    /// epoch back ([`super::Machine::abandon`]).
     Abandoned {
         /// The group.
         group: GroupId,

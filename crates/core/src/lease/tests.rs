@@ -1180,6 +1180,68 @@ fn readiness_is_for_one_epoch_and_opens_nothing_by_itself() {
     assert_eq!(machine.status(GROUP).held, Some(epoch(1)), "until it is");
 }
 
+/// What ran with it was stopped meanwhile: an old promise that comes late opens nothing.
+#[test]
+fn an_abandoned_epoch_that_had_to_be_made_ready_is_given_back() {
+    let mut machine = preparing();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.ready(ms(0), GROUP, epoch(1));
+    let until = hold(&mut machine, ms(0), 1);
+    let late = until + L * PATIENCE_LEASES;
+    machine.tick(late);
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.abandon(late, GROUP, epoch(1));
+    let outputs = drain(&mut machine);
+    assert!(closes(&outputs));
+    assert!(outputs.contains(&Output::Event(Event::Released {
+        group: GROUP,
+        epoch: epoch(1)
+    })));
+    machine.receive(late, A, promise(&renew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), None);
+    assert_eq!(phase(&machine), Phase::Spent);
+    // The next one is opened when it is ready.
+    machine.floor_raised(late, &to(ME, 2));
+    machine.committed(late, GROUP, epoch(2));
+    let renew = last_renew(&drain(&mut machine), 2);
+    machine.receive(late, A, promise(&renew, Duration::ZERO));
+    assert_eq!(extended(&drain(&mut machine)), None);
+    machine.ready(late, GROUP, epoch(2));
+    assert!(extended(&drain(&mut machine)).is_some());
+}
+
+#[test]
+fn an_abandoned_epoch_with_nothing_to_make_ready_resumes() {
+    let mut machine = fresh();
+    let until = hold(&mut machine, ms(0), 1);
+    let late = until + L * PATIENCE_LEASES;
+    machine.tick(late);
+    let renew = last_renew(&drain(&mut machine), 1);
+    machine.abandon(late, GROUP, epoch(1));
+    machine.receive(late, A, promise(&renew, Duration::ZERO));
+    assert!(extended(&drain(&mut machine)).is_some());
+}
+
+/// The word about the older epoch was on its way when the newer one came.
+#[test]
+fn nothing_is_given_back_of_an_epoch_that_follows_an_abandoned_one() {
+    let mut machine = preparing();
+    machine.floor_raised(ms(0), &to(ME, 1));
+    machine.ready(ms(0), GROUP, epoch(1));
+    let until = hold(&mut machine, ms(0), 1);
+    machine.tick(until);
+    machine.floor_raised(until, &to(ME, 2));
+    machine.committed(until, GROUP, epoch(2));
+    let renew = last_renew(&drain(&mut machine), 2);
+    machine.abandon(until, GROUP, epoch(1));
+    machine.receive(until, A, promise(&renew, Duration::ZERO));
+    machine.ready(until, GROUP, epoch(2));
+    assert!(extended(&drain(&mut machine)).is_some());
+    assert_eq!(machine.status(GROUP).held, Some(epoch(2)));
+    machine.abandon(until, GROUP, epoch(1));
+    assert_eq!(phase(&machine), Phase::Held);
+}
+
 /// With older promises still running a holder is not said to be waiting for its services.
 #[test]
 fn a_wait_for_older_promises_is_no_wait_for_services() {

@@ -394,7 +394,7 @@ impl World {
                     self.elect = Some((self.now + AGREEMENT, number(to)));
                 }
             }
-            Act::Want { .. } | Act::Run { .. } | Act::Say(_) => {}
+            Act::Want { .. } | Act::Run { .. } | Act::Abandon { .. } | Act::Say(_) => {}
         }
     }
 

@@ -141,7 +141,10 @@ impl Bench {
             Effect::ForgetOpened => "forget".to_owned(),
             Effect::Notify(state) => format!("notify {state}"),
             Effect::Report(report) => match report {
-                Report::Ready { epoch, .. } => format!("Ready {epoch}"),
+                Report::Ready { epoch, goes_on, .. } => {
+                    let how = if *goes_on { " at once" } else { "" };
+                    format!("Ready {epoch}{how}")
+                }
                 Report::MayClose {
                     epoch, by_deadline, ..
                 } => format!("MayClose {epoch} {by_deadline}"),
@@ -496,6 +499,123 @@ fn a_life_that_begins_open_starts_what_is_down_and_runs_no_hook_again() {
     assert_eq!(bench.open(8), ["notify MASTER", "after_open 8"]);
 }
 
+/// An address more, or a floor above its epoch: a group that serves is assigned anew.
+#[test]
+fn a_group_that_serves_goes_on_in_another_epoch_at_once() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    assert_eq!(bench.opening(6), NONE, "it has not been open yet");
+    assert_eq!(bench.done(Hook::BeforeOpen), ["before_open 6"]);
+    bench.done(Hook::BeforeOpen);
+    bench.open(6);
+    bench.done(Hook::AfterOpen);
+    assert_eq!(bench.opening(7), ["Ready 7 at once"]);
+    assert_eq!(bench.sees(0, Seen::Up), NONE, "once, and no hook");
+    assert_eq!(bench.opening(8), ["Ready 8 at once"], "not open in between");
+    assert_eq!(bench.open(8), ["notify MASTER", "after_open 8"]);
+    bench.done(Hook::AfterOpen);
+    // One that serves as well as it can goes on so.
+    assert_eq!(
+        bench.sees(0, Seen::Down),
+        ["Died a", "Failed a seen", "notify FAULT"]
+    );
+    assert_eq!(bench.opening(9), ["Ready 9 at once", "start a"]);
+    bench.started(0);
+    // A move that is called off by a new assignment.
+    bench.open(9);
+    bench.done(Hook::AfterOpen);
+    bench.wants(Want::Closing { epoch: epoch(9) });
+    assert_eq!(bench.opening(10), ["Ready 10 at once"]);
+    bench.done(Hook::BeforeClose);
+    // What was to stop meanwhile has to be made ready.
+    bench.wants(Want::Standby);
+    bench.stopped(0);
+    bench.done(Hook::AfterClose);
+    assert_eq!(bench.opening(11), ["start a"]);
+    assert_eq!(bench.started(0), ["before_open 11"]);
+}
+
+#[test]
+fn a_life_that_begins_with_a_group_that_serves_goes_on_in_another_epoch_at_once() {
+    for closing in [false, true] {
+        let mut bench = Bench::new(vec![service("a", &[])]);
+        bench.sees(0, Seen::Up);
+        if closing {
+            bench.wants(Want::Closing { epoch: epoch(5) });
+            bench.done(Hook::BeforeClose);
+        } else {
+            bench.open(5);
+        }
+        assert_eq!(bench.opening(6), ["Ready 6 at once"]);
+    }
+    let mut bench = Bench::new(vec![service("a", &[])]);
+    bench.sees(0, Seen::Up);
+    assert_eq!(
+        bench.opening(6),
+        ["before_open 6"],
+        "it may never have been open"
+    );
+}
+
+/// It resumed while what runs on it alone was being stopped.
+#[test]
+fn what_was_to_stop_does_not_count_as_serving_when_it_is_open_again() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    bench.done(Hook::AfterOpen);
+    bench.wants(Want::Standby);
+    bench.open(5);
+    bench.done(Hook::AfterOpen);
+    assert_eq!(bench.opening(6), NONE);
+    assert_eq!(bench.stopped(0), ["start a"]);
+    assert_eq!(bench.started(0), ["before_open 6"]);
+}
+
+/// A group with nothing that has to be made ready resumes its epoch, however late.
+#[test]
+fn what_was_closed_and_is_open_again_is_told_both_times() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    bench.done(Hook::AfterOpen);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "after_close 5"]
+    );
+    bench.done(Hook::AfterClose);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+    bench.done(Hook::AfterOpen);
+    assert_eq!(
+        bench.wants(Want::Standby),
+        ["notify BACKUP", "after_close 5"]
+    );
+}
+
+/// A planned move began before the word that it is open was said, and was called off.
+#[test]
+fn an_opening_whose_word_was_overtaken_by_a_closing_is_told() {
+    let mut bench = Bench::standing_by(vec![]);
+    bench.opening(5);
+    bench.done(Hook::BeforeOpen);
+    bench.wants(Want::Closing { epoch: epoch(5) });
+    bench.done(Hook::BeforeClose);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+}
+
+/// A planned move is called off in the life after the one that opened it.
+#[test]
+fn a_life_that_begins_with_a_closing_does_not_tell_of_the_opening_again() {
+    let mut bench = Bench::new(vec![]);
+    bench.wants(Want::Closing { epoch: epoch(5) });
+    bench.done(Hook::BeforeClose);
+    assert_eq!(bench.open(5), ["notify MASTER"]);
+}
+
 #[test]
 fn what_an_earlier_life_opened_is_closed_with_its_hook() {
     let mut bench = Bench::standing_by(vec![service("a", &[])]);
@@ -521,6 +641,11 @@ fn an_after_open_that_was_cut_off_is_run_again() {
         cut: true,
     };
     let mut bench = Bench::after_life(vec![], cut);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+    // Nor is it lost in a planned move that is called off.
+    let mut bench = Bench::after_life(vec![], cut);
+    bench.wants(Want::Closing { epoch: epoch(5) });
+    bench.done(Hook::BeforeClose);
     assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
     // Not if it has been closed meanwhile.
     let mut bench = Bench::after_life(vec![], cut);

@@ -134,6 +134,8 @@ pub enum Report {
         epoch: Epoch,
         /// Since the word.
         took: Duration,
+        /// It was open already, under an older assignment: nothing was waited for.
+        goes_on: bool,
     },
     /// `before_close` is over: the group may close.
     MayClose {
