@@ -566,7 +566,7 @@ mod tests {
             reached,
             hook: None,
             services: Vec::new(),
-            leaving: Vec::new(),
+            leaving: false,
         };
         let table = [
             (status(None, false), false),

@@ -339,7 +339,7 @@ fn a_service_that_fails_for_good_moves_its_group_to_where_it_is_foreseen() {
         let forecast = foreseen(&world, &fault);
         let wanted = moves_of(&forecast);
         let (to, cause) = wanted[&group].expect("it moves");
-        assert_eq!(cause, "rule");
+        assert_eq!(cause, "holder-unready");
         let said = forecast.groups.iter();
         let said = said.clone().find(|one| one.group == group_id(group));
         let said = said.expect("every group is spoken of");
