@@ -403,21 +403,27 @@ mod tests {
     #[test]
     fn who_gives_up_after_a_lost_lease_has_neither_failed_nor_made_good() {
         let mut ledger = Ledger::default();
+        // In either epoch it has served for a while.
+        let open = |ledger: &mut Ledger, index| {
+            let opened = Opened {
+                group: GROUP,
+                epoch: at(index),
+                node: NodeId(2),
+                phases: Vec::new(),
+            };
+            let told = ledger.apply(at(index + 1), &Command::Opened(opened));
+            assert_eq!(told, Change::Told(GROUP));
+        };
         ledger.apply(at(1), &assign(1, Some(2), Cause::RuleHolds));
         ledger.apply(at(2), &assign(2, Some(1), Cause::HolderReleased));
-        ledger.apply(at(3), &assign(2, Some(2), Cause::HolderReleased));
-        let opened = Command::Opened(Opened {
-            group: GROUP,
-            epoch: at(3),
-            node: NodeId(2),
-            phases: Vec::new(),
-        });
-        ledger.apply(at(4), &opened);
+        open(&mut ledger, 2);
+        ledger.apply(at(4), &assign(2, Some(2), Cause::HolderReleased));
+        open(&mut ledger, 4);
         let failures = &ledger.groups[&GROUP].failures;
         let (epoch, count) = (at(1), 1);
         assert_eq!(failures.get(&NodeId(2)), Some(&Failure { epoch, count }));
         assert_eq!(failures.get(&NodeId(1)), None);
-        ledger.apply(at(5), &assign(1, Some(2), Cause::Operator));
+        ledger.apply(at(6), &assign(1, Some(2), Cause::Operator));
         assert!(ledger.groups[&GROUP].failures.is_empty(), "it served well");
     }
 

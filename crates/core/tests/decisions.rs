@@ -1702,6 +1702,29 @@ fn a_holder_that_gave_up_and_is_well_goes_on_rather_than_a_node_that_failed_a_mo
     }
 }
 
+/// The other one has been well for some time by now, and is held down still: it is no better.
+#[test]
+fn a_holder_that_gave_up_and_is_well_goes_on_rather_than_a_node_that_is_held_down() {
+    let mut world = World::serving("any");
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(40);
+    assert_eq!(world.take().map(|one| one.holder), Some(id("fra1")));
+    world.voice("ams1").apache = CheckState::Ok;
+    world.pass(10_000);
+    let (ledger, view) = (world.node.ledger(), world.node.view());
+    let group = &world.node.topology().groups[&www()];
+    let wellness = world.node.wellness();
+    let other = standby::judge(world.now, ledger, view, wellness, group, id("ams1"));
+    assert_eq!(other.fitness, Fitness::HeldDown);
+    world.voice("fra1").standing = Standing::Released;
+    world.voice("ams1").silence = Some((95, 95));
+    world.hear(95, 95);
+    world.pass(20);
+    let moved = world.take().expect("a new epoch");
+    let became = (moved.holder, &moved.evidence.cause);
+    assert_eq!(became, (id("fra1"), &Cause::HolderReleased));
+}
+
 /// An assignment that was cut off again had been seen by the holder alone: it gave its epoch up,
 /// speaks of nothing since, and nobody else could serve.
 #[test]
