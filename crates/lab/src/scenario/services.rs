@@ -57,6 +57,7 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
             faults::closing_hangs,
         ),
         ("a holder cut off", faults::cut_off),
+        ("all cut off", faults::all_cut_off),
         ("a frozen daemon", faults::frozen),
     ];
     let (mut told, mut wrong) = (Vec::new(), Vec::new());
