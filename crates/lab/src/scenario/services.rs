@@ -27,7 +27,7 @@ const FIRST_PRIORITY: usize = 200;
 type Step = fn(&mut Cluster, &Plan) -> Result<Option<String>>;
 
 pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
-    let steps: [(&str, Step); 21] = [
+    let steps: [(&str, Step); 22] = [
         ("the first opening", first_opening),
         ("plugins of Nagios", plugins),
         ("a switchover", planned::switched),
