@@ -10,7 +10,7 @@ use std::time::Duration;
 use evenkeel_core::{Epoch, GroupId, Moment};
 use evenkeel_guard::{BackendState, GuardState, Keeper, VERIFY_INTERVAL};
 use evenkeel_host::address;
-use evenkeel_host::netlink::{Connection, Family};
+use evenkeel_host::netlink::{Connection, Family, NetlinkError};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc;
@@ -210,13 +210,21 @@ fn guard(keeper: &mut Keeper, group: GroupId, assigned: Epoch, addresses: Vec<Ip
     set.is_ok()
 }
 
+/// What this machine would answer for if nothing were guarded.
+fn answered_for() -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let mut route = Connection::open(Family::Route)?;
+    let stopgaps = address::stopgaps(&mut route)?.into_iter();
+    let stopgaps: Vec<IpAddr> = stopgaps.map(|one| one.ip).collect();
+    // One that is placed meanwhile is in both.
+    let placed = address::addresses(&mut route)?.into_iter();
+    Ok(placed.map(|one| one.ip).chain(stopgaps).collect())
+}
+
 /// Gives back what is on no device; returns what stays guarded.
 fn forget(keeper: &mut Keeper, addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let placed =
-        Connection::open(Family::Route).and_then(|mut route| address::addresses(&mut route));
-    let free: Vec<IpAddr> = match placed {
-        Ok(placed) => {
-            let on_device = |ip: &&IpAddr| placed.iter().any(|one| one.ip == **ip);
+    let free: Vec<IpAddr> = match answered_for() {
+        Ok(here) => {
+            let on_device = |ip: &&IpAddr| here.contains(ip);
             addresses
                 .iter()
                 .filter(|ip| !on_device(ip))

@@ -13,6 +13,16 @@
 //! the kernel deletes it if nobody is left to renew it. An IPv6 address is deprecated
 //! from the start (preferred lifetime 0): programs can bind it, but the kernel does not
 //! choose it as a source.
+//!
+//! A *stopgap* is a local route of ours (its protocol number is [`TAG`], too) that makes an
+//! address this machine's own in place of the kernel's, which comes with the address
+//! (`ip route show table local`). It stands behind the kernel's and has no source address,
+//! so nothing is ever sent from an address because of it. For IPv6 it comes after the
+//! address, since the kernel makes its own late, and expires. For IPv4 it comes *before*
+//! many addresses, which take the kernel five times as long ([`add_stopgaps`]): the
+//! kernel answers for them and delivers what comes for them meanwhile. Those do not expire,
+//! so that whoever adds them has to take them away again, and those of an earlier life
+//! ([`stopgaps`]).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,6 +46,7 @@ const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
@@ -279,6 +290,63 @@ fn stop_gap(connection: &mut Connection, added: &[Placement]) -> Result<(), Netl
     Ok(())
 }
 
+/// Makes IPv4 addresses this machine's own before they are configured. See the top of this
+/// page; one that is there already is no fault. Of IPv6 addresses nothing is done: the kernel
+/// answers questions for a neighbour only once the address itself is there.
+pub fn add_stopgaps(
+    connection: &mut Connection,
+    placements: &[Placement],
+) -> Result<(), NetlinkError> {
+    let early = placements.iter().filter(|one| one.ip.is_ipv4());
+    connection.batch(early.map(|placement| {
+        let header = local_route(*placement, TAG);
+        Request::new(RTM_NEWROUTE, CREATE | EXCLUSIVE, &header)
+            .with(RTA_DST, octets(placement.ip).as_slice())
+            .with(RTA_OIF, &placement.device.to_ne_bytes())
+            .with(RTA_PRIORITY, &ADDED_METRIC.to_ne_bytes())
+    }))?;
+    Ok(())
+}
+
+/// Takes stopgaps away and says of each what came of it, in their order. The kernel's own
+/// routes, those of addresses that are there, stay.
+pub fn delete_stopgaps(
+    connection: &mut Connection,
+    placements: &[Placement],
+) -> Result<Vec<io::Result<()>>, NetlinkError> {
+    connection.batch(placements.iter().map(|placement| {
+        let header = local_route(*placement, TAG);
+        Request::new(RTM_DELROUTE, 0, &header)
+            .with(RTA_DST, octets(placement.ip).as_slice())
+            .with(RTA_OIF, &placement.device.to_ne_bytes())
+            .with(RTA_PRIORITY, &ADDED_METRIC.to_ne_bytes())
+    }))
+}
+
+/// The stopgaps of IPv4 addresses that are there, whoever left them.
+pub fn stopgaps(connection: &mut Connection) -> Result<Vec<Placement>, NetlinkError> {
+    let mut found = Vec::new();
+    let mut header = [0; 12];
+    header[0] = libc::AF_INET as u8;
+    header[4] = RT_TABLE_LOCAL;
+    header[5] = TAG;
+    let request = Request::new(RTM_GETROUTE, 0, &header);
+    let listed = connection.dump_chosen(&request, &mut found, Vec::clear, |found, message| {
+        if message.kind == RTM_NEWROUTE
+            && let Some((placement, TAG)) = read_local_route(message)
+        {
+            found.push(placement);
+        }
+    });
+    match listed {
+        // The table is made with the first address.
+        Err(NetlinkError::Refused(error)) if error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(Vec::new())
+        }
+        listed => listed.map(|()| found),
+    }
+}
+
 /// Deletes `placements` and says of each what came of it, in their order. An address
 /// of the same number but a wider prefix, which is somebody else's, stays. With an IPv6
 /// address goes the local route that was added here, which the kernel would leave behind:
@@ -465,9 +533,9 @@ fn read_address(message: Message<'_>) -> Option<Address> {
     })
 }
 
-/// The place for which a route in the table `local` takes packets, if that is what the
-/// message is about.
-fn read_local_route(message: Message<'_>) -> Option<Placement> {
+/// The place for which a route in the table `local` takes packets, and the protocol number of
+/// the route, if that is what the message is about.
+fn read_local_route(message: Message<'_>) -> Option<(Placement, u8)> {
     let (header, attributes) = message.split(12)?;
     let (prefix, mut table) = (header[1], u32::from(header[4]));
     let (protocol, kind) = (header[5], header[7]);
@@ -482,11 +550,19 @@ fn read_local_route(message: Message<'_>) -> Option<Placement> {
     }
     let ip = ip?;
     let local = kind == RTN_LOCAL && table == u32::from(RT_TABLE_LOCAL) && prefix == single(ip);
-    // A stopgap comes and goes by itself.
-    (local && protocol != TAG).then_some(Placement {
-        device: device?,
-        ip,
-    })
+    let device = device?;
+    local.then_some((Placement { device, ip }, protocol))
+}
+
+/// What it means that a local route is there or gone.
+fn route_change(message: Message<'_>, change: [fn(Placement) -> Change; 2]) -> Option<Change> {
+    let [of_kernel, of_ours] = change;
+    match read_local_route(message)? {
+        (placement, TAG) if placement.ip.is_ipv4() => Some(of_ours(placement)),
+        // It comes and goes by itself.
+        (_, TAG) => None,
+        (placement, _) => Some(of_kernel(placement)),
+    }
 }
 
 /// Something changed.
@@ -504,6 +580,10 @@ pub enum Change {
     Route(Placement),
     /// The local route of an address is gone.
     RouteGone(Placement),
+    /// The stopgap of an IPv4 address is there.
+    Stopgap(Placement),
+    /// The stopgap of an IPv4 address is gone.
+    StopgapGone(Placement),
 }
 
 /// Hears of links, addresses and their local routes. See [`Listener`].
@@ -552,8 +632,8 @@ fn read_change(message: Message<'_>) -> Option<Change> {
         RTM_DELLINK => read_link(message).map(|link| Change::LinkGone(link.index)),
         RTM_NEWADDR => read_address(message).map(Change::Address),
         RTM_DELADDR => read_address(message).map(Change::AddressGone),
-        RTM_NEWROUTE => read_local_route(message).map(Change::Route),
-        RTM_DELROUTE => read_local_route(message).map(Change::RouteGone),
+        RTM_NEWROUTE => route_change(message, [Change::Route, Change::Stopgap]),
+        RTM_DELROUTE => route_change(message, [Change::RouteGone, Change::StopgapGone]),
         _ => None,
     }
 }
@@ -590,6 +670,23 @@ mod tests {
             Lifetime::at_least(Duration::MAX),
             Lifetime::Seconds(INFINITY - 1)
         );
+    }
+
+    /// A namespace in which nothing was ever configured has no table of local routes.
+    #[test]
+    fn without_any_address_there_are_no_stopgaps() {
+        let found = crate::sys::netns::in_new(|| {
+            let mut connection = Connection::open(Family::Route).expect("a socket");
+            stopgaps(&mut connection).expect("listed")
+        });
+        match found {
+            Ok(found) => assert_eq!(found, []),
+            Err(error) => {
+                let root = rustix::process::geteuid().is_root();
+                assert!(!root, "root may: {error}");
+                eprintln!("NOT TESTED: no right to make a network namespace");
+            }
+        }
     }
 
     #[test]

@@ -323,6 +323,25 @@ impl Connection {
         Ok(())
     }
 
+    /// Like [`Connection::dump`], but the kernel leaves out rows that differ from the fixed part
+    /// of the request, so that one table of a router's millions of routes is cheap. Kernels
+    /// before 4.20 do not choose: look at each row all the same.
+    pub fn dump_chosen<State>(
+        &mut self,
+        request: &Request,
+        state: &mut State,
+        restart: impl Fn(&mut State),
+        row: impl Fn(&mut State, Message<'_>),
+    ) -> Result<(), NetlinkError> {
+        let chooses = self.socket.set_netlink_get_strict_chk(true).is_ok();
+        let outcome = self.dump(request, state, restart, row);
+        if chooses {
+            let reset = self.socket.set_netlink_get_strict_chk(false);
+            reset.map_err(NetlinkError::Send)?;
+        }
+        outcome
+    }
+
     fn dump_once<State>(
         &mut self,
         request: &Request,

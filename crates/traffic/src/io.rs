@@ -145,8 +145,7 @@ impl Mover {
         // Listening starts before looking: what changes in between is heard.
         let changes = Changes::open()?;
         let mut route = Connection::open(Family::Route)?;
-        let links = address::links(&mut route)?;
-        let addresses = address::addresses(&mut route)?;
+        let all = worker::look(&mut route)?;
         let count: usize = settings
             .groups
             .iter()
@@ -157,7 +156,7 @@ impl Mover {
         }
         let mut sites = Vec::new();
         for (group, wanted) in &settings.groups {
-            sites.push((*group, resolve(wanted, &links, &addresses)?));
+            sites.push((*group, resolve(wanted, &all.links, &all.addresses)?));
         }
         let frames = match FrameSocket::open() {
             Ok(frames) => Some(frames),
@@ -176,7 +175,7 @@ impl Mover {
         for (group, sites) in sites {
             machine.step(now, machine::Event::Assign(group, sites));
         }
-        machine.step(now, machine::Event::Resync(links, addresses));
+        machine.step(now, machine::Event::Resync(all));
         let worker = worker::Worker {
             shared: Arc::clone(&shared),
             machine,

@@ -3,13 +3,15 @@
 //!
 //! | wanted    | seen                       | effect                                        |
 //! | --------- | -------------------------- | --------------------------------------------- |
-//! | nothing said yet | whatever            | none: an earlier life's addresses stay        |
+//! | nothing said yet | addresses           | none: an earlier life's stay                  |
+//! | nothing said, no group | stopgap, for [`STOPGAP_MAX`] | `RemoveStopgaps`               |
 //! | `Absent`  | sockets not ended yet      | `EndSockets`, once per `Absent`               |
-//! | `Absent`  | some of its addresses      | `Remove`                                      |
+//! | `Absent`  | some of its addresses, stopgaps | `Remove`, `RemoveStopgaps`                |
 //! | `Absent`  | none of its addresses      | report `Gone`, once                           |
 //! | `Closed`, `Open` | one missing         | `Add`, all that are missing                   |
 //! | `Closed`, `Open` | one on another device | `Remove` there                             |
 //! | `Closed`, `Open` | local route missing | `RestoreRoutes`                               |
+//! | `Closed`, `Open` | stopgap beside its address | `RemoveStopgaps`                       |
 //! | `Closed`, `Open` | device missing, down | wait for it; report `Failed`, once           |
 //! | `Closed`, `Open` | complete            | report `Placed` once, later `Repaired`        |
 //! | `Open`    | whatever                   | a [`Campaign`] of what is placed, for that epoch |
@@ -31,7 +33,9 @@ use evenkeel_core::{GroupId, Moment};
 
 use self::group::{Ending, Group, Told, Tries};
 use self::kernel::{Kernel, Noted, Voice};
-pub use self::words::{Attempt, Effect, Event, GroupStatus, Repair, Report, Volley, Want};
+pub use self::words::{
+    Attempt, Effect, Event, Everything, GroupStatus, Repair, Report, Volley, Want,
+};
 use crate::campaign::{Campaign, Round, Why};
 use crate::resolve::Site;
 
@@ -43,6 +47,10 @@ pub const TRY_SPACING_MAX: Duration = Duration::from_secs(1);
 /// How long the addresses of an absent group wait for the end of its sockets. Longer
 /// than ending 100,000 takes; the guard is closed or about to close anyway.
 pub const END_SOCKETS_MAX: Duration = Duration::from_secs(2);
+/// How long a stopgap stays about which nobody says anything: an earlier life left it behind.
+/// A route does not expire as its address does. Longer than a restarted worker needs to know
+/// what is wanted, and than any placing takes.
+pub const STOPGAP_MAX: Duration = Duration::from_secs(5);
 /// Addresses announced for one group before the next group has its turn.
 pub const TURN: usize = 32;
 
@@ -54,6 +62,8 @@ pub struct Machine {
     owners: BTreeMap<IpAddr, (GroupId, usize)>,
     leaving: BTreeSet<IpAddr>,
     leaving_tries: Tries,
+    /// When to look for stopgaps that were left behind.
+    stopgaps_at: Moment,
     kernel: Kernel,
     refresh_every: Option<Duration>,
     refresh_at: Moment,
@@ -72,6 +82,7 @@ impl Machine {
             owners: BTreeMap::new(),
             leaving: BTreeSet::new(),
             leaving_tries: Tries::NEW,
+            stopgaps_at: Moment::MAX,
             kernel: Kernel::default(),
             refresh_every,
             refresh_at: Moment::ZERO,
@@ -93,8 +104,11 @@ impl Machine {
                 let noted = self.kernel.note(change);
                 self.noted(now, noted);
             }
-            Event::Resync(links, addresses) => {
-                for noted in self.kernel.replace(links, &addresses) {
+            Event::Resync(all) => {
+                let noted = self
+                    .kernel
+                    .replace(all.links, &all.addresses, &all.stopgaps);
+                for noted in noted {
                     self.noted(now, noted);
                 }
             }
@@ -118,6 +132,7 @@ impl Machine {
             self.plan_group(now, id);
         }
         self.plan_leaving(now);
+        self.plan_stopgaps(now);
         self.plan_refresh(now);
         std::mem::take(&mut self.effects)
     }
@@ -144,7 +159,7 @@ impl Machine {
         } else {
             self.leaving_tries.next
         };
-        groups.min(refresh).min(leaving)
+        groups.min(refresh).min(leaving).min(self.stopgaps_at)
     }
 
     /// What each group looks like.
@@ -155,7 +170,7 @@ impl Machine {
             placed: group
                 .sites
                 .iter()
-                .filter(|site| self.kernel.placed(site).is_some())
+                .filter(|site| self.kernel.placed(site))
                 .count(),
             repairs: group.repairs,
         };
@@ -355,7 +370,7 @@ impl Machine {
         let group = self.groups.get_mut(&id)?;
         group.look_at = now;
         if let (Some(campaign), Some(site)) = (&mut group.campaign, group.sites.get(number))
-            && self.kernel.placed(site).is_some()
+            && self.kernel.answers(site).is_some()
         {
             campaign.placed(number);
         }
@@ -390,7 +405,7 @@ impl Machine {
         let mut shots = Vec::with_capacity(numbers.len());
         for number in numbers {
             let shot = group.sites.get(number).and_then(|site| {
-                let (placement, link) = self.kernel.placed(site)?;
+                let (placement, link) = self.kernel.answers(site)?;
                 Some((placement, link.voice()?))
             });
             if let (Some(shot), Some(campaign)) = (shot, &mut group.campaign) {

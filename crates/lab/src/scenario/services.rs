@@ -27,7 +27,7 @@ const FIRST_PRIORITY: usize = 200;
 type Step = fn(&mut Cluster, &Plan) -> Result<Option<String>>;
 
 pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
-    let steps: [(&str, Step); 21] = [
+    let steps: [(&str, Step); 22] = [
         ("the first opening", first_opening),
         ("plugins of Nagios", plugins),
         ("a switchover", planned::switched),
@@ -57,6 +57,7 @@ pub(super) fn play(cluster: &mut Cluster, plan: &Plan) -> Result<Ending> {
             faults::closing_hangs,
         ),
         ("a holder cut off", faults::cut_off),
+        ("all cut off", faults::all_cut_off),
         ("a frozen daemon", faults::frozen),
     ];
     let (mut told, mut wrong) = (Vec::new(), Vec::new());

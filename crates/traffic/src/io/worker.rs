@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::ender::{Ended, Ender};
 use crate::campaign::{Forms, Round};
-use crate::machine::{Attempt, Effect, Event, Machine, Report, TURN, Volley};
+use crate::machine::{Attempt, Effect, Event, Everything, Machine, Report, TURN, Volley};
 
 /// Frames per millisecond: 2,000 addresses in both forms are out in 32 ms, and a switch
 /// sees a tenth of what a gigabit carries.
@@ -37,6 +37,9 @@ const PLANS_MAX: usize = 8;
 /// Addresses placed before the thread listens to words and announces again: as many as one
 /// system call takes, one or two milliseconds' work.
 const PLACED_AT_ONCE: usize = netlink::BATCH_MAX;
+/// From how many IPv4 addresses on stopgaps come first: more than are placed at once. Fewer are
+/// placed before anything else could be done, and their stopgaps would only cost time.
+const STOPGAPS_FROM: usize = PLACED_AT_ONCE + 1;
 /// Reports kept while nobody fetches them.
 const REPORTS_MAX: usize = 4_096;
 /// How soon unfetched reports are offered again.
@@ -94,6 +97,54 @@ impl Outbox {
     }
 }
 
+/// What is to be placed of a group.
+pub(super) struct Placing {
+    group: GroupId,
+    /// Made this machine's own before any is placed.
+    stopgaps: VecDeque<Placement>,
+    places: VecDeque<Placement>,
+}
+
+impl Placing {
+    /// Of many IPv4 addresses the stopgaps come first and they themselves last: they answer
+    /// meanwhile, and the others do not.
+    fn new(group: GroupId, places: Vec<Placement>) -> Self {
+        let is_ipv4 = |one: &Placement| one.ip.is_ipv4();
+        let (ipv4, others): (Vec<_>, Vec<_>) = places.iter().copied().partition(is_ipv4);
+        if ipv4.len() < STOPGAPS_FROM {
+            return Self {
+                group,
+                stopgaps: VecDeque::new(),
+                places: places.into(),
+            };
+        }
+        Self {
+            group,
+            stopgaps: ipv4.iter().copied().collect(),
+            places: others.into_iter().chain(ipv4).collect(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopgaps.is_empty() && self.places.is_empty()
+    }
+}
+
+/// The next of `places` to be dealt with at once.
+fn some_of(places: &mut VecDeque<Placement>) -> Vec<Placement> {
+    let some = places.len().min(PLACED_AT_ONCE);
+    places.drain(..some).collect()
+}
+
+/// All that the kernel has.
+pub(super) fn look(route: &mut Connection) -> Result<Everything, NetlinkError> {
+    Ok(Everything {
+        links: address::links(route)?,
+        addresses: address::addresses(route)?,
+        stopgaps: address::stopgaps(route)?,
+    })
+}
+
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) machine: Machine,
@@ -101,7 +152,7 @@ pub(super) struct Worker {
     pub(super) route: Connection,
     /// What is to be placed: the groups of [`Effect::Add`], each once, in the order of their
     /// turns.
-    pub(super) placing: VecDeque<(GroupId, VecDeque<Placement>)>,
+    pub(super) placing: VecDeque<Placing>,
     pub(super) frames: Option<FrameSocket>,
     pub(super) ender: Ender,
     pub(super) ended: Receiver<Ended>,
@@ -163,7 +214,7 @@ impl Worker {
         for event in assigned.chain(resets).chain(wants).chain(doubts) {
             if let Event::Assign(group, _) = &event {
                 // What it had may not belong to it any more.
-                self.placing.retain(|(other, _)| other != group);
+                self.placing.retain(|other| other.group != *group);
                 self.machine.step(now, Event::Tried(*group));
             }
             self.machine.step(now, event);
@@ -202,23 +253,22 @@ impl Worker {
     }
 
     fn resync(&mut self) -> Result<(), NetlinkError> {
-        let links = address::links(&mut self.route)?;
-        let addresses = address::addresses(&mut self.route)?;
-        self.machine
-            .step(clock::now(), Event::Resync(links, addresses));
+        let all = look(&mut self.route)?;
+        self.machine.step(clock::now(), Event::Resync(all));
         Ok(())
     }
 
     fn carry_out(&mut self, effect: Effect) -> Result<(), NetlinkError> {
         match effect {
             Effect::Add(group, places) => {
-                self.placing.push_back((group, places.into()));
+                self.placing.push_back(Placing::new(group, places));
                 Ok(())
             }
             Effect::Remove(group, places) => {
                 let outcomes = address::delete(&mut self.route, &places)?;
                 self.refused(group, Attempt::Remove, &places, outcomes)
             }
+            Effect::RemoveStopgaps(places) => self.remove_stopgaps(&places),
             Effect::RestoreRoutes(group, places) => {
                 let outcomes = address::restore_local_routes(&mut self.route, &places)?;
                 self.refused(Some(group), Attempt::Place, &places, outcomes)
@@ -245,24 +295,49 @@ impl Worker {
 
     /// Places some of what is to be placed; whether there was anything. Groups take turns.
     fn place(&mut self) -> bool {
-        let Some((group, mut places)) = self.placing.pop_front() else {
+        let Some(mut placing) = self.placing.pop_front() else {
             return false;
         };
+        let group = placing.group;
         if !self.machine.places(group) {
             // It is to leave: none of the rest.
-            places.clear();
+            placing = Placing::new(group, Vec::new());
         }
-        let some = places.len().min(PLACED_AT_ONCE);
-        let some: Vec<Placement> = places.drain(..some).collect();
-        if let Err(error) = self.place_some(group, &some) {
+        let placed = if placing.stopgaps.is_empty() {
+            let places = some_of(&mut placing.places);
+            self.place_some(group, &places)
+        } else {
+            let places = some_of(&mut placing.stopgaps);
+            self.stop_gaps(&places)
+        };
+        if let Err(error) = placed {
             self.reconnect(error);
         }
-        if places.is_empty() {
+        if placing.is_done() {
             self.machine.step(clock::now(), Event::Tried(group));
         } else {
-            self.placing.push_back((group, places));
+            self.placing.push_back(placing);
         }
         true
+    }
+
+    /// One that does not succeed is none: the address itself comes all the same.
+    fn stop_gaps(&mut self, places: &[Placement]) -> Result<(), NetlinkError> {
+        address::add_stopgaps(&mut self.route, places)?;
+        self.hear()
+    }
+
+    fn remove_stopgaps(&mut self, places: &[Placement]) -> Result<(), NetlinkError> {
+        let outcomes = address::delete_stopgaps(&mut self.route, places)?;
+        for (place, outcome) in places.iter().zip(outcomes) {
+            // The kernel does not tell of routes that go with their device.
+            let is_gone = |error: io::Error| error.raw_os_error() == Some(libc::ESRCH);
+            if outcome.is_err_and(is_gone) {
+                let gone = Change::StopgapGone(*place);
+                self.machine.step(clock::now(), Event::Change(gone));
+            }
+        }
+        Ok(())
     }
 
     fn place_some(&mut self, group: GroupId, places: &[Placement]) -> Result<(), NetlinkError> {

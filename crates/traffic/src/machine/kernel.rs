@@ -55,12 +55,14 @@ pub(super) enum Voice {
     AsBefore,
 }
 
-/// Links and addresses, by number, name and address.
+/// Links, addresses and stopgaps, by number, name and address.
 #[derive(Debug, Default)]
 pub(super) struct Kernel {
     links: BTreeMap<u32, Link>,
     names: BTreeMap<String, u32>,
     seen: BTreeMap<IpAddr, Vec<Seen>>,
+    /// The device of each stopgap of an address.
+    stopgaps: BTreeSet<(IpAddr, u32)>,
 }
 
 impl Kernel {
@@ -73,11 +75,24 @@ impl Kernel {
             Change::AddressGone(address) => self.address_gone(&address),
             Change::Route(placement) => self.route(placement, Route::There),
             Change::RouteGone(placement) => self.route(placement, Route::Deleted),
+            Change::Stopgap(Placement { device, ip }) => {
+                self.stopgaps.insert((ip, device));
+                Noted::Address(ip)
+            }
+            Change::StopgapGone(Placement { device, ip }) => {
+                self.stopgaps.remove(&(ip, device));
+                Noted::Address(ip)
+            }
         }
     }
 
     /// Takes note of everything that is there: what is not listed is gone.
-    pub(super) fn replace(&mut self, links: Vec<Link>, addresses: &[Address]) -> Vec<Noted> {
+    pub(super) fn replace(
+        &mut self,
+        links: Vec<Link>,
+        addresses: &[Address],
+        stopgaps: &[Placement],
+    ) -> Vec<Noted> {
         let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
         let gone: Vec<u32> = self
             .links
@@ -96,6 +111,7 @@ impl Kernel {
         }
         self.seen.retain(|_, seen| !seen.is_empty());
         noted.extend(addresses.iter().map(|address| self.address(address)));
+        self.stopgaps = stopgaps.iter().map(|one| (one.ip, one.device)).collect();
         noted.push(Noted::Everything);
         noted
     }
@@ -132,6 +148,8 @@ impl Kernel {
             seen.retain(|seen| seen.device != index);
         }
         self.seen.retain(|_, seen| !seen.is_empty());
+        // The kernel tells of none of those.
+        self.stopgaps.retain(|(_, device)| *device != index);
         Noted::Everything
     }
 
@@ -198,20 +216,55 @@ impl Kernel {
         self.seen.get(&ip).map_or(&[][..], Vec::as_slice)
     }
 
-    /// Where a site's address is, if anybody has configured it on the site's interface.
-    pub(super) fn placed(&self, site: &Site) -> Option<(Placement, &Link)> {
+    /// Whether anybody has configured a site's address on the site's interface.
+    pub(super) fn placed(&self, site: &Site) -> bool {
+        let link = self.named(&site.device);
+        link.is_some_and(|link| self.is_at(site.ip, link.index))
+    }
+
+    fn is_at(&self, ip: IpAddr, device: u32) -> bool {
+        self.at(ip).iter().any(|seen| seen.device == device)
+    }
+
+    /// Where this machine answers for a site's address: it is placed, or its stopgap is there.
+    pub(super) fn answers(&self, site: &Site) -> Option<(Placement, &Link)> {
         let link = self.named(&site.device)?;
-        let here = self
-            .at(site.ip)
-            .iter()
-            .any(|seen| seen.device == link.index);
-        here.then_some((
-            Placement {
-                device: link.index,
-                ip: site.ip,
-            },
-            link,
-        ))
+        let device = link.index;
+        let here = self.is_at(site.ip, device) || self.stopgaps.contains(&(site.ip, device));
+        let ip = site.ip;
+        here.then_some((Placement { device, ip }, link))
+    }
+
+    /// All stopgaps.
+    pub(super) fn stopgaps(&self) -> impl Iterator<Item = Placement> + '_ {
+        let all = self.stopgaps.iter();
+        all.map(|(ip, device)| Placement {
+            device: *device,
+            ip: *ip,
+        })
+    }
+
+    /// The stopgaps of an address.
+    pub(super) fn stopgaps_of(&self, ip: IpAddr) -> impl Iterator<Item = Placement> + '_ {
+        let all = self.stopgaps.range((ip, 0)..=(ip, u32::MAX));
+        all.map(|(ip, device)| Placement {
+            device: *device,
+            ip: *ip,
+        })
+    }
+
+    /// The stopgaps that are of no use if all of `sites` are wanted.
+    pub(super) fn spent_stopgaps(&self, sites: &[Site]) -> Vec<Placement> {
+        if self.stopgaps.is_empty() {
+            return Vec::new();
+        }
+        let of_site = |site: &Site| {
+            let wanted = self.named(&site.device).map(|link| link.index);
+            let placed = self.placed(site);
+            let spent = move |one: &Placement| placed || Some(one.device) != wanted;
+            self.stopgaps_of(site.ip).filter(spent).collect::<Vec<_>>()
+        };
+        sites.iter().flat_map(of_site).collect()
     }
 
     /// Where an address is that evenkeel configured.

@@ -5,7 +5,7 @@ use evenkeel_host::address::Placement;
 
 use super::group::{Ending, Lack, Told, Tries};
 use super::words::{Attempt, Effect, Report, Want};
-use super::{END_SOCKETS_MAX, Machine};
+use super::{END_SOCKETS_MAX, Machine, STOPGAP_MAX, TRY_SPACING_MAX};
 use crate::campaign::{Campaign, Why};
 
 impl Machine {
@@ -61,7 +61,11 @@ impl Machine {
             .iter()
             .flat_map(|site| self.kernel.ours(site.ip))
             .collect();
-        if left.is_empty() {
+        let sites = group.sites.iter();
+        let gaps: Vec<Placement> = sites
+            .flat_map(|site| self.kernel.stopgaps_of(site.ip))
+            .collect();
+        if left.is_empty() && gaps.is_empty() {
             group.tries.succeeded();
             group.trouble = None;
             if group.told != Told::Gone {
@@ -75,7 +79,10 @@ impl Machine {
         } else if now >= group.tries.next {
             group.tries.tried(now);
             group.look_at = group.tries.next;
-            self.effects.push(Effect::Remove(Some(id), left));
+            if !left.is_empty() {
+                self.effects.push(Effect::Remove(Some(id), left));
+            }
+            self.remove_stopgaps(gaps);
         } else {
             group.look_at = group.tries.next;
         }
@@ -91,12 +98,21 @@ impl Machine {
             self.campaign(now, id);
             return;
         }
+        let spent = self.kernel.spent_stopgaps(&group.sites);
         let lack = self.kernel.lack(&group.sites);
         let missing = lack.missing.len();
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
         group.missing = missing;
+        if !spent.is_empty() {
+            // Should it fail, there is nothing else that makes us look.
+            group.look_at = now + TRY_SPACING_MAX;
+        }
+        self.remove_stopgaps(spent);
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
         if group.adopted.is_none() && lack.waiting.is_none() {
             let adopted = group.sites.len() - missing;
             group.adopted = Some(adopted);
@@ -154,10 +170,10 @@ impl Machine {
         };
         if lack.acts() {
             if now < group.tries.next {
-                group.look_at = group.tries.next;
+                group.look_at = group.look_at.min(group.tries.next);
             } else {
                 group.tries.tried(now);
-                group.look_at = group.tries.next;
+                group.look_at = group.look_at.min(group.tries.next);
                 // Away from the wrong place first: no moment with two.
                 if !lack.stray.is_empty() {
                     self.effects.push(Effect::Remove(Some(id), lack.stray));
@@ -204,22 +220,53 @@ impl Machine {
         if self.leaving.is_empty() || now < self.leaving_tries.next {
             return;
         }
-        self.leaving
-            .retain(|ip| self.kernel.ours(*ip).next().is_some());
+        let kernel = &self.kernel;
+        self.leaving.retain(|ip| {
+            kernel.ours(*ip).next().is_some() || kernel.stopgaps_of(*ip).next().is_some()
+        });
         if self.leaving.is_empty() {
             self.leaving_tries = Tries::NEW;
             return;
         }
         self.leaving_tries.tried(now);
-        let left = self
-            .leaving
-            .iter()
-            .flat_map(|ip| self.kernel.ours(*ip))
+        let leaving = self.leaving.iter();
+        let left: Vec<Placement> = leaving.flat_map(|ip| self.kernel.ours(*ip)).collect();
+        let leaving = self.leaving.iter();
+        let gaps = leaving
+            .flat_map(|ip| self.kernel.stopgaps_of(*ip))
             .collect();
         let ticket = self.next_ticket();
         self.effects
             .push(Effect::EndSockets(ticket, self.leaving.clone()));
-        self.effects.push(Effect::Remove(None, left));
+        if !left.is_empty() {
+            self.effects.push(Effect::Remove(None, left));
+        }
+        self.remove_stopgaps(gaps);
+    }
+
+    fn remove_stopgaps(&mut self, spent: Vec<Placement>) {
+        if !spent.is_empty() {
+            self.effects.push(Effect::RemoveStopgaps(spent));
+        }
+    }
+
+    /// Stopgaps about which nobody has said anything for so long. Those of groups about which
+    /// somebody has are planned with them.
+    pub(super) fn plan_stopgaps(&mut self, now: Moment) {
+        if self.kernel.stopgaps().next().is_none() {
+            self.stopgaps_at = Moment::MAX;
+        } else if self.stopgaps_at == Moment::MAX {
+            self.stopgaps_at = now + STOPGAP_MAX;
+        } else if now >= self.stopgaps_at {
+            self.stopgaps_at = now + STOPGAP_MAX;
+            let said = |one: &Placement| {
+                let owner = self.owners.get(&one.ip);
+                let group = owner.and_then(|(owner, _)| self.groups.get(owner));
+                group.is_some_and(|group| group.want.is_some())
+            };
+            let left = self.kernel.stopgaps().filter(|one| !said(one)).collect();
+            self.remove_stopgaps(left);
+        }
     }
 
     pub(super) fn plan_refresh(&mut self, now: Moment) {

@@ -168,6 +168,11 @@ impl World {
                             self.vanishes(place.device, &place.ip.to_string());
                         }
                     }
+                    Effect::RemoveStopgaps(places) => {
+                        for place in places {
+                            self.step(Event::Change(Change::StopgapGone(*place)));
+                        }
+                    }
                     Effect::RestoreRoutes(_, places) => {
                         for place in places {
                             self.step(Event::Change(Change::Route(*place)));
@@ -713,7 +718,11 @@ fn changes_that_were_missed_are_made_up_for() {
         .iter()
         .map(|(device, ip)| address(*device, &ip.to_string(), 128, Owner::Evenkeel))
         .collect();
-    world.step(Event::Resync(vec![link(ETH0, "eth0")], there));
+    world.step(Event::Resync(Everything {
+        links: vec![link(ETH0, "eth0")],
+        addresses: there,
+        stopgaps: Vec::new(),
+    }));
     let effects = world.settle();
     assert_eq!(adds(&effects), 1);
     assert_eq!(world.ours().len(), 2);
@@ -791,4 +800,123 @@ fn groups_take_turns_at_announcing() {
         ));
     }
     assert_eq!(turns, [WWW, DB, WWW, DB, WWW, DB, WWW, DB]);
+}
+
+fn at_eth0(text: &str) -> Placement {
+    Placement {
+        device: ETH0,
+        ip: ip(text),
+    }
+}
+
+fn stopgaps_removed(effects: &[Effect]) -> Vec<Placement> {
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::RemoveStopgaps(places) = effect {
+            found.extend(places);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_stopgap_is_announced_and_goes_once_its_address_is_there() {
+    let mut world = World::www();
+    world.slow = Some(Vec::new());
+    let effects = world.want(WWW, OPEN);
+    assert_eq!(adds(&effects), 1);
+    let place = at_eth0("192.0.2.1");
+    world.step(Event::Change(Change::Stopgap(place)));
+    assert_eq!(stopgaps_removed(&world.settle()), []);
+    assert_eq!(world.announce(), [ip("192.0.2.1")]);
+    assert_eq!(world.machine.status()[&WWW].placed, 0, "it only answers");
+    let all = world.slow.take().expect("they wait");
+    world.place_now(&all);
+    assert_eq!(stopgaps_removed(&world.settle()), [], "not in between");
+    world.step(Event::Tried(WWW));
+    assert_eq!(stopgaps_removed(&world.settle()), [place]);
+    assert_eq!(stopgaps_removed(&world.wait(STOPGAP_MAX)), [], "once");
+}
+
+#[test]
+fn a_stopgap_on_the_wrong_interface_goes_and_a_refused_address_keeps_its_own() {
+    let mut world = World::www();
+    world.refuses = true;
+    world.want(WWW, Want::Closed);
+    let (wrong, right) = (
+        Placement {
+            device: ETH1,
+            ..at_eth0("192.0.2.1")
+        },
+        at_eth0("192.0.2.1"),
+    );
+    world.step(Event::Change(Change::Stopgap(wrong)));
+    world.step(Event::Change(Change::Stopgap(right)));
+    assert_eq!(stopgaps_removed(&world.settle()), [wrong]);
+    assert_eq!(stopgaps_removed(&world.wait(STOPGAP_MAX)), []);
+    world.refuses = false;
+    assert_eq!(stopgaps_removed(&world.wait(TRY_SPACING_MAX)), [right]);
+}
+
+#[test]
+fn stopgaps_leave_with_their_group_and_it_is_gone_only_without_them() {
+    let mut world = World::www();
+    world.slow = Some(Vec::new());
+    world.want(WWW, Want::Closed);
+    let place = at_eth0("192.0.2.1");
+    world.step(Event::Change(Change::Stopgap(place)));
+    world.step(Event::Tried(WWW));
+    world.ender_hangs = true;
+    let effects = world.want(WWW, Want::Absent);
+    assert_eq!(stopgaps_removed(&effects), [], "its sockets end first");
+    let effects = world.wait(END_SOCKETS_MAX);
+    assert_eq!(stopgaps_removed(&effects), [place]);
+    let gone = |report: &&Report| matches!(report, Report::Gone { .. });
+    assert_eq!(reports(&effects).into_iter().filter(gone).count(), 1);
+    assert_eq!(
+        count(&effects, |effect| matches!(effect, Effect::Remove(..))),
+        0
+    );
+}
+
+#[test]
+fn the_stopgaps_of_an_address_that_left_its_group_go() {
+    let mut world = World::www();
+    world.slow = Some(Vec::new());
+    world.want(WWW, Want::Closed);
+    let place = at_eth0("192.0.2.1");
+    world.step(Event::Change(Change::Stopgap(place)));
+    world.step(Event::Assign(WWW, vec![site("2001:db8::1", "eth0")]));
+    assert_eq!(stopgaps_removed(&world.settle()), [place]);
+}
+
+#[test]
+fn stopgaps_of_an_earlier_life_wait_a_while_for_a_word() {
+    let mut world = World::www();
+    let (ours, nobodys) = (at_eth0("192.0.2.1"), at_eth0("192.0.2.77"));
+    let left = || Everything {
+        links: vec![link(ETH0, "eth0")],
+        addresses: Vec::new(),
+        stopgaps: vec![ours, nobodys],
+    };
+    world.step(Event::Resync(left()));
+    assert_eq!(world.settle(), []);
+    assert_eq!(world.machine.deadline(), world.now + STOPGAP_MAX);
+    assert_eq!(stopgaps_removed(&world.wait(STOPGAP_MAX)), [ours, nobodys]);
+    assert_eq!(world.wait(STOPGAP_MAX), []);
+    assert_eq!(world.machine.deadline(), Moment::MAX, "nothing is left");
+
+    world.step(Event::Resync(left()));
+    world.settle();
+    assert_eq!(stopgaps_removed(&world.want(WWW, Want::Absent)), [ours]);
+    assert_eq!(stopgaps_removed(&world.wait(STOPGAP_MAX)), [nobodys]);
+}
+
+#[test]
+fn stopgaps_go_with_their_interface() {
+    let mut world = World::www();
+    world.step(Event::Change(Change::Stopgap(at_eth0("192.0.2.1"))));
+    world.step(Event::Change(Change::LinkGone(ETH0)));
+    assert_eq!(world.wait(STOPGAP_MAX), []);
+    assert_eq!(world.wait(STOPGAP_MAX), []);
 }

@@ -212,6 +212,17 @@ pub struct GroupStatus {
     pub repairs: u64,
 }
 
+/// All that the kernel has of what is looked at here.
+#[derive(Clone, Debug, Default)]
+pub struct Everything {
+    /// The links.
+    pub links: Vec<Link>,
+    /// The addresses, whoever configured them.
+    pub addresses: Vec<Address>,
+    /// The stopgaps of IPv4 addresses.
+    pub stopgaps: Vec<Placement>,
+}
+
 /// Something happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -226,7 +237,7 @@ pub enum Event {
     /// The kernel told of a change.
     Change(Change),
     /// Everything that is there, because changes were missed.
-    Resync(Vec<Link>, Vec<Address>),
+    Resync(Everything),
     /// What the last [`Effect::Add`] of the group names was tried, or is not going to be.
     Tried(GroupId),
     /// The kernel refused an effect.
@@ -248,6 +259,8 @@ pub enum Effect {
     Add(GroupId, Vec<Placement>),
     /// Delete these; of no group if they left theirs.
     Remove(Option<GroupId>, Vec<Placement>),
+    /// Take their stopgaps away.
+    RemoveStopgaps(Vec<Placement>),
     /// Put back their local routes.
     RestoreRoutes(GroupId, Vec<Placement>),
     /// Renew their lifetimes.

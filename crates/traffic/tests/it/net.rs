@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId};
-use evenkeel_host::address::{Address, addresses};
+use evenkeel_host::address::{Address, Placement, addresses, stopgaps};
 use evenkeel_host::netlink::{Connection, Family};
 use evenkeel_traffic::{Mover, Report, Settings, Want};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -174,6 +174,14 @@ impl Host {
         self.inside(|| {
             let mut connection = Connection::open(Family::Route).expect("a socket");
             addresses(&mut connection).expect("listed")
+        })
+    }
+
+    /// All stopgaps of IPv4 addresses on this host.
+    pub(crate) fn stopgaps(&self) -> Vec<Placement> {
+        self.inside(|| {
+            let mut connection = Connection::open(Family::Route).expect("a socket");
+            stopgaps(&mut connection).expect("listed")
         })
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use evenkeel_host::address::Lifetime;
+use evenkeel_host::address::{Lifetime, Owner};
 use evenkeel_traffic::{Settings, TrafficError, Want};
 
-use crate::net::{Lan, OPEN, WWW, service, wait_for};
+use crate::net::{Host, Lan, OPEN, Running, WWW, service, wait_for};
 
 #[test]
 fn an_address_of_the_system_is_refused_and_nothing_changes() {
@@ -69,6 +69,68 @@ fn addresses_of_an_earlier_life_go_if_not_wanted() {
     second.mover.want(WWW, Want::Absent);
     second.gone();
     assert!(!one.has("192.0.2.100") && !one.has("2001:db8::100"));
+}
+
+/// So many that placing them takes far longer than to see that it has begun.
+const MANY: u16 = 2_000;
+
+/// A host whose mover was stopped between the stopgaps and the addresses of its group, and the
+/// next life's mover.
+fn after_a_death_in_between(lan: &Lan) -> (Host, Running) {
+    let one = lan.host(1);
+    let addresses = (0..MANY).map(|at| {
+        let [high, low] = at.to_be_bytes();
+        service(&format!("198.18.{high}.{low}/16@eth0"))
+    });
+    let settings = Settings::new(vec![(WWW, addresses.collect())]);
+    let first = one.start(settings.clone()).expect("it starts");
+    first.mover.want(WWW, Want::Closed);
+    wait_for("it begins", || !one.stopgaps().is_empty());
+    drop(first);
+    let left = one.stopgaps().len();
+    assert!(
+        left > 0 && ours(&one) < usize::from(MANY),
+        "it was too quick to be stopped"
+    );
+    let second = one.start(settings).expect("it starts");
+    assert_eq!(one.stopgaps().len(), left, "they stay until a word");
+    (one, second)
+}
+
+fn ours(host: &Host) -> usize {
+    let addresses = host.addresses().into_iter();
+    addresses.filter(|one| one.owner == Owner::Evenkeel).count()
+}
+
+#[test]
+fn stopgaps_of_an_earlier_life_go_when_their_addresses_are_placed() {
+    let Some(lan) = Lan::new(1) else { return };
+    let (one, mut second) = after_a_death_in_between(&lan);
+    second.mover.want(WWW, OPEN);
+    second.placed();
+    assert_eq!(ours(&one), usize::from(MANY));
+    wait_for("their stopgaps go", || one.stopgaps().is_empty());
+    assert_eq!(ours(&one), usize::from(MANY), "and nothing else");
+    let shown = one.ip("route show table local type local");
+    let routes = shown.matches("local 198.18.").count();
+    assert_eq!(routes, usize::from(MANY), "the kernel's own stay");
+}
+
+#[test]
+fn stopgaps_of_an_earlier_life_go_if_not_wanted() {
+    let Some(lan) = Lan::new(1) else { return };
+    let (one, mut second) = after_a_death_in_between(&lan);
+    second.mover.want(WWW, Want::Absent);
+    second.gone();
+    assert_eq!((one.stopgaps().len(), ours(&one)), (0, 0));
+}
+
+/// A route does not expire as an address does; here the mover sees to it.
+#[test]
+fn stopgaps_go_if_nobody_says_anything() {
+    let Some(lan) = Lan::new(1) else { return };
+    let (one, _second) = after_a_death_in_between(&lan);
+    wait_for("they expire", || one.stopgaps().is_empty());
 }
 
 /// The belt: where nobody is left to refresh them, the kernel removes addresses. And

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::net::{Lan, OPEN, PATIENCE, WWW, wait_for};
+use crate::net::{Lan, OPEN, PATIENCE, WWW, service, wait_for};
 use evenkeel_host::address::{self, Existing, Lifetime, Placement};
 use evenkeel_host::netlink::{Connection, Family};
 use evenkeel_traffic::Want;
@@ -158,4 +158,84 @@ fn an_ipv6_address_is_taken_at_once() {
             assert!(!arrives(ip, Duration::from_millis(1)), "{ip} is gone");
         }
     });
+}
+
+/// With a stopgap alone this machine answers for an address and takes what comes for it, sends
+/// nothing from it of its own accord, and loses nothing when the stopgap goes.
+#[test]
+fn a_stopgap_stands_in_for_an_ipv4_address() {
+    let Some(lan) = Lan::new(2) else { return };
+    let (host, client) = (lan.host(1), lan.host(2));
+    let text = "192.0.2.100";
+    let (routes, source) = (host.ip("route show"), host.ip("route get 192.0.2.2"));
+    let on_host = |change: fn(&mut Connection, &[Placement])| {
+        host.inside(move || {
+            let mut route = Connection::open(Family::Route).expect("a socket");
+            let links = address::links(&mut route).expect("listed");
+            let eth0 = links.iter().find(|link| link.name == "eth0");
+            let device = eth0.expect("it is plugged in").index;
+            let ip = text.parse().expect("an address");
+            change(&mut route, &[Placement { device, ip }]);
+        });
+    };
+    let ask = || {
+        client.ip("neighbour flush dev eth0");
+        client.learn(text);
+    };
+    on_host(|route, places| {
+        address::add_stopgaps(route, places).expect("the kernel answers");
+        address::add_stopgaps(route, places).expect("a second time does no harm");
+        assert_eq!(address::stopgaps(route).expect("listed"), places);
+    });
+    ask();
+    assert!(!host.has(text));
+    assert_eq!(host.ip("route show"), routes);
+    assert_eq!(host.ip("route get 192.0.2.2"), source);
+    on_host(|route, places| {
+        let life = Lifetime::at_least(PATIENCE);
+        let added = address::add(route, places, life, Existing::Refuse);
+        assert!(added.expect("the kernel answers")[0].is_ok());
+        let deleted = address::delete_stopgaps(route, places);
+        assert!(deleted.expect("the kernel answers")[0].is_ok());
+        let deleted = address::delete_stopgaps(route, places).expect("the kernel answers");
+        let error = deleted[0].as_ref().expect_err("it is gone");
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::SRCH.raw_os_error())
+        );
+        assert!(address::stopgaps(route).expect("listed").is_empty());
+    });
+    ask();
+    on_host(|route, places| {
+        let deleted = address::delete(route, places);
+        assert!(deleted.expect("the kernel answers")[0].is_ok());
+    });
+    let left = host.ip("route show table local");
+    assert!(!left.contains(text), "{left}");
+}
+
+/// Of many addresses all answer before the first is placed.
+#[test]
+fn many_ipv4_addresses_answer_before_they_are_placed() {
+    let Some(lan) = Lan::new(1) else { return };
+    let one = lan.host(1);
+    let addresses = (0..200).map(|at| service(&format!("198.18.0.{at}/16@eth0")));
+    let groups = vec![(WWW, addresses.collect())];
+    let mut watched = one.inside(|| address::Changes::open().expect("a socket"));
+    let mut mover = one
+        .start(evenkeel_traffic::Settings::new(groups))
+        .expect("it starts");
+    mover.mover.want(WWW, OPEN);
+    assert_eq!(mover.announced(), 200);
+    wait_for("the stopgaps go", || one.stopgaps().is_empty());
+    let mut order = String::new();
+    let note = |change| match change {
+        address::Change::Stopgap(_) => order.push('+'),
+        address::Change::Address(_) => order.push('a'),
+        address::Change::StopgapGone(_) => order.push('-'),
+        _ => {}
+    };
+    watched.hear(note).expect("heard");
+    let expected = ["+".repeat(200), "a".repeat(200), "-".repeat(200)];
+    assert_eq!(order, expected.concat());
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::super::drain::shows;
 use super::super::reload::none_failed;
-use super::{DOWN, SOON, apache_is, app, epoch, holder_at, standbys, tells, unmoved};
+use super::{DOWN, SOON, apache_is, app, begin_anew, epoch, holder_at, standbys, tells, unmoved};
 use crate::bench::settled;
 use crate::bridge::Cable;
 use crate::cluster::{Cluster, GROUP, Plan, WITNESS};
@@ -245,6 +245,34 @@ pub(super) fn cut_off(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>>
     let took = begun.elapsed();
     tells(cluster, &holder, &["service app stops", "hook after_close"])?;
     Ok(Some(format!("stopped there after {} ms", took.as_millis())))
+}
+
+/// Nobody hears anybody for longer than a holder keeps what runs on it alone. Whoever has the
+/// group then makes it ready before it opens, though it may be the same node.
+pub(super) fn all_cut_off(cluster: &mut Cluster, _: &Plan) -> Result<Option<String>> {
+    let holder = holder_at(cluster, 0)?;
+    let before = epoch(cluster, &holder)?;
+    for name in cluster.names() {
+        cluster.switch().set_cable(&name, Cable::CUT)?;
+    }
+    tells(cluster, &holder, &["service app stops", "hook after_close"])?;
+    apache_is(cluster, &holder, &DOWN)?;
+    begin_anew(cluster, &holder)?;
+    for name in cluster.names() {
+        cluster.switch().set_cable(&name, Cable::WHOLE)?;
+    }
+    let begun = Instant::now();
+    // Not until the cluster is whole: who failed the group before is held down for a while.
+    let next = wait::until("the group is served", SOON, || cluster.serving())?;
+    let took = begun.elapsed();
+    let ready = ["service app starts", "hook before_open", "hook after_open"];
+    tells(cluster, &next, &ready)?;
+    ensure!(epoch(cluster, &next)? > before, "it is the old assignment");
+    let there = if next == holder { "there" } else { "elsewhere" };
+    Ok(Some(format!(
+        "served after {} ms, {there}",
+        took.as_millis()
+    )))
 }
 
 /// Frozen for longer than it may keep what runs on it alone, it stops that when it goes on.

@@ -2,7 +2,7 @@
 //! place them, to announce them all once as a neighbour hears it, to put one back that
 //! was deleted, and to take them away. Needs root and `ip`.
 //!
-//! cargo run --release -p evenkeel-traffic --example many [RUNS [REALTIME-PRIORITY]]
+//! cargo run --release -p evenkeel-traffic --example many_addresses [RUNS [REALTIME-PRIORITY]]
 
 use std::collections::BTreeSet;
 use std::io::Read;
