@@ -102,8 +102,11 @@ const ROWS: [Row; 17] = [
     Row::ColdStandby,
 ];
 
-/// A cold node that failed shows nothing while it stands by, and is held down for half a minute
-/// and longer: a new cluster is there sooner.
+/// A server that fails again and again is left alone for twice as long each time: after so many
+/// runs, each server having failed twice, a new cluster is there sooner.
+const WARM_RUNS: usize = 4;
+
+/// One on which nothing runs while it stands by is held down for half a minute at once.
 const COLD_RUNS: usize = 1;
 
 /// What a cold standby may take beyond the start of the service, in ms.
@@ -210,6 +213,14 @@ impl Row {
         match self {
             Self::Switchover | Self::NodeDrained | Self::DaemonStopped | Self::Rebooted => SLOW,
             _ => QUICK,
+        }
+    }
+
+    /// How many runs are played on one cluster.
+    fn runs_of_a_cluster(self) -> usize {
+        match self {
+            Self::ColdStandby => COLD_RUNS,
+            _ => WARM_RUNS,
         }
     }
 
@@ -527,7 +538,7 @@ fn run_row(
 ) -> Result<(Cluster, Line)> {
     let (mut runs, mut wrong) = (Vec::new(), 0);
     for round in 0..options.runs {
-        if row == Row::ColdStandby && round > 0 && round.is_multiple_of(COLD_RUNS) {
+        if round > 0 && round.is_multiple_of(row.runs_of_a_cluster()) {
             cluster = cluster.restart(plan)?;
         }
         match run_once(&mut cluster, row, round) {
