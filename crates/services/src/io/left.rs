@@ -13,7 +13,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use evenkeel_config::{Runs, SERVICES_MAX, ServiceSpec, When};
+use evenkeel_config::{GROUPS_MAX, Runs, SERVICES_MAX, ServiceSpec, When};
 use evenkeel_core::{Epoch, GroupId, GroupName, ServiceName};
 use evenkeel_host::process::{Identity, Watched};
 use rustix::process::Signal;
@@ -33,6 +33,10 @@ const UNNAMED: &str = "the configuration does not name it any more";
 
 /// What the names of such notes end in.
 const ENDING: &str = "held";
+
+/// How many notes are looked at: of each service its process, what is held and a command that
+/// runs, of each group its opening and five hooks, by the file that was and by the one that is.
+const NOTES_MAX: usize = 2 * (3 * SERVICES_MAX + 6 * GROUPS_MAX);
 
 /// What the name of the note of an opening ends in.
 const OPENED: &str = "opened";
@@ -146,7 +150,7 @@ pub(super) fn find(settings: &Settings) -> Vec<Left> {
         .into_iter()
         .flatten()
         .flatten();
-    let files = files.take(SERVICES_MAX * 4);
+    let files = files.take(NOTES_MAX);
     files
         .filter_map(|file| left_by(settings, file.path()))
         .collect()
