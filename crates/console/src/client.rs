@@ -5,10 +5,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::api::v1::{ANSWER_LENGTH_MAX, Answer, Request};
+use crate::api::v1::{ANSWER_LENGTH_MAX, Answer, ReloadStep, Request};
 
 /// How long a client waits for an answer: longer than the longest switchover.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a client waits that asks again and again how a change stands: a worker that was
+/// killed for it keeps its connections open for as long as its disk hangs, and answers none.
+/// Longer than a node takes that asks another.
+pub const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why there is no answer. The text follows "cannot ask the daemon: ".
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +67,9 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ClientError> {
             source,
         },
     })?;
-    stream
-        .set_read_timeout(Some(ANSWER_PATIENCE))
-        .map_err(broken)?;
-    stream
-        .set_write_timeout(Some(ANSWER_PATIENCE))
-        .map_err(broken)?;
+    let patience = Some(patience(request));
+    stream.set_read_timeout(patience).map_err(broken)?;
+    stream.set_write_timeout(patience).map_err(broken)?;
     let mut line = serde_json::to_vec(request).map_err(ClientError::Unreadable)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
@@ -84,4 +86,14 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ClientError> {
         });
     }
     serde_json::from_slice(&answer).map_err(ClientError::Unreadable)
+}
+
+fn patience(request: &Request) -> Duration {
+    match request {
+        Request::Reload {
+            step: ReloadStep::Outcome { .. },
+            ..
+        } => LOOK_PATIENCE,
+        _ => ANSWER_PATIENCE,
+    }
 }

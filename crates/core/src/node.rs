@@ -26,7 +26,7 @@ use crate::settling::{Fresh, Settle, Settling};
 use crate::standby::Wellness;
 use crate::story::Said;
 use crate::switchover::Switchovers;
-use crate::topology::Topology;
+use crate::topology::{ServiceAddress, Topology};
 use verdicts::{Key, OwnVerdict, Verdicts};
 
 /// How often a report is repeated when nothing changes: three may be lost before the last
@@ -333,6 +333,8 @@ pub struct Node {
     dirty: bool,
     transfer_asked: Moment,
     knows_ledger: bool,
+    /// Which addresses each group has here, while the ledger is not known.
+    had: BTreeMap<GroupId, Vec<ServiceAddress>>,
     acts: VecDeque<Act>,
 }
 
@@ -395,9 +397,11 @@ pub struct Start {
     /// Its digest.
     pub config_digest: u64,
     /// The agreed state as the log on disk has it; none if the log cannot be read now.
-    /// Until it is known nothing is wanted of the movers: a continued worker must not
-    /// take away what it still holds.
+    /// Until it is known nothing is wanted of the movers but what the lease machine says: a
+    /// continued worker must not take away what it still holds.
     pub ledger: Option<Ledger>,
+    /// Which addresses each group has on this machine, while the log cannot be read.
+    pub had: BTreeMap<GroupId, Vec<ServiceAddress>>,
     /// Where this process begins to number its reports and proposals: later processes
     /// of one incarnation begin higher, so nanoseconds of the boot clock do.
     pub first_seq: u64,
@@ -412,6 +416,7 @@ impl Node {
             topology,
             config_digest,
             ledger,
+            had,
             first_seq,
         } = start;
         let roles = topology
@@ -468,6 +473,7 @@ impl Node {
             dirty: true,
             transfer_asked: now,
             knows_ledger: false,
+            had,
             acts: VecDeque::new(),
         };
         if let Some(ledger) = ledger {
@@ -886,7 +892,8 @@ impl Node {
             return;
         };
         if !self.knows_ledger {
-            role.continued(now, epoch);
+            let had = self.had.get(&group).map_or(&[][..], Vec::as_slice);
+            role.continued(now, epoch, had);
         }
         self.settling.opened(now, group);
         if role.opened(now, epoch) {
@@ -1175,11 +1182,10 @@ impl Node {
     }
 
     fn want(&mut self, now: Moment) {
-        if !self.knows_ledger {
-            return;
-        }
         let mut news = Vec::new();
-        for (group, role) in &self.roles {
+        let patience = self.patience();
+        let roles = self.roles.iter();
+        for (group, role) in roles.filter(|(_, role)| self.knows_ledger || role.is_unlogged()) {
             let want = role.want();
             if self.wanted.get(group) != Some(&want) {
                 self.wanted.insert(*group, want.clone());
@@ -1188,7 +1194,7 @@ impl Node {
                     want,
                 });
             }
-            let run = role.run(now, self.patience(), self.alone);
+            let run = role.run(now, patience, self.alone);
             if let Some(run) = run.filter(|run| self.running.get(group) != Some(run)) {
                 self.running.insert(*group, run);
                 if let Some(epoch) = role.abandons(run) {
@@ -1208,13 +1214,16 @@ impl Node {
     }
 
     /// What of each group should run here beside its addresses now, whatever was said before;
-    /// a group that is left as it is, is left out. None before the ledger is known.
+    /// a group that is left as it is, is left out. None before anything is known: the ledger, or
+    /// without it what the lease machine goes on with.
     pub fn runs(&self, now: Moment) -> Option<BTreeMap<GroupId, Run>> {
-        let runs = self.roles.iter().filter_map(|(group, role)| {
+        let roles = self.roles.iter();
+        let known = roles.filter(|(_, role)| self.knows_ledger || role.is_unlogged());
+        let runs = known.clone().filter_map(|(group, role)| {
             let run = role.run(now, self.patience(), self.alone)?;
             Some((*group, run))
         });
-        self.knows_ledger.then(|| runs.collect())
+        (self.knows_ledger || known.count() > 0).then(|| runs.collect())
     }
 
     /// What a group here takes before it closes as planned.

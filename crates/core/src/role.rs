@@ -111,7 +111,7 @@ pub struct Role {
     standing: Standing,
     since: Moment,
     addresses: Vec<ServiceAddress>,
-    /// Open by the lease machine's word alone: the log, and with it the addresses, is not known.
+    /// Open by the lease machine's word alone: the log is not known.
     unlogged: bool,
     appended_at: Moment,
     phases: Vec<Phase>,
@@ -228,15 +228,22 @@ impl Role {
     }
 
     /// The lease machine goes on with an epoch while the log cannot be read: a worker that follows
-    /// another beside a disk that hangs. What is assigned shows later.
-    pub fn continued(&mut self, now: Moment, epoch: Epoch) {
+    /// another beside a disk that hangs. What is assigned shows later; until then the group has
+    /// the `addresses` that it had here.
+    pub fn continued(&mut self, now: Moment, epoch: Epoch, addresses: &[ServiceAddress]) {
         if epoch <= self.epoch {
             return;
         }
         self.epoch = epoch;
         self.unlogged = true;
+        self.addresses = addresses.to_vec();
         self.appended_at = now;
         self.stand(now, Standing::Opening);
+    }
+
+    /// Whether it rests on the lease machine's word alone.
+    pub fn is_unlogged(&self) -> bool {
+        self.unlogged
     }
 
     /// An assignment that names somebody else has become durable here.

@@ -2246,6 +2246,17 @@ impl Server {
         self.now += time;
         self.step(Event::Tick)
     }
+
+    /// What the mover is told.
+    fn wants(&mut self, event: Event) -> Vec<Want> {
+        self.node.step(self.now, event, 0);
+        let acts = std::iter::from_fn(|| self.node.poll());
+        acts.filter_map(|act| match act {
+            Act::Want { want, .. } => Some(want),
+            _ => None,
+        })
+        .collect()
+    }
 }
 
 /// How `ams1` starts.
@@ -2256,6 +2267,7 @@ fn server(ledger: Option<Ledger>) -> Start {
         topology: topology("any"),
         config_digest: 1,
         ledger,
+        had: BTreeMap::new(),
         first_seq: 0,
     }
 }
@@ -2360,6 +2372,57 @@ fn a_worker_that_goes_on_for_a_group_that_has_gone_stands_by() {
 fn nothing_is_known_to_run_before_the_ledger_is() {
     let now = Moment::from_nanos(1_000_000_000);
     assert_eq!(Node::new(now, server(None)).runs(now), None);
+}
+
+/// A worker that goes on for another beside a disk that hangs: what is served stays served, and
+/// its addresses are kept from expiring, by the lease machine's word alone.
+#[test]
+fn a_worker_without_its_log_keeps_what_the_leases_say() {
+    let now = Moment::from_nanos(1_000_000_000);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    let had = topology("any").groups[&group].addresses.clone();
+    let start = || Start {
+        had: BTreeMap::from([(group, had.clone())]),
+        ..server(None)
+    };
+    let begin = || Server {
+        node: Node::new(now, start()),
+        now,
+    };
+    let mut server = begin();
+    assert_eq!(server.wants(Event::Tick), [], "nothing is known yet");
+    let open = |addresses: &Vec<ServiceAddress>| Want::Open {
+        epoch,
+        addresses: addresses.clone(),
+    };
+    let opened = Event::Opened { group, epoch };
+    assert_eq!(server.wants(opened), [open(&had)]);
+    assert_eq!(server.runs(), Some(Run::Open { epoch }));
+    // The log can be read again, and knows better.
+    let mut ledger = Ledger::default();
+    let other = ServiceAddress {
+        ip: "192.0.2.99".parse().expect("an address"),
+        ..had[0].clone()
+    };
+    let assign = Assign {
+        addresses: vec![other.clone()],
+        ..to_ams1()
+    };
+    ledger.apply(epoch, &Command::Assign(assign));
+    let restored = Event::Restored { ledger };
+    assert_eq!(server.wants(restored), [open(&vec![other])]);
+
+    // Without the log, and without the lease: closed at once, stopped in time.
+    let mut server = begin();
+    server.wants(Event::Opened { group, epoch });
+    let closed = Want::Closed {
+        addresses: had.clone(),
+    };
+    assert_eq!(server.wants(Event::Lapsed { group, epoch }), [closed]);
+    let run = Run::Standby;
+    let stops = [Act::Abandon { group, epoch }, Act::Run { group, run }];
+    assert_eq!(server.after(PATIENCE), stops);
+    assert_eq!(server.wants(Event::Released { group, epoch }), [Want::Absent]);
 }
 
 #[test]

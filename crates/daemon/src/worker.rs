@@ -20,6 +20,7 @@
 //! millisecond, from the mirror, keys included; the other rooms follow when the dead
 //! worker's files are closed. Usually it has been waiting long before (`parent.rs`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ use evenkeel_console::server::ControlSocket;
 use evenkeel_core::generation::{Generations, Members, Start as GenerationsStart, Voters};
 use evenkeel_core::lease::{Life, Start};
 use evenkeel_core::node::{Event, Node, Start as NodeStart};
-use evenkeel_core::topology::Timing;
+use evenkeel_core::topology::{ServiceAddress, Timing};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment};
 use evenkeel_guard::{Claim, Guard, Keeper};
 use evenkeel_host::clock;
@@ -394,8 +395,12 @@ impl Starting<'_> {
             .build()?;
         let (traffic_out, traffic) = mpsc::channel(REPORTS_MAX);
         let (mover, placed) = if self.hosts() {
-            let groups = self.agreed_addresses(own_groups(&self.prepared));
+            let mut groups = self.agreed_addresses(own_groups(&self.prepared));
             if let Some(keeper) = &mut keeper {
+                if engine.is_none() {
+                    // Nobody can say what is agreed, but what was is what the guard has.
+                    only_guarded(&mut groups, keeper);
+                }
                 // The log may have addresses that the file has not.
                 let agreed = groups.iter().flat_map(|(_, addresses)| addresses);
                 let agreed: Vec<IpAddr> = agreed.map(|address| address.ip).collect();
@@ -404,7 +409,7 @@ impl Starting<'_> {
             let mover = mover(&self.prepared, &groups, traffic_out.clone())?;
             (Some(mover), groups.into_iter().collect())
         } else {
-            (None, Default::default())
+            (None, BTreeMap::new())
         };
         let (services_out, services_news) = mpsc::channel(REPORTS_MAX);
         let services = Running::start(&self.prepared, services_out.clone())?;
@@ -446,7 +451,10 @@ impl Starting<'_> {
             let ask = ask.clone();
             async move { question(&ask, request).await }
         }));
-        let node = self.node(engine.is_some());
+        let node = self.node(match &engine {
+            Some(_) => Known::Ledger,
+            None => Known::Had(placed.clone()),
+        });
         if continued {
             // Late, because it holds up everything that touches new memory meanwhile.
             note(&mut self.advice, sched::lock_memory());
@@ -537,13 +545,18 @@ impl Starting<'_> {
     }
 
     /// The decision machine, ready for every group of this node.
-    fn node(&self, with_ledger: bool) -> Node {
+    fn node(&self, known: Known) -> Node {
+        let (ledger, had) = match known {
+            Known::Ledger => (Some(self.ledger.copy()), BTreeMap::new()),
+            Known::Had(had) => (None, had),
+        };
         let start = NodeStart {
             me: self.prepared.node.id,
             incarnation: self.inherited.incarnation,
             topology: self.prepared.topology().clone(),
             config_digest: self.prepared.config.digest,
-            ledger: with_ledger.then(|| self.ledger.copy()),
+            ledger,
+            had,
             first_seq: clock::now().as_nanos(),
         };
         let mut node = Node::new(clock::now(), start);
@@ -609,6 +622,22 @@ impl Starting<'_> {
     fn with_addresses(&self, mut keeper: Keeper) -> anyhow::Result<Keeper> {
         keeper.guard_closed(&self.addresses())?;
         Ok(keeper)
+    }
+}
+
+/// What a worker knows of its groups when it begins.
+enum Known {
+    /// The log can be read.
+    Ledger,
+    /// It cannot: only which addresses each group has here.
+    Had(BTreeMap<GroupId, Vec<ServiceAddress>>),
+}
+
+/// Leaves the groups only those addresses that the guard has in them.
+fn only_guarded(groups: &mut OwnGroups, keeper: &Keeper) {
+    for (group, addresses) in groups {
+        let guarded: BTreeSet<IpAddr> = keeper.addresses_of(*group).collect();
+        addresses.retain(|one| guarded.contains(&one.ip.to_canonical()));
     }
 }
 
@@ -747,7 +776,7 @@ fn engine_starter(
 }
 
 /// Groups and their addresses.
-pub type OwnGroups = Vec<(GroupId, Vec<evenkeel_core::topology::ServiceAddress>)>;
+pub type OwnGroups = Vec<(GroupId, Vec<ServiceAddress>)>;
 
 /// The groups that this node may hold.
 pub fn own_groups(prepared: &Prepared) -> OwnGroups {

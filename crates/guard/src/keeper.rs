@@ -360,6 +360,12 @@ impl Keeper {
         self.guarded.keys().copied().collect()
     }
 
+    /// The addresses of a group.
+    pub fn addresses_of(&self, group: GroupId) -> impl Iterator<Item = IpAddr> + '_ {
+        let guarded = self.guarded.iter();
+        guarded.filter_map(move |(address, of)| (*of == group).then_some(*address))
+    }
+
     /// The addresses that belong to no group any more and are held closed.
     pub fn orphans(&self) -> Vec<IpAddr> {
         let orphan = |(address, group): (&IpAddr, &GroupId)| {

@@ -11,6 +11,8 @@ use crate::client::{Outcome, Record};
 /// What a client saw in one stretch of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
+    /// From when on.
+    pub(crate) from: Moment,
     /// The longest time in which no good answer came: from the end of one good request
     /// to the end of the next. Without a fault this is about the pace.
     pub(crate) gap: Duration,
@@ -20,6 +22,8 @@ pub(crate) struct Seen {
     pub(crate) failed: u64,
     /// Of those: refused, reset or ended early.
     pub(crate) broken: u64,
+    /// When the first and the last of those that failed were begun.
+    pub(crate) failed_at: Option<(Moment, Moment)>,
     /// Requests that the client itself could not begin: the figures are worth nothing
     /// if there are any.
     pub(crate) unasked: u64,
@@ -36,7 +40,10 @@ pub(crate) struct Seen {
 /// were under way at `to` must have ended; a service that never came back counts as
 /// gone until `to`.
 pub(crate) fn seen(records: &[Record], from: Moment, to: Moment) -> Seen {
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        from,
+        ..Seen::default()
+    };
     let mut starts = Vec::new();
     let mut answers = vec![from, to];
     for record in records
@@ -45,6 +52,7 @@ pub(crate) fn seen(records: &[Record], from: Moment, to: Moment) -> Seen {
     {
         seen.requests += 1;
         starts.push(record.start);
+        let failed = seen.failed;
         match &record.outcome {
             Outcome::Good(host) => {
                 *seen.by_host.entry(host.to_string()).or_default() += 1;
@@ -57,6 +65,10 @@ pub(crate) fn seen(records: &[Record], from: Moment, to: Moment) -> Seen {
             }
             Outcome::Wrong | Outcome::Silent => seen.failed += 1,
             Outcome::Unasked => seen.unasked += 1,
+        }
+        if seen.failed > failed {
+            let (first, last) = seen.failed_at.unwrap_or((record.start, record.start));
+            seen.failed_at = Some((first.min(record.start), last.max(record.start)));
         }
     }
     seen.gap = longest_step(&mut answers);
@@ -134,6 +146,7 @@ mod tests {
         let seen = seen(&records, at(0), at(156));
         assert_eq!(seen.gap, Duration::from_millis(150));
         assert_eq!((seen.requests, seen.failed, seen.broken), (6, 2, 1));
+        assert_eq!(seen.failed_at, Some((at(4), at(6))));
         assert_eq!(seen.by_host["b"], 2);
         assert_eq!(seen.pause, Duration::from_millis(146));
     }

@@ -27,6 +27,10 @@ const DEATH_LIMIT: Duration = Duration::from_secs(10);
 /// How long a cluster with a bad disk or clock is watched.
 const WATCH: Duration = Duration::from_secs(5);
 
+/// Longer than addresses stay that nobody cares for any more, a guard against dead daemons:
+/// whoever serves beside a frozen disk goes on caring.
+const BELT: Duration = Duration::from_secs(32);
+
 /// A node that cannot write its log tells the others by then: it tries for seconds.
 const TOLD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -67,6 +71,21 @@ fn nothing_moves_by(
         "{holder} serves again: epoch {epoch} became {later}"
     );
     Ok(seen)
+}
+
+/// Not one request failed; else how many, how, and when.
+fn none_failed(seen: &figures::Seen) -> Result<()> {
+    let (first, last) = seen.failed_at.unwrap_or((seen.from, seen.from));
+    ensure!(
+        seen.failed == 0,
+        "{} of {} requests failed ({} reset or refused), begun {:.3} to {:.3} s after the beginning",
+        seen.failed,
+        seen.requests,
+        seen.broken,
+        first.since(seen.from).as_secs_f64(),
+        last.since(seen.from).as_secs_f64()
+    );
+    Ok(())
 }
 
 /// The holder's service dies under the load that moves nothing: how long a client waits
@@ -127,12 +146,7 @@ pub(super) fn disk_full(cluster: &mut Cluster) -> Result<Ending> {
         disk::empty(&daemon::state(cluster.host(&name)?))?;
     }
     let seen = seen?;
-    ensure!(
-        seen.failed == 0,
-        "{} of {} requests failed",
-        seen.failed,
-        seen.requests
-    );
+    none_failed(&seen)?;
     cluster.wait_whole()?;
     Ok(Ending::Held(
         "the holder kept serving, and the cluster is whole again".into(),
@@ -166,17 +180,12 @@ pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
                 .any(|line| tells_of_disk(line, &holder))
                 .then_some(()))
         })?;
-        std::thread::sleep(WATCH);
+        std::thread::sleep(BELT);
         Ok(())
     });
     drop(frozen);
     let seen = seen?;
-    ensure!(
-        seen.failed == 0,
-        "{} of {} requests failed",
-        seen.failed,
-        seen.requests
-    );
+    none_failed(&seen)?;
     cluster.wait_whole()?;
     Ok(Ending::Held(
         "the holder kept serving, and took its file up beside a frozen disk".into(),
@@ -194,12 +203,7 @@ pub(super) fn clock_step(cluster: &mut Cluster) -> Result<Ending> {
     let seen = nothing_moves(cluster, &holder, WATCH);
     drop(step);
     let seen = seen?;
-    ensure!(
-        seen.failed == 0,
-        "{} of {} requests failed",
-        seen.failed,
-        seen.requests
-    );
+    none_failed(&seen)?;
     nothing_moves(cluster, &holder, WATCH)?;
     Ok(Ending::Held(
         "an hour ahead and back: nothing happened".into(),
