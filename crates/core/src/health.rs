@@ -42,6 +42,12 @@ pub const WAITS_PER_ANSWER: u32 = 6;
 /// patience of whoever waits for a web page.
 pub const SILENCE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A group that has just been opened is not judged by silence for so long: all its clients come
+/// at once, those that waited during the move above all, and a server that begins with few
+/// workers lets them wait. It would lose the group for that, and the next one as well. Beyond what
+/// a web server needs for more workers; who really hangs there is left this much later.
+pub const WELCOME: Duration = Duration::from_secs(1);
+
 /// How many failing checks a [`Ruling`] names: people read no more, and evidence holds fewer.
 pub const FAILING_TOLD_MAX: usize = 16;
 
@@ -198,6 +204,8 @@ pub struct Heard {
 pub struct View {
     heard: BTreeMap<NodeId, Heard>,
     said: Sayings,
+    /// In which epoch each node has a group open, and since when if that was seen.
+    opened: BTreeMap<(NodeId, GroupId), (Epoch, Option<Moment>)>,
     /// Rulings that stand until something is heard, or the moment beside them has passed.
     rulings: RefCell<BTreeMap<(GroupId, NodeId), (Moment, Ruling)>>,
 }
@@ -252,6 +260,7 @@ impl View {
         Self {
             heard: BTreeMap::new(),
             said: Sayings::new(topology),
+            opened: BTreeMap::new(),
             rulings: RefCell::default(),
         }
     }
@@ -266,9 +275,32 @@ impl View {
             }
         }
         self.rulings.get_mut().clear();
+        self.note_openings(now, node, &report);
         let checks = core::mem::take(&mut report.checks);
         self.said.hear(now, node, checks, report.whole);
         self.heard.insert(node, Heard { report, at: now });
+    }
+
+    /// Notes since when groups are open on a node. Of one that is heard for the first time
+    /// nobody knows.
+    fn note_openings(&mut self, now: Moment, node: NodeId, report: &Report) {
+        let seen = self.heard.contains_key(&node).then_some(now);
+        let open = report.groups.iter();
+        for one in open.filter(|one| one.standing == Standing::Open) {
+            let known = self.opened.entry((node, one.group));
+            let known = known.or_insert((one.epoch, seen));
+            if known.0 != one.epoch {
+                *known = (one.epoch, seen);
+            }
+        }
+    }
+
+    /// Until when silence says nothing about a group on a node: it has just been opened there.
+    fn welcome(&self, now: Moment, node: NodeId, group: GroupId) -> Option<Moment> {
+        let (epoch, since) = self.opened.get(&(node, group))?;
+        let still = self.standing(now, node, group)?;
+        let until = (*since)? + WELCOME;
+        (still.standing == Standing::Open && still.epoch == *epoch && now < until).then_some(until)
     }
 
     /// Forgets a node: what its former life said does not count any more.
@@ -276,6 +308,7 @@ impl View {
         self.rulings.get_mut().clear();
         self.said.forget(node);
         self.heard.remove(&node);
+        self.opened.retain(|(of, _), _| *of != node);
     }
 
     /// The newest report of a node, if it is fresh enough to mean something.
@@ -356,6 +389,9 @@ impl View {
         let (CheckState::Failing, Some(silence)) = (said.state, said.silence(now)) else {
             return said.state;
         };
+        if place.welcome.is_some() {
+            return CheckState::Unknown;
+        }
         // One end of the silence may just be overloaded.
         let unknown = match place.silent {
             Silent::AtFace => false,
@@ -461,6 +497,7 @@ impl View {
             index,
             policy,
             silent,
+            welcome: self.welcome(now, judged, group),
         });
         let voices = self.voices(now, judged, group);
         let decided = place.as_ref();
@@ -490,8 +527,13 @@ impl View {
         let Place { now, policy, .. } = *place;
         let mut detail = said.detail.clone();
         let stale = said.age(now) > said.age_max(policy);
-        let silence = said.silence(now).filter(|_| !stale);
-        if let (CheckState::Failing, Some(silence)) = (said.state, silence)
+        let silence = said
+            .silence(now)
+            .filter(|_| !stale && said.state == CheckState::Failing);
+        if silence.is_some() && place.welcome.is_some() {
+            detail.push_str("; that does not count yet, the group has only just been opened there");
+        }
+        if let Some(silence) = silence
             && let Some(late) = self.busiest(now, [place.judged, prober], policy)
         {
             detail.push_str(&format!(
@@ -556,6 +598,10 @@ impl View {
         let mut unwell: Vec<(&CheckName, Truth)> = Vec::new();
         let closed = self.is_closed(now, node, group.id);
         let voices = self.voices(now, node, group.id);
+        let welcome = self.welcome(now, node, group.id);
+        if let Some(until) = welcome {
+            holding.until = holding.until.min(until);
+        }
         for (index, policy) in group.checks.iter().enumerate() {
             if policy.rests && closed {
                 holding.idle = true;
@@ -567,6 +613,7 @@ impl View {
                 index,
                 policy,
                 silent,
+                welcome,
             };
             let Some((state, prober, said)) = self.decided(&place, &voices) else {
                 unwell.push((&policy.name, Truth::Unknown));
@@ -622,6 +669,8 @@ struct Place<'a> {
     index: usize,
     policy: &'a CheckPolicy,
     silent: Silent,
+    /// Until when silence says nothing there.
+    welcome: Option<Moment>,
 }
 
 /// A state, who decided it, and what that one said.
