@@ -489,7 +489,11 @@ fn run_once(cluster: &mut Cluster, row: Row, round: usize) -> Result<Run> {
     if row == Row::NodeDrained {
         cluster.maintain(&holder, "undrain", &holder)?;
     }
-    cluster.heal()?;
+    // A standby on which nothing runs is held down for half a minute after it has failed: who gets
+    // a new cluster for each run need not wait for that.
+    if row.runs_of_a_cluster() > 1 {
+        cluster.heal()?;
+    }
     let records = settled(&client, from, to);
     let report = cluster.verdict();
     let seen = figures::seen(&records, from, to);
@@ -558,6 +562,7 @@ fn run_row(
             }
         }
     }
+    cluster.heal()?;
     let line = line(row, plan, &runs, wrong);
     let name = format!("{}-{row:?}", plan.profile.name());
     keep_logs(&cluster, options.keep_logs.as_deref(), &name);
