@@ -363,6 +363,11 @@ impl<R: Runtime> Engine<R> {
         }
     }
 
+    /// For how long the log's disk has owed an answer, if it does.
+    pub fn disk_waiting(&self) -> Option<Duration> {
+        self.inner.writer.pace().waiting
+    }
+
     /// The engine's state.
     pub fn status(&self) -> Status {
         let inner = &self.inner;

@@ -11,7 +11,7 @@
 //!
 //! A slow leader that knows no quicker voter keeps leading: giving up would help nobody. A slow
 //! node seeks leadership all the same when nobody has led for long, because a slow leader is
-//! better than none.
+//! better than none. While there is nothing to write the disk is tried now and then.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -32,6 +32,10 @@ use crate::writer::{Done, Order, Pace};
 /// A snapshot is taken when the payloads in the log are more than this, however few they are. Must
 /// be more than the entries kept behind a snapshot can be, or every look would take another.
 const LOG_BYTES_SNAPSHOT: usize = 32 * 1024 * 1024;
+
+/// How often a disk is tried that has nothing to write: a hung one is to be known before somebody
+/// relies on it, and each try costs what a small decision does.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// How many longest elections a node with a slow disk leaves leadership to others.
 const LEADERLESS_MAX: u32 = 5;
@@ -181,6 +185,7 @@ async fn look_after<R: Runtime>(weak: std::sync::Weak<Inner<R>>) {
         heard: 0,
         leaderless: 0,
         snapshot_asked: false,
+        untried: 0,
     };
     loop {
         let Some(tick) = weak.upgrade().map(|inner| inner.timing.heartbeat) else {
@@ -216,9 +221,31 @@ struct Keeper {
     /// For how many looks no leader was heard.
     leaderless: u32,
     snapshot_asked: bool,
+    /// For how many looks the disk has not been tried.
+    untried: u32,
 }
 
 impl Keeper {
+    /// A quiet log shows nothing of its disk, and a disk that hangs tells nobody: it would be
+    /// noticed when something is to be decided, by the one who was to take over.
+    async fn probe_now_and_then<R: Runtime>(&mut self, inner: &Arc<Inner<R>>) {
+        self.untried += 1;
+        if inner.timing.heartbeat * self.untried < PROBE_EVERY {
+            return;
+        }
+        self.untried = 0;
+        Self::probe(inner).await;
+    }
+
+    async fn probe<R: Runtime>(inner: &Arc<Inner<R>>) {
+        let probe = Order {
+            writes: vec![Write::Probe],
+            events: Vec::new(),
+            done: Done::Nobody,
+        };
+        drop(inner.writer.order(probe).await);
+    }
+
     async fn look<R: Runtime>(&mut self, inner: &Arc<Inner<R>>) {
         let facts = Facts {
             pace: inner.writer.pace(),
@@ -228,7 +255,7 @@ impl Keeper {
         let (disk, verdict) = self.disk.judge(facts);
         self.disk = disk;
         match verdict {
-            Verdict::Fine => {}
+            Verdict::Fine => self.probe_now_and_then(inner).await,
             Verdict::Slowed { waiting } => {
                 tracing::warn!(
                     ?waiting,
@@ -242,12 +269,7 @@ impl Keeper {
             Verdict::StillSlow => self.give_up(inner).await,
             Verdict::Try => {
                 self.give_up(inner).await;
-                let probe = Order {
-                    writes: vec![Write::Probe],
-                    events: Vec::new(),
-                    done: Done::Nobody,
-                };
-                drop(inner.writer.order(probe).await);
+                Self::probe(inner).await;
             }
             Verdict::Recovered { took } => {
                 tracing::info!(?took, "the disk of the log is quick again");

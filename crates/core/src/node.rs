@@ -158,6 +158,13 @@ pub enum Event {
         /// The epoch.
         epoch: Epoch,
     },
+    /// The epoch is about to open here. News only where the log cannot be read.
+    Opening {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The proven lease ran out.
     Lapsed {
         /// The group.
@@ -519,7 +526,20 @@ impl Node {
 
     /// Whether this node was told to stop and nothing is assigned to it any more.
     pub fn may_stop(&self) -> bool {
-        self.stopping && self.leader != Some(self.me) && !self.holds_any(self.me)
+        self.stopping && self.leader != Some(self.me) && !self.holds_here()
+    }
+
+    /// Whether this node has anything to hand over. A log that cannot be read or written does not
+    /// tell what has become of it.
+    fn holds_here(&self) -> bool {
+        if self.knows_ledger && self.log_fault.is_none() {
+            return self.holds_any(self.me);
+        }
+        let mut roles = self.roles.values();
+        roles.any(|role| match role.standing() {
+            Standing::Opening | Standing::Open | Standing::Lapsed => true,
+            Standing::Off | Standing::Released => false,
+        })
     }
 
     /// Whether a group of the configuration is assigned to a node. One that the configuration
@@ -620,6 +640,7 @@ impl Node {
             Event::Leader { leader } => self.led(now, leader),
             Event::Proposed { id, failed } => self.proposed(now, id, failed),
             Event::Opened { group, epoch } => self.opened(now, group, epoch),
+            Event::Opening { group, epoch } => self.goes_on(now, group, epoch),
             Event::Lapsed { group, epoch } => self.lapsed(now, group, epoch),
             Event::Released { group, epoch } => self.released(now, group, epoch),
             Event::Idle(newest) => self.idle(now, &newest),
@@ -887,14 +908,23 @@ impl Node {
         self.wish_not_agreed(id, &reason);
     }
 
+    /// Without the log, the lease machine's word is all that is known of a group here.
+    fn goes_on(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        if self.knows_ledger {
+            return;
+        }
+        if let Some(role) = self.roles.get_mut(&group) {
+            let had = self.had.get(&group).map_or(&[][..], Vec::as_slice);
+            role.continued(now, epoch, had);
+            self.dirty = true;
+        }
+    }
+
     fn opened(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        self.goes_on(now, group, epoch);
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
-        if !self.knows_ledger {
-            let had = self.had.get(&group).map_or(&[][..], Vec::as_slice);
-            role.continued(now, epoch, had);
-        }
         self.settling.opened(now, group);
         if role.opened(now, epoch) {
             let after = role.after_assignment(now);
@@ -908,6 +938,7 @@ impl Node {
     }
 
     fn lapsed(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        self.goes_on(now, group, epoch);
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
@@ -918,6 +949,7 @@ impl Node {
     }
 
     fn released(&mut self, now: Moment, group: GroupId, epoch: Epoch) {
+        self.goes_on(now, group, epoch);
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
@@ -931,7 +963,10 @@ impl Node {
             return;
         }
         if let Some(role) = self.roles.get_mut(&newest.group) {
-            role.assigned_away(now, newest.epoch);
+            match self.knows_ledger {
+                true => role.assigned_away(now, newest.epoch),
+                false => role.continued_elsewhere(now, newest.epoch),
+            }
             self.dirty = true;
         }
     }

@@ -246,6 +246,17 @@ impl Role {
         self.unlogged
     }
 
+    /// The log cannot be read, and the lease machine knows a newer epoch, of somebody else.
+    pub fn continued_elsewhere(&mut self, now: Moment, epoch: Epoch) {
+        if epoch <= self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        self.unlogged = true;
+        self.addresses.clear();
+        self.stand(now, Standing::Off);
+    }
+
     /// An assignment that names somebody else has become durable here.
     pub fn assigned_away(&mut self, now: Moment, epoch: Epoch) {
         if epoch <= self.epoch {
@@ -263,7 +274,12 @@ impl Role {
 
     /// The lease machine opened the epoch. True if that is news.
     pub fn opened(&mut self, now: Moment, epoch: Epoch) -> bool {
-        if epoch != self.epoch || self.standing == Standing::Open {
+        let held = match self.standing {
+            Standing::Opening | Standing::Lapsed => true,
+            // What was assigned away or given up meanwhile is over, whatever was under way.
+            Standing::Open | Standing::Off | Standing::Released => false,
+        };
+        if epoch != self.epoch || !held {
             return false;
         }
         let first = self.standing == Standing::Opening;
@@ -430,6 +446,15 @@ mod tests {
         StaleLapsed,
     }
 
+    /// The lease thread had opened it when the assignment to somebody else came.
+    #[test]
+    fn what_was_assigned_away_is_not_opened_by_a_late_word() {
+        let mut role = role(Standing::Opening);
+        role.assigned_away(at(3), epoch(6));
+        assert!(!role.opened(at(4), epoch(5)));
+        assert_eq!(role.standing(), Standing::Off);
+    }
+
     /// The whole table of the module's doc.
     #[test]
     fn the_table_is_walked() {
@@ -460,6 +485,7 @@ mod tests {
             (Lapsed, Step::Away, Off),
             (Lapsed, Step::Released, Released),
             (Released, Step::Assigned, Opening),
+            (Released, Step::Opened, Released),
             (Released, Step::Away, Off),
             (Released, Step::Released, Released),
         ];
@@ -469,7 +495,6 @@ mod tests {
             let own = role.epoch();
             match step {
                 Step::Assigned => role.assigned(at(9), epoch(6), &[]),
-                Step::Opened if from == Off => {}
                 Step::Opened => {
                     role.opened(at(9), own);
                 }

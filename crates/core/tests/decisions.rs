@@ -186,6 +186,7 @@ impl World {
             topology,
             config_digest: 1,
             ledger: Some(Default::default()),
+            had: BTreeMap::new(),
             first_seq: 0,
         };
         let voice = Voice {
@@ -724,6 +725,46 @@ fn silence_on_an_overloaded_machine_is_waited_for_but_not_for_ever() {
     assert!(fact.contains("80 ms late"), "{fact}");
 }
 
+/// All the clients come at once after a move, and wait for a server that begins with few workers.
+/// The former holder would be no better off.
+#[test]
+fn a_group_that_has_just_been_opened_is_not_judged_by_silence() {
+    let moved = || {
+        let mut world = World::serving("any");
+        let to = Some(id("fra1"));
+        let group = www();
+        let force = false;
+        world.step(Event::Wish {
+            id: 1,
+            wish: Wish { group, to, force },
+        });
+        world.pass(20);
+        assert_eq!(world.take().map(|assign| assign.holder), to);
+        world.pass(40);
+        world
+    };
+    let mut world = moved();
+    world.answers("fra1", Answers::Never);
+    world.pass(900);
+    assert_eq!(world.take(), None, "it may have its hands full");
+    world.answers("fra1", Answers::Always);
+    world.pass(2_000);
+    assert_eq!(world.take(), None, "and so it was");
+
+    let mut world = moved();
+    world.answers("fra1", Answers::Never);
+    world.pass(1_100);
+    let back = world.take().expect("a move");
+    assert_eq!(back.holder, id("ams1"));
+    assert_eq!(back.evidence.cause, Cause::RuleHolds);
+
+    let mut world = moved();
+    world.voice("fra1").apache = CheckState::Failing;
+    world.pass(40);
+    let back = world.take().map(|assign| assign.holder);
+    assert_eq!(back, Some(id("ams1")), "nobody listens there");
+}
+
 #[test]
 fn a_slow_service_on_an_overloaded_machine_stays() {
     let mut world = World::serving("any");
@@ -1165,6 +1206,7 @@ fn a_node_says_that_it_has_caught_up_once_its_life_is_on_record() {
         topology: topology("any"),
         config_digest: 1,
         ledger: Some(Default::default()),
+        had: BTreeMap::new(),
         first_seq: 0,
     };
     let mut node = Node::new(now, start);
@@ -1362,12 +1404,14 @@ impl Own {
 
     fn of(topology: Topology, ledger: Option<Ledger>) -> Self {
         let now = Moment::from_nanos(1_000_000_000);
+        let had = BTreeMap::from([(www(), Self::had())]);
         let start = Start {
             me: id("ams1"),
             incarnation: life(),
             topology,
             config_digest: 1,
             ledger,
+            had,
             first_seq: 0,
         };
         let mut own = Self {
@@ -1381,6 +1425,16 @@ impl Own {
         let unready = None;
         own.step(Event::Readiness { group, unready });
         own
+    }
+
+    /// What the machine has of the group while its log is not known.
+    fn had() -> Vec<ServiceAddress> {
+        let agreed = &topology("any").groups[&www()].addresses[0];
+        let ip = "192.0.2.98".parse().expect("an address");
+        vec![ServiceAddress {
+            ip,
+            ..agreed.clone()
+        }]
     }
 
     /// The agreed state in which it holds the group.
@@ -1462,8 +1516,13 @@ fn a_worker_that_cannot_read_its_log_knows_what_it_holds_by_its_leases() {
     let told = own.told.as_ref().and_then(|told| told.log_fault.as_deref());
     assert_eq!(told, Some("its log cannot be written: it hangs"));
     assert_eq!(own.node.serving(www()), Some(id("ams1")));
+    let kept = Want::Open {
+        epoch: Own::EPOCH,
+        addresses: Own::had(),
+    };
     assert_eq!(
-        own.wanted, None,
+        own.wanted,
+        Some(kept),
         "nothing is taken away that it may still have"
     );
     let ledger = Own::ledger();
@@ -2195,7 +2254,14 @@ impl Server {
 
     /// A peer reports.
     fn hears(&mut self, from: &str, seq: u64) -> Vec<Act> {
-        let report = Report {
+        let from = id(from);
+        let report = Self::report(seq);
+        self.step(Event::Reported { from, report })
+    }
+
+    /// What a peer that is well has to say.
+    fn report(seq: u64) -> Report {
+        Report {
             incarnation: life(),
             seq,
             stopping: false,
@@ -2214,9 +2280,7 @@ impl Server {
             silences: Vec::new(),
             floors_above: Vec::new(),
             leaving: Vec::new(),
-        };
-        let from = id(from);
-        self.step(Event::Reported { from, report })
+        }
     }
 
     fn runs(&self) -> Option<Run> {
@@ -2422,7 +2486,90 @@ fn a_worker_without_its_log_keeps_what_the_leases_say() {
     let run = Run::Standby;
     let stops = [Act::Abandon { group, epoch }, Act::Run { group, run }];
     assert_eq!(server.after(PATIENCE), stops);
-    assert_eq!(server.wants(Event::Released { group, epoch }), [Want::Absent]);
+    assert_eq!(
+        server.wants(Event::Released { group, epoch }),
+        [Want::Absent]
+    );
+}
+
+/// Whatever the lease machine says of a group is all that is known of it without the log.
+#[test]
+fn a_worker_without_its_log_takes_the_lease_machine_at_its_word() {
+    let now = Moment::from_nanos(1_000_000_000);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    let begin = || Server {
+        node: Node::new(now, server(None)),
+        now,
+    };
+    // Its services were being started when the worker before this one died.
+    let mut server = begin();
+    let run = Run::Opening { epoch };
+    assert_eq!(
+        server.step(Event::Opening { group, epoch }),
+        [Act::Run { group, run }]
+    );
+    assert_eq!(server.runs(), Some(run));
+    // The lease had run out already.
+    let mut server = begin();
+    assert_eq!(server.step(Event::Lapsed { group, epoch }), []);
+    assert_eq!(server.runs(), None, "whatever runs is left as it is");
+    let run = Run::Standby;
+    let stops = [Act::Abandon { group, epoch }, Act::Run { group, run }];
+    assert_eq!(server.after(PATIENCE), stops);
+    // Somebody else has it.
+    let mut server = begin();
+    let newest = Assignment {
+        group,
+        epoch,
+        holder: id("fra1"),
+        incarnation: life(),
+    };
+    assert_eq!(server.step(Event::Idle(newest)), [Act::Run { group, run }]);
+}
+
+/// The log does not tell what has become of its groups: the roles do.
+#[test]
+fn a_stopping_node_without_its_log_hands_over() {
+    let now = Moment::from_nanos(1_000_000_000);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    let mut server = Server {
+        node: Node::new(now, server(None)),
+        now,
+    };
+    server.step(Event::Opened { group, epoch });
+    server.step(Event::Stop);
+    server.after(Duration::from_millis(50));
+    assert!(!server.node.may_stop(), "it serves");
+    server.step(Event::Released { group, epoch });
+    assert!(server.node.may_stop());
+
+    // One that had its log, and lost it while it served.
+    let mut server = Server::serving(5);
+    let fault = Some("its log cannot be written".to_owned());
+    server.step(Event::Log { fault });
+    server.step(Event::Stop);
+    assert!(!server.node.may_stop());
+    server.step(Event::Released { group, epoch });
+    assert!(server.node.may_stop(), "whatever the old log says");
+}
+
+/// A holder that lost its log does not know who leads any more, but hears whoever does.
+#[test]
+fn a_holder_without_its_log_lets_its_clients_go_when_a_leader_asks() {
+    let mut server = Server::serving(5);
+    let (group, epoch) = (www(), Epoch { term: 1, index: 5 });
+    server.step(Event::Leader { leader: None });
+    let mut report = Server::report(1);
+    report.leaving = vec![(group, epoch)];
+    let from = id("tie");
+    server.step(Event::Reported {
+        from,
+        report: report.clone(),
+    });
+    assert_eq!(server.runs(), Some(Run::Open { epoch }), "no leader asks");
+    (report.seq, report.leader) = (2, Some(from));
+    server.step(Event::Reported { from, report });
+    assert_eq!(server.runs(), Some(Run::Closing { epoch }));
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub struct Driver {
     pub engine: Option<Arc<Engine>>,
     /// Starts the engine again.
     pub restart: Restart,
+    /// The engine's first start, if that is still under way.
+    pub late: Option<oneshot::Receiver<Started>>,
     /// The transport.
     pub endpoint: Endpoint,
     /// The mover; a witness has none.
@@ -205,6 +207,8 @@ struct Books {
     durable: u64,
     /// The term in which this node led last, as far as the decision machine was told.
     leading_in: u64,
+    /// The log's disk has not answered for too long.
+    disk_hangs: bool,
 }
 
 /// A started engine and its events, or why it did not start.
@@ -212,6 +216,11 @@ pub type Started = Result<(Engine, evenkeel_consensus::Events), String>;
 
 /// Starts an engine on this node's log. It does not vote before it is told to.
 pub type Restart = Arc<dyn Fn() -> evenkeel_consensus::BoxFuture<Started> + Send + Sync>;
+
+/// A write of the log that has not been done for so long: its disk hangs. A slow one, which only
+/// leads no more, is quicker.
+const DISK_HANGS: Duration = Duration::from_secs(1);
+const NO_ANSWER: &str = "its disk does not answer";
 
 /// How long a failed disk is left alone before the engine is tried again.
 pub(crate) const ENGINE_PAUSE: Duration = Duration::from_secs(2);
@@ -279,6 +288,7 @@ impl Driver {
     ) -> Self {
         let Rooms {
             restart,
+            late,
             mover,
             services,
             flows,
@@ -308,6 +318,7 @@ impl Driver {
             lease,
             engine,
             restart,
+            late,
             endpoint,
             mover,
             services,
@@ -356,11 +367,7 @@ impl Driver {
         // Not before it knows what to say of itself.
         self.endpoint.begin();
         self.memory.set_serving();
-        if self.engine.is_none() {
-            // Its log could not be opened at the start: tried again.
-            self.log_fault(Some("it could not be opened"), &bring);
-            self.lose_engine(&bring);
-        }
+        self.begin_without_log(&bring);
         let mut stop_heard = false;
         loop {
             let due = self.next_tick(ticked);
@@ -599,10 +606,44 @@ impl Driver {
         }
     }
 
+    /// Its log could not be opened at the start: that is still under way, or tried again.
+    fn begin_without_log(&mut self, bring: &mpsc::Sender<Brought>) {
+        if self.engine.is_some() {
+            return;
+        }
+        let Some(late) = self.late.take() else {
+            self.log_fault(Some("it could not be opened"), bring);
+            self.lose_engine(bring);
+            return;
+        };
+        self.log_fault(Some(NO_ANSWER), bring);
+        let bring = bring.clone();
+        tokio::spawn(async move {
+            let started = late.await;
+            let started = started.unwrap_or_else(|_| Err("its thread has died".to_owned()));
+            // The driver has ended: nobody wants it any more.
+            let _ = bring.send(Brought::Engine(started)).await;
+        });
+    }
+
+    /// A disk that hangs tells nobody so: this node takes nothing over until it answers.
+    fn mind_disk(&mut self, bring: &mpsc::Sender<Brought>) {
+        let waiting = self
+            .engine
+            .as_ref()
+            .and_then(|engine| engine.disk_waiting());
+        let hangs = waiting.is_some_and(|waiting| waiting >= DISK_HANGS);
+        if hangs != self.books.disk_hangs && self.engine.is_some() {
+            self.books.disk_hangs = hangs;
+            self.log_fault(hangs.then_some(NO_ANSWER), bring);
+        }
+    }
+
     /// The engine has stopped. Leases go on without it (DESIGN 3.1 rule 11): voters
     /// renew what they renewed. It is tried again until its disk is well.
     pub(crate) fn lose_engine(&mut self, bring: &mpsc::Sender<Brought>) {
         let old = self.engine.take();
+        self.books.disk_hangs = false;
         self.consider_voting(bring);
         self.step(Event::Leader { leader: None }, bring);
         let (restart, bring) = (Arc::clone(&self.restart), bring.clone());
@@ -1275,6 +1316,7 @@ impl Driver {
             self.books.lateness = late;
             self.step(Event::Lateness(late), bring);
         }
+        self.mind_disk(bring);
         self.mind_generations(bring);
         if self.voting.owes_oath() {
             self.consider_voting(bring);
@@ -1357,6 +1399,8 @@ impl Driver {
 pub struct Rooms {
     /// Starts the engine again after its disk has failed.
     pub restart: Restart,
+    /// The engine's first start, if that is still under way.
+    pub late: Option<oneshot::Receiver<Started>>,
     /// The mover; a witness has none.
     pub mover: Option<Mover>,
     /// What runs with the groups; none where nothing does.

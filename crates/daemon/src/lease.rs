@@ -575,7 +575,7 @@ pub fn event_of(group: GroupId, status: &Status) -> Option<evenkeel_core::node::
     let epoch = floor.epoch;
     match status.phase {
         Phase::Idle => Some(Decision::Idle(floor)),
-        Phase::Opening => None,
+        Phase::Opening => Some(Decision::Opening { group, epoch }),
         Phase::Held => Some(Decision::Opened {
             group,
             epoch: status.held.unwrap_or(epoch),
@@ -629,7 +629,11 @@ mod tests {
         });
         assert_eq!(told(Phase::Spent, None), released);
         assert_eq!(told(Phase::Idle, None), said(Decision::Idle(floor)));
-        assert_eq!(told(Phase::Opening, None), None);
+        let opening = said(Decision::Opening {
+            group,
+            epoch: floor.epoch,
+        });
+        assert_eq!(told(Phase::Opening, None), opening);
         assert!(event_of(group, &Status::default()).is_none());
     }
 }

@@ -20,7 +20,7 @@
 //! millisecond, from the mirror, keys included; the other rooms follow when the dead
 //! worker's files are closed. Usually it has been waiting long before (`parent.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,6 +75,9 @@ const ORDINARY_THREADS: usize = 1;
 /// How long an heir waits until the kernel has cleared the dead worker away; usually some
 /// 50 ms. After that it goes on without a log, and tries again.
 const END_MAX: Duration = Duration::from_secs(3);
+/// How long it waits for the log to be opened; usually a few milliseconds. After that it serves
+/// without its log until the disk answers.
+const LOG_OPEN_MAX: Duration = Duration::from_secs(1);
 /// Where bpffs is on most machines.
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where we mount one of our own if it is not there.
@@ -185,6 +188,8 @@ struct Leading {
     voters: Voters,
     /// None while the log cannot be opened.
     engine: Option<(Engine, Events)>,
+    /// The log is still being opened: its disk does not answer.
+    late: Option<oneshot::Receiver<decision::Started>>,
     control: ControlSocket,
     stop: oneshot::Receiver<()>,
     /// For people: from what was the start counted, and when did the leases run.
@@ -282,6 +287,7 @@ impl Starting<'_> {
             connected,
             voters,
             engine: Some((engine, agreed)),
+            late: None,
             control,
             stop,
             since: self.inherited.started,
@@ -333,20 +339,14 @@ impl Starting<'_> {
             None => None,
         };
         let connected = self.connect()?;
-        // It renews without its log rather than not at all.
-        let engine = match (connected.restart)().await {
-            Ok(engine) => Some(engine),
-            Err(reason) => {
-                tracing::error!(reason, "the log cannot be opened; leases go on without it");
-                None
-            }
-        };
+        let (engine, late) = open_log(&connected.restart).await;
         let leading = Leading {
             lease,
             keeper,
             connected,
             voters: self.memory.voters(),
             engine,
+            late,
             control,
             stop,
             since,
@@ -365,6 +365,7 @@ impl Starting<'_> {
             connected,
             voters,
             engine,
+            late,
             control,
             stop,
             since,
@@ -399,7 +400,7 @@ impl Starting<'_> {
             if let Some(keeper) = &mut keeper {
                 if engine.is_none() {
                     // Nobody can say what is agreed, but what was is what the guard has.
-                    only_guarded(&mut groups, keeper);
+                    only_guarded(&mut groups, keeper)?;
                 }
                 // The log may have addresses that the file has not.
                 let agreed = groups.iter().flat_map(|(_, addresses)| addresses);
@@ -461,6 +462,7 @@ impl Starting<'_> {
         }
         let rooms = Rooms {
             restart,
+            late,
             mover,
             services,
             flows,
@@ -633,11 +635,55 @@ enum Known {
     Had(BTreeMap<GroupId, Vec<ServiceAddress>>),
 }
 
-/// Leaves the groups only those addresses that the guard has in them.
-fn only_guarded(groups: &mut OwnGroups, keeper: &Keeper) {
+/// Gives each group the addresses that the guard has in it, as they are placed here; one that is
+/// not, as the file has it.
+fn only_guarded(groups: &mut OwnGroups, keeper: &Keeper) -> anyhow::Result<()> {
+    let mut placed = BTreeMap::new();
+    for one in evenkeel_traffic::placed()? {
+        placed.insert(one.ip.to_canonical(), one);
+    }
     for (group, addresses) in groups {
-        let guarded: BTreeSet<IpAddr> = keeper.addresses_of(*group).collect();
-        addresses.retain(|one| guarded.contains(&one.ip.to_canonical()));
+        let of_file = core::mem::take(addresses);
+        *addresses = keeper
+            .addresses_of(*group)
+            .filter_map(|ip| {
+                let here = placed.get(&ip).cloned();
+                here.or_else(|| of_file.iter().find(|one| one.ip == ip).cloned())
+            })
+            .collect();
+    }
+    Ok(())
+}
+
+/// Opens the log, but does not wait long for its disk: the worker serves without its log rather
+/// than not at all, and gets it when the disk answers. There is never a second opening beside the
+/// first.
+async fn open_log(
+    restart: &Restart,
+) -> (
+    Option<(Engine, Events)>,
+    Option<oneshot::Receiver<decision::Started>>,
+) {
+    let (say, mut opened) = oneshot::channel();
+    let opening = restart();
+    tokio::spawn(async move {
+        // The worker may have ended meanwhile.
+        let _ = say.send(opening.await);
+    });
+    match tokio::time::timeout(LOG_OPEN_MAX, &mut opened).await {
+        Ok(Ok(Ok(engine))) => (Some(engine), None),
+        Ok(Ok(Err(reason))) => {
+            tracing::error!(reason, "the log cannot be opened; leases go on without it");
+            (None, None)
+        }
+        Ok(Err(_)) => {
+            tracing::error!("the log's thread has died; leases go on without it");
+            (None, None)
+        }
+        Err(_) => {
+            tracing::warn!("the log's disk does not answer; leases go on without it");
+            (None, Some(opened))
+        }
     }
 }
 

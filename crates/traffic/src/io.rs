@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use evenkeel_core::GroupId;
 use evenkeel_core::topology::ServiceAddress;
-use evenkeel_host::address::{self, Changes};
+use evenkeel_host::address::{self, Changes, Owner};
 use evenkeel_host::frame::FrameSocket;
 use evenkeel_host::netlink::{Connection, Family};
 use rustix::event::{EventfdFlags, eventfd};
@@ -303,6 +303,29 @@ impl Drop for Mover {
 /// As [`Mover::start`] refuses.
 pub fn fits(addresses: &[ServiceAddress]) -> Result<(), TrafficError> {
     sites_of(addresses).map(drop)
+}
+
+/// What movers have placed on this machine. Waits for the kernel, some milliseconds; call it in
+/// the mover's network namespace.
+///
+/// # Errors
+///
+/// The kernel does not answer.
+pub fn placed() -> Result<Vec<ServiceAddress>, TrafficError> {
+    let mut route = Connection::open(Family::Route)?;
+    let links = address::links(&mut route)?;
+    let present = address::addresses(&mut route)?;
+    let ours = present.iter().filter(|one| one.owner == Owner::Evenkeel);
+    let named = |index: u32| links.iter().find(|link| link.index == index);
+    Ok(ours
+        .filter_map(|one| {
+            Some(ServiceAddress {
+                ip: one.ip,
+                prefix: one.prefix,
+                device: Some(named(one.device)?.name.clone()),
+            })
+        })
+        .collect())
 }
 
 fn sites_of(addresses: &[ServiceAddress]) -> Result<Vec<Site>, TrafficError> {

@@ -31,5 +31,5 @@ pub mod machine;
 pub mod resolve;
 
 pub use error::TrafficError;
-pub use io::{BELT, FlowReport, FlowWatch, Held, Mover, Settings, Snapshots, fits};
+pub use io::{BELT, FlowReport, FlowWatch, Held, Mover, Settings, Snapshots, fits, placed};
 pub use machine::{Attempt, GroupStatus, Repair, Report, Want};

@@ -119,6 +119,23 @@ async fn a_leader_whose_disk_hangs_gives_leadership_up_until_it_is_quick() {
         .expect("it takes it again");
 }
 
+/// Whoever is to take over must be known to be unable before there is anything to decide.
+#[tokio::test]
+async fn a_disk_that_hangs_is_noticed_though_nothing_is_written() {
+    let (mut cluster, hands) = held_cluster().await;
+    let leader = cluster.leader().await;
+    let [quiet, _] = others(leader);
+    hands[usize::try_from(quiet.0).expect("small") - 1].set(Mood::Hangs);
+    let node = cluster.nodes.get_mut(&quiet).expect("it runs");
+    node.event(|event| matches!(event, Event::DiskSlow { .. }).then_some(()))
+        .await;
+    let waiting = node.engine.disk_waiting().expect("a write waits");
+    assert!(waiting > TIMING.append_slow, "{waiting:?}");
+    hands[usize::try_from(quiet.0).expect("small") - 1].set(Mood::Well);
+    node.event(|event| matches!(event, Event::DiskQuick { .. }).then_some(()))
+        .await;
+}
+
 #[tokio::test]
 async fn a_disk_that_fails_stops_the_engine_and_says_so() {
     let (mut cluster, hands) = held_cluster().await;

@@ -587,7 +587,7 @@ impl Machine {
         let epoch = floor.map_or(Epoch::NONE, |f| f.epoch);
         let own = floor.is_some_and(|f| f.epoch == renew.epoch && f.is_of(from, renew.incarnation));
         if own || renew.epoch > epoch {
-            group.sighting.renewed(now, renew);
+            group.sighting.renewed(now, renew, own);
         }
         if quiet {
             return None;

@@ -1029,6 +1029,30 @@ fn suspicion_has_what_it_needs() {
     );
 }
 
+/// A leader assigned the group to itself, asked for promises, and died before any voter had the
+/// assignment: the holder that goes on must still be missed when it dies as well.
+#[test]
+fn an_epoch_that_nobody_renews_does_not_hide_the_holder() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.receive(ms(10), A, Message::Renew(ask(A, 5)));
+    machine.receive(ms(12), B, Message::Renew(ask(B, 6)));
+    let seen = |machine: &Machine, at| {
+        let (_, seen) = machine.observations(ms(at)).next().expect("one group");
+        (seen.epoch, seen.renewed)
+    };
+    let (length, since) = (ask(A, 5).length, |at: u64| Duration::from_millis(at));
+    let over = 12 + u64::try_from(length.as_millis()).expect("short");
+    machine.receive(ms(over - 1), A, Message::Renew(ask(A, 5)));
+    assert_eq!(
+        seen(&machine, over - 1),
+        (epoch(6), length - since(1)),
+        "it may come yet"
+    );
+    machine.receive(ms(over), A, Message::Renew(ask(A, 5)));
+    assert_eq!(seen(&machine, over + 30), (epoch(5), since(30)));
+}
+
 /// It has no deadline yet that could advance. (Taken for deaf, it lost the group again
 /// while it waited for the promises to the holder before it.)
 #[test]

@@ -220,8 +220,12 @@ impl Sighting {
         }
     }
 
-    /// A Renew was heard, from the epoch's own holder.
-    pub(super) fn renewed(&mut self, now: Moment, renew: &Renew) {
+    /// A Renew was heard, from the epoch's own holder, which may be that of the floor: then a higher
+    /// epoch that is not renewed any more was never agreed on, and must not hide this one.
+    pub(super) fn renewed(&mut self, now: Moment, renew: &Renew, of_floor: bool) {
+        if of_floor && renew.epoch < self.epoch && now.since(self.renewed) >= renew.length {
+            *self = Self::default();
+        }
         self.expect(now, renew.epoch);
         if renew.epoch < self.epoch {
             return;

@@ -159,7 +159,8 @@ impl Node {
                 Some(heard) => heard.report.leaving.clone(),
                 None => Vec::new(),
             },
-            None => Vec::new(),
+            // Its log may be out of order, and with it the knowledge who leads: whoever does, says so.
+            None => self.asked_by_leaders(now),
         };
         let mut said = Vec::new();
         let farewells: Vec<Farewell> = self.roles.keys().map(|id| self.farewell(*id)).collect();
@@ -178,6 +179,16 @@ impl Node {
             self.dirty = true;
             self.act(Act::Say(one));
         }
+    }
+
+    /// Which groups those who take themselves for the leader want to be left.
+    fn asked_by_leaders(&self, now: Moment) -> Vec<(GroupId, Epoch)> {
+        let heard = self.topology.nodes.keys();
+        let heard = heard.filter_map(|node| Some((*node, self.view.fresh(now, *node)?)));
+        let leaders = heard.filter(|(node, heard)| heard.report.leader == Some(*node));
+        leaders
+            .flat_map(|(_, heard)| heard.report.leaving.iter().copied())
+            .collect()
     }
 
     pub(super) fn drained(&mut self, now: Moment, group: GroupId, epoch: Epoch, busy: u32) {

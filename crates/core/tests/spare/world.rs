@@ -174,6 +174,7 @@ impl World {
             topology: topology(),
             config_digest: 1,
             ledger: Some(self.ledger.clone()),
+            had: BTreeMap::new(),
             first_seq: self.now.as_nanos(),
         };
         machine.node = Some(Node::new(self.now, start));

@@ -351,8 +351,18 @@ impl Supervisor<'_> {
             Stage::Proving if memory.is_some_and(|memory| memory.is_serving(worker)) => {
                 self.commit().await;
             }
-            // Its end leads back.
-            Stage::Proving if late => self.worker.signal(Kill::KILL),
+            // Its end leads back, and if a disk keeps it from ending, its reserve does, which has
+            // the former configuration.
+            Stage::Proving if late => {
+                change.due = Instant::now() + END_MAX;
+                self.worker.signal(Kill::KILL);
+                if self.promote_if_it_leads() {
+                    self.give_up_change(
+                        "the worker with it does not come up in time, and does not end: a disk \
+                         that hangs? The former configuration goes on",
+                    );
+                }
+            }
             Stage::Reading(_) | Stage::Ending | Stage::Proving => {}
         }
     }

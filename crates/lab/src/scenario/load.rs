@@ -158,38 +158,83 @@ pub(super) fn disk_full(cluster: &mut Cluster) -> Result<Ending> {
 pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
     let holder = cluster.wait_whole()?;
     let standby = cluster.other(&holder)?;
-    let host = cluster.host(&holder)?;
-    let frozen = Frozen::freeze(cluster.lab().directory(), &daemon::state(host))?;
-    let workers: Vec<_> = daemon::processes(host)?.into_iter().skip(1).collect();
-    let seen = nothing_moves_by(cluster, &holder, || {
-        std::thread::sleep(WATCH);
-        // Something that is agreed on without the holder, whose log waits for it then.
-        cluster.maintain(WITNESS, "drain", &standby)?;
+    let state = daemon::state(cluster.host(&holder)?);
+    let frozen = Frozen::freeze(cluster.lab().directory(), &state)?;
+    let served = serves_without_its_log(cluster, &holder, &standby);
+    let left = served.and_then(|()| leaves_without_its_log(cluster, &holder));
+    drop(frozen);
+    left?;
+    cluster.maintain(WITNESS, "undrain", &holder)?;
+    cluster.wait_whole()?;
+    standby_with_frozen_disk(cluster)?;
+    Ok(Ending::Held(
+        "the holder kept serving beside a frozen disk, over a crash and a reload, and was drained \
+         without a failed request; a standby with one was left alone"
+            .into(),
+    ))
+}
+
+/// A worker dies while its log is quiet, so that the next one is kept by opening it; then one is
+/// replaced that its disk keeps from ending.
+fn serves_without_its_log(cluster: &mut Cluster, holder: &str, standby: &str) -> Result<()> {
+    fault::inject(cluster, Fault::WorkerKilled, holder)?;
+    let host = cluster.host(holder)?;
+    let seen = nothing_moves_by(cluster, holder, || {
+        others_know_of_disk(cluster, holder)?;
+        // Something that is agreed on without the holder.
+        let witness = cluster.host(WITNESS)?;
+        let order = ["drain", standby, "--force"];
+        cluster.evenkeel().order(witness, &order)?;
+        let workers: Vec<_> = daemon::processes(host)?.into_iter().skip(1).collect();
         cluster.evenkeel().order(host, &["reload"])?;
         let left = |pid: &Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
         ensure!(
             workers.iter().any(left),
             "no worker was kept by its disk: nothing was tried"
         );
-        cluster.maintain(WITNESS, "undrain", &standby)?;
-        // Now the standby is as fit as can be, and the holder says that its log cannot be written.
-        wait::until("the others know of the disk", TOLD_LIMIT, || {
-            let status = cluster.status(WITNESS)?;
-            let mut advice = status.iter().flat_map(|status| &status.advice);
-            Ok(advice
-                .any(|line| tells_of_disk(line, &holder))
-                .then_some(()))
-        })?;
+        // Now the standby is as fit as can be, and the holder's log cannot be written.
+        cluster.maintain(WITNESS, "undrain", standby)?;
+        others_know_of_disk(cluster, holder)?;
         std::thread::sleep(BELT);
+        Ok(())
+    })?;
+    none_failed(&seen)
+}
+
+fn others_know_of_disk(cluster: &Cluster, node: &str) -> Result<()> {
+    wait::until("the others know of the disk", TOLD_LIMIT, || {
+        let status = cluster.status(WITNESS)?;
+        let mut advice = status.iter().flat_map(|status| &status.advice);
+        Ok(advice.any(|line| tells_of_disk(line, node)).then_some(()))
+    })
+}
+
+/// An operator moves the group off the node, as planned as any move.
+fn leaves_without_its_log(cluster: &mut Cluster, holder: &str) -> Result<()> {
+    let standby = cluster.other(holder)?;
+    let client = cluster.client()?;
+    let from = now();
+    cluster.maintain(WITNESS, "drain", holder)?;
+    cluster.wait_holder(&standby, DEATH_LIMIT)?;
+    let to = now();
+    none_failed(&figures::seen(&settled(&client, from, to), from, to))
+}
+
+/// Whoever could not write down that it gets the group does not get it.
+fn standby_with_frozen_disk(cluster: &mut Cluster) -> Result<()> {
+    let holder = cluster.wait_whole()?;
+    let standby = cluster.other(&holder)?;
+    let state = daemon::state(cluster.host(&standby)?);
+    let frozen = Frozen::freeze(cluster.lab().directory(), &state)?;
+    let seen = nothing_moves_by(cluster, &holder, || {
+        others_know_of_disk(cluster, &standby)?;
+        let asked = cluster.switch_over(WITNESS, &standby);
+        ensure!(asked.is_err(), "the group was moved to a frozen disk");
         Ok(())
     });
     drop(frozen);
-    let seen = seen?;
-    none_failed(&seen)?;
-    cluster.wait_whole()?;
-    Ok(Ending::Held(
-        "the holder kept serving, and took its file up beside a frozen disk".into(),
-    ))
+    none_failed(&seen?)?;
+    cluster.wait_whole().map(drop)
 }
 
 fn tells_of_disk(line: &str, holder: &str) -> bool {
