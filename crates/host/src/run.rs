@@ -60,6 +60,8 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    /// What must be [`trusted`], or the program is not run.
+    guarded: Option<PathBuf>,
 }
 
 impl Program {
@@ -73,6 +75,7 @@ impl Program {
             path: path.into(),
             arguments: arguments.into_iter().map(Into::into).collect(),
             environment: [("PATH".into(), PATH.into())].into(),
+            guarded: None,
         }
     }
 
@@ -85,6 +88,14 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// Run only where `file` can be [`trusted`]. It is looked at on the thread that executes the
+    /// program, right before that: what was safe when somebody last looked may not be any more.
+    #[must_use]
+    pub fn only_if_trusted(mut self, file: impl Into<PathBuf>) -> Self {
+        self.guarded = Some(file.into());
         self
     }
 
@@ -202,6 +213,14 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Somebody else could have put anything there.
+    #[error("run {path}: {why}")]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// What speaks against it, and the remedy.
+        why: Untrusted,
+    },
     /// So many programs are being executed already, or the file system of this one hangs.
     #[error("run {path}: it could not be executed within {within:?}; its file system may hang")]
     Late {
@@ -217,7 +236,7 @@ impl RunError {
     /// not this machine's state at the moment.
     pub fn is_of_the_program(&self) -> bool {
         match self {
-            Self::Null { .. } => true,
+            Self::Null { .. } | Self::Untrusted { .. } => true,
             Self::Refused { source, .. } => matches!(
                 source.raw_os_error(),
                 Some(
@@ -574,6 +593,7 @@ struct Prepared {
     path: CString,
     argv: Vec<CString>,
     env: Vec<CString>,
+    guarded: Option<PathBuf>,
 }
 
 impl Prepared {
@@ -599,6 +619,7 @@ impl Prepared {
             path,
             argv,
             env,
+            guarded: program.guarded.clone(),
         })
     }
 
@@ -608,6 +629,12 @@ impl Prepared {
             attempt,
             source,
         };
+        if let Some(file) = &self.guarded {
+            trusted(file).map_err(|why| RunError::Untrusted {
+                path: file.clone(),
+                why,
+            })?;
+        }
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = null.map_err(|source| refused("open /dev/null", source))?;
         let log = io::stderr();
@@ -673,15 +700,16 @@ pub enum Untrusted {
 }
 
 /// Looks whether the file at `path` can be executed, and whether nobody but root and the
-/// user of this process can change it or what lies on the way to it (a directory with
-/// the sticky bit is safe, as nobody can replace another's file there). Waits for the
-/// file system.
+/// user of this process can change it or what lies on the way to it, symbolic links included
+/// (a directory with the sticky bit is safe, as nobody can replace another's file there).
+/// Waits for the file system.
 ///
 /// # Errors
 ///
 /// The first reason against it.
 pub fn trusted(path: impl AsRef<OsStr>) -> Result<(), Untrusted> {
-    let path = std::fs::canonicalize(Path::new(path.as_ref())).map_err(Untrusted::Unreadable)?;
+    let named = Path::new(path.as_ref());
+    let path = std::fs::canonicalize(named).map_err(Untrusted::Unreadable)?;
     let about = std::fs::metadata(&path).map_err(Untrusted::Unreadable)?;
     if !about.is_file() {
         return Err(Untrusted::NoFile);
@@ -689,21 +717,30 @@ pub fn trusted(path: impl AsRef<OsStr>) -> Result<(), Untrusted> {
     if about.mode() & 0o111 == 0 {
         return Err(Untrusted::NotExecutable);
     }
-    for part in path.ancestors() {
-        let about = std::fs::metadata(part).map_err(Untrusted::Unreadable)?;
-        let uid = about.uid();
-        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-            return Err(Untrusted::Owner {
-                path: part.to_owned(),
-                uid,
-            });
-        }
-        let sticky = about.is_dir() && about.mode() & 0o1000 != 0;
-        if about.mode() & 0o022 != 0 && !sticky {
-            return Err(Untrusted::Writable {
-                path: part.to_owned(),
-            });
-        }
+    // As it is named as well: whoever can replace a link chooses the file.
+    let both = path.ancestors().chain(named.ancestors());
+    for part in both.filter(|part| !part.as_os_str().is_empty()) {
+        only_ours(part)?;
+    }
+    Ok(())
+}
+
+/// Whether nobody else can change a file, or what a directory has in it.
+fn only_ours(part: &Path) -> Result<(), Untrusted> {
+    let about = std::fs::symlink_metadata(part).map_err(Untrusted::Unreadable)?;
+    let uid = about.uid();
+    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        return Err(Untrusted::Owner {
+            path: part.to_owned(),
+            uid,
+        });
+    }
+    // The mode of a link means nothing.
+    let sticky = about.is_dir() && about.mode() & 0o1000 != 0;
+    if about.mode() & 0o022 != 0 && !sticky && !about.is_symlink() {
+        return Err(Untrusted::Writable {
+            path: part.to_owned(),
+        });
     }
     Ok(())
 }

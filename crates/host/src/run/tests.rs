@@ -271,3 +271,35 @@ fn files_that_others_can_change_are_not_trusted() {
     assert!(matches!(trusted(&path), Err(Untrusted::Writable { .. })));
     trusted("/bin/sh").expect("fine");
 }
+
+#[test]
+fn a_link_that_others_can_replace_is_not_trusted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = directory.path().join("open");
+    fs::create_dir(&open).expect("made");
+    let link = open.join("sh");
+    std::os::unix::fs::symlink("/bin/sh", &link).expect("made");
+    let mode = |mode| fs::set_permissions(&open, fs::Permissions::from_mode(mode)).expect("set");
+    mode(0o755);
+    trusted(&link).expect("fine");
+    mode(0o777);
+    assert!(matches!(trusted(&link), Err(Untrusted::Writable { .. })));
+}
+
+#[tokio::test]
+async fn what_others_can_change_is_not_run_if_that_is_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("program");
+    let trace = directory.path().join("trace");
+    fs::write(&path, format!("#!/bin/sh\necho >> {}\n", trace.display())).expect("written");
+    let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+    let program = Program::new(&path, [] as [&str; 0]).only_if_trusted(&path);
+    mode(0o777);
+    let error = run(&program, &limits(LONG)).await.expect_err("refused");
+    assert!(matches!(error, RunError::Untrusted { .. }), "{error}");
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    assert!(!trace.exists(), "it did not run");
+    mode(0o755);
+    run(&program, &limits(LONG)).await.expect("it runs");
+    assert!(trace.exists());
+}
