@@ -59,7 +59,7 @@ pub fn examine_files(hosted: &Hosted) -> Vec<String> {
 
 /// The file that a command runs, as far as that can be told: of a line for the shell the
 /// first word, if it is a plain path.
-fn file_of(command: &Command) -> Option<&str> {
+pub(crate) fn file_of(command: &Command) -> Option<&str> {
     match command {
         Command::Program { path, .. } => Some(path),
         Command::Shell(line) => {

@@ -18,6 +18,9 @@
 //! | `Opening`, `Open` | one that ran is down               | `Start` again up to `restart` times, then report `Failed`, at once |
 //! | `Closing`      | newly wanted                          | hook `before_close`, then report `MayClose`, once |
 //!
+//! keepalived's script is told MASTER, BACKUP and FAULT on the way, and MASTER again when the last
+//! service of an open group that failed runs again.
+//!
 //! A service that is being stopped is left to it, and started after that if it is wanted
 //! by then. One hook runs at a time, in order; a hook that fails is told ([`Report::HookFailed`])
 //! and holds nothing up beyond its deadline. A service that failed is tried again from
@@ -58,6 +61,9 @@ pub struct Service {
     pub after: Vec<usize>,
     /// It ends with the daemon, whatever it is for: a command in the foreground.
     pub bound: bool,
+    /// An earlier life started it, and nothing tells whether it runs: it is taken to run until it
+    /// is stopped. To start it again could fail for no other reason than that it runs.
+    pub started: bool,
 }
 
 /// What an earlier life noted of the group.
@@ -110,11 +116,14 @@ impl One {
     fn new(service: Service) -> Self {
         Self {
             tries: service.restart,
+            seen: match service.started {
+                true => Seen::Up,
+                false => Seen::Unknown,
+            },
+            ours: service.started,
             service,
-            seen: Seen::Unknown,
             doing: Doing::Rests,
             failed: None,
-            ours: false,
             was_down: false,
             foreign: false,
             loose: false,
@@ -160,6 +169,8 @@ pub struct Machine {
     after_opened: Option<Epoch>,
     /// It has been open, and nothing has been stopped since.
     serves: bool,
+    /// keepalived's script was told so last.
+    faulty: bool,
     epoch: Epoch,
     effects: Vec<Effect>,
 }
@@ -181,6 +192,7 @@ impl Machine {
             awaited: None,
             after_opened: None,
             serves: false,
+            faulty: false,
             epoch: earlier.opened.unwrap_or_default(),
             effects: Vec::new(),
         }
@@ -295,6 +307,7 @@ impl Machine {
             Want::Standby => {
                 self.serves = false;
                 self.after_opened = None;
+                self.faulty = false;
                 self.effects.push(Effect::Notify("BACKUP"));
                 // The others are about an opening that is over.
                 self.hooks.retain(|(hook, _)| *hook == Hook::AfterClose);
@@ -306,6 +319,7 @@ impl Machine {
                 }
             }
             Want::Open { epoch } => {
+                self.faulty = false;
                 self.effects.push(Effect::Notify("MASTER"));
                 if self.after_opened != Some(epoch) {
                     self.enqueue(Hook::AfterOpen, epoch);
@@ -385,11 +399,7 @@ impl Machine {
                     one.fresh = Some(Fresh::Started(now));
                 }
                 if one.failed.take().is_some() {
-                    let service = self.name(at);
-                    self.report(Report::Recovered {
-                        group: self.group,
-                        service,
-                    });
+                    self.recovered(at);
                 }
             }
             Seen::Down if before == Seen::Up => self.died(now, at, detail),
@@ -443,8 +453,24 @@ impl Machine {
                 reason,
             });
             if matches!(self.want, Some(Want::Opening { .. } | Want::Open { .. })) {
+                self.faulty = true;
                 self.effects.push(Effect::Notify("FAULT"));
             }
+        }
+    }
+
+    /// What had failed runs. With the last of them the fault is over that keepalived's script was
+    /// told; a group that is not open yet says so when it is.
+    fn recovered(&mut self, at: usize) {
+        let service = self.name(at);
+        self.report(Report::Recovered {
+            group: self.group,
+            service,
+        });
+        let open = matches!(self.want, Some(Want::Open { .. }));
+        if self.faulty && open && self.all.iter().all(|one| one.failed.is_none()) {
+            self.faulty = false;
+            self.effects.push(Effect::Notify("MASTER"));
         }
     }
 
@@ -464,11 +490,7 @@ impl Machine {
                 one.trouble = None;
                 one.fresh = Some(Fresh::Started(now));
                 if one.failed.take().is_some() {
-                    let service = self.name(at);
-                    self.report(Report::Recovered {
-                        group: self.group,
-                        service,
-                    });
+                    self.recovered(at);
                 }
             }
             Err(reason) => {
@@ -601,7 +623,8 @@ impl Machine {
     /// Whether it ought to be started as soon as a pause after a failure is over.
     fn could_start(&self, at: usize) -> bool {
         let one = &self.all[at];
-        // What is unknown is started too: a start of what runs changes nothing.
+        // What is unknown is started too: a start of what runs changes nothing. (Of a unit by
+        // systemd, of scripts by their status; what has none is taken to run, see `started`.)
         let down = one.seen != Seen::Up && one.doing == Doing::Rests;
         let runs = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
         self.may_start(at) && down && one.service.after.iter().all(runs)

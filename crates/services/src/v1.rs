@@ -11,6 +11,9 @@
 //!
 //! A program that has to end, while it runs ([`running`]): the same line as for a command.
 //!
+//! That a command was started of which nothing tells whether it runs, until it is stopped:
+//! `1`.
+//!
 //! In which epoch a group was to open: one line, `1 TERM INDEX`.
 
 use std::fs;
@@ -178,6 +181,31 @@ pub(crate) fn running(path: &Path) -> PathBuf {
     path.into()
 }
 
+/// What the name of the note ends in that a thing was started.
+const STARTED: &str = "+started";
+
+/// Where it is noted that what has its notes at `path` was started.
+fn started(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(STARTED);
+    path.into()
+}
+
+/// Notes that what has its notes at `path` was started.
+pub(crate) fn note_started(path: &Path) -> io::Result<()> {
+    fs::write(started(path), VERSION)
+}
+
+/// Whether it is noted so.
+pub(crate) fn is_noted_started(path: &Path) -> bool {
+    fs::read(started(path)).is_ok_and(|text| text.starts_with(VERSION.as_bytes()))
+}
+
+/// It has been stopped.
+pub(crate) fn forget_started(path: &Path) {
+    forget(&started(path));
+}
+
 /// Notes in which epoch a group was to open.
 pub(crate) fn note_opened(path: &Path, epoch: Epoch) -> io::Result<()> {
     note_two(path, epoch.term, epoch.index)
@@ -237,6 +265,20 @@ mod tests {
             fs::write(&path, rubbish).expect("written");
             assert_eq!(noted_held(&path), None, "{rubbish}");
         }
+    }
+
+    #[test]
+    fn a_start_is_read_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("www.app");
+        assert!(!is_noted_started(&path));
+        note_started(&path).expect("written");
+        assert!(is_noted_started(&path));
+        assert_eq!(noted(&path), None, "it names no process");
+        forget_started(&path);
+        assert!(!is_noted_started(&path));
+        fs::write(started(&path), "").expect("written");
+        assert!(!is_noted_started(&path), "rubbish");
     }
 
     #[test]

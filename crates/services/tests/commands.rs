@@ -663,3 +663,125 @@ fn files_that_others_can_write_make_the_node_unready() {
             .any(|one| one.contains("No such file"))
     });
 }
+
+impl Room {
+    fn set_mode(&self, name: &str, mode: u32) {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(self.file(name), mode).expect("set");
+    }
+
+    fn is_reached(&self) -> bool {
+        let status = self.services.as_ref().expect("it runs").status();
+        status.get(&www()).is_some_and(|group| group.reached)
+    }
+}
+
+#[test]
+fn what_others_can_write_never_runs_and_the_reason_is_told() {
+    let text = "[group.www.service.app]\nwhen = \"always\"\nstart = \"DIR/open start\"\n\
+        [group.www.hook]\nkeepalived = \"DIR/open\"\nafter_close = \"DIR/open\"\n";
+    let open = (
+        "open",
+        "#!/bin/sh\necho \"$@\" >> DIR/ran\nexec sleep 600\n",
+    );
+    let mut room = Room::new(text, &[open]);
+    room.set_mode("open", 0o777);
+    room.want(Want::Standby);
+    let (mut hook, mut service) = (None, None);
+    while hook.is_none() || service.is_none() {
+        match room.next() {
+            Report::HookFailed {
+                hook: Hook::Keepalived,
+                reason,
+                ..
+            } => hook = Some(reason),
+            Report::Failed { reason, .. } => service = Some(reason),
+            _ => {}
+        }
+    }
+    for reason in [hook, service].map(Option::unwrap_or_default) {
+        assert!(reason.contains("chmod go-w makes it safe"), "{reason}");
+    }
+    let unready = room.unready();
+    let told = |one: &String| one.contains("service app") && one.contains("chmod go-w");
+    assert!(unready.iter().any(told), "{unready:?}");
+    assert_eq!(room.text("ran"), "");
+}
+
+#[test]
+fn a_stop_that_others_can_write_does_not_run_and_holds_nothing_up() {
+    let text = "[group.www.service.app]\nstart = \"true\"\nstop = [\"DIR/stop\"]\n";
+    let stop = ("stop", "#!/bin/sh\necho stop >> DIR/ran\n");
+    let mut room = Room::new(text, &[stop]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    room.set_mode("stop", 0o777);
+    room.want(Want::Standby);
+    let Report::StopFailed { reason, .. } = room.next() else {
+        panic!("not told")
+    };
+    assert!(reason.contains("chmod go-w makes it safe"), "{reason}");
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    assert_eq!(room.text("ran"), "");
+    // It is tried again, and somebody has read what the status says.
+    room.set_mode("stop", 0o755);
+    room.eventually("it stops", |room| room.text("ran") == "stop\n");
+}
+
+#[test]
+fn a_room_that_goes_on_starts_no_script_a_second_time() {
+    // As many a script of init does: what runs is a failure. The status takes its time, so that
+    // the group is heard of first.
+    let app = |name: &str| {
+        format!(
+            "[group.www.service.{name}]\nstart = \"mkdir DIR/{name} && echo {name} >> DIR/said\"\nstop = \"rmdir DIR/{name}\"\n"
+        )
+    };
+    let seen = format!(
+        "{}status = \"sleep 0.2; test -d DIR/seen || exit 3\"\n",
+        app("seen")
+    );
+    let text = format!("{seen}{}", app("blind"));
+    let mut room = Room::new(&text, &[]);
+    room.want(OPENING);
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    let open = Want::Open { epoch: epoch(5) };
+    room.want(open);
+    // The next one's file has one more, which has to be started.
+    room.hosted = hosted(&format!("{text}{}", app("new")), room.directory.path());
+    room.restart();
+    room.want(open);
+    room.eventually("all of it runs", Room::is_reached);
+    assert_eq!(room.text("said"), "seen\nblind\nnew\n");
+    assert!(room.reports.try_recv().is_err(), "nothing has failed");
+    // What was stopped is started again.
+    room.want(Want::Standby);
+    assert!(matches!(room.next(), Report::Stopped { .. }));
+    room.restart();
+    room.want(Want::Opening { epoch: epoch(9) });
+    assert!(matches!(room.next(), Report::Ready { .. }));
+    assert_eq!(room.text("said").lines().count(), 6);
+}
+
+#[test]
+fn what_a_status_and_a_script_of_keepalived_say_is_told() {
+    let text = "[group.www.service.app]\nstart = \"true\"\nstop = \"true\"\n\
+        status = \"echo it recovers; exit 4\"\nstart_timeout = \"1s\"\n\
+        [group.www.hook]\nkeepalived = \"DIR/notify\"\n";
+    let notify = ("notify", "#!/bin/sh\necho no such table >&2\nexit 7\n");
+    let mut room = Room::new(text, &[notify]);
+    room.want(OPENING);
+    let mut said = Vec::new();
+    while said.len() < 2 {
+        match room.next() {
+            Report::Failed { reason, .. } | Report::HookFailed { reason, .. } => said.push(reason),
+            _ => {}
+        }
+    }
+    let told = |what: &str| said.iter().any(|one| one.contains(what));
+    assert!(
+        told("not up within 1s: /bin/sh ended with status 4: it recovers"),
+        "{said:?}"
+    );
+    assert!(told("ended with status 7: no such table"), "{said:?}");
+}

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::service::Driver;
+use crate::doctor::file_of;
 use crate::machine::{Seen, StopOutcome};
 use crate::v1;
 
@@ -32,14 +33,19 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// What is kept of what a command says: enough to tell what is wrong.
 const OUTPUT_MAX: usize = 4_096;
 
-/// The program that a command of the file is, with more arguments behind its own.
+/// The program that a command of the file is, with more arguments behind its own. It does not
+/// run if others could change its file, whoever looked at that before.
 pub(super) fn program(command: &Command, more: &[&str]) -> Program {
-    match command {
+    let program = match command {
         Command::Shell(line) => Program::shell(line),
         Command::Program { path, arguments } => {
             let own = arguments.iter().map(String::as_str);
             Program::new(path, own.chain(more.iter().copied()))
         }
+    };
+    match file_of(command) {
+        Some(file) => program.only_if_trusted(file),
+        None => program,
     }
 }
 
@@ -104,13 +110,22 @@ async fn question(program: &Program, within: Duration) -> Result<(End, String), 
     Ok((finished.end, finished.line()))
 }
 
-/// Asks until the answer is that it is up. The caller sets the deadline.
-async fn until_up(status: &Program) {
-    let mut pause = ASK_MIN;
-    while ask(status).await.is_err() {
-        sleep(pause).await;
-        pause = (pause * 2).min(ASK_MAX);
-    }
+/// Asks until the answer is that it is up. At the deadline what it said last comes back.
+async fn until_up(status: &Program, deadline: Instant, within: Duration) -> Result<(), String> {
+    let mut last = None;
+    let asking = async {
+        let mut pause = ASK_MIN;
+        while let Err(why) = ask(status).await {
+            last = Some(why);
+            sleep(pause).await;
+            pause = (pause * 2).min(ASK_MAX);
+        }
+    };
+    let up = tokio::time::timeout_at(deadline, asking).await;
+    up.map_err(|_| match last {
+        Some(last) => format!("it was not up within {within:?}: {last}"),
+        None => format!("it was not up within {within:?}: its status gave no answer"),
+    })
 }
 
 /// A process that runs for a service.
@@ -223,9 +238,7 @@ impl Foreground {
         };
         tokio::select! {
             () = life.ended() => Err(self.bury().await),
-            up = tokio::time::timeout_at(deadline, until_up(status)) => {
-                up.map_err(|_| format!("it was not up within {:?}", self.start_timeout))
-            }
+            up = until_up(status, deadline, self.start_timeout) => up,
         }
     }
 
@@ -342,25 +355,31 @@ impl Scripts {
         let start = Child::start(&self.start, Output::Log, None, within);
         let mut child = start.await.map_err(|error| format!("failed to {error}"))?;
         let noted = Noted::new(&self.note, child.pid());
-        let late = |_| format!("it was not up within {within:?}");
         // Dropped at the deadline, it is killed with its group.
         let end = tokio::time::timeout_at(deadline, child.wait()).await;
         drop(noted);
-        let end = end.map_err(late)?;
+        let end = end.map_err(|_| format!("it was not up within {within:?}"))?;
         if !end.is_success() {
             let path = self.start.path().display();
             return Err(format!("{path} {end}; what it wrote is in our log"));
         }
         match &self.status {
-            Some(status) => tokio::time::timeout_at(deadline, until_up(status))
-                .await
-                .map_err(late),
+            Some(status) => until_up(status, deadline, within).await,
             None => Ok(()),
         }
     }
-}
 
-impl Scripts {
+    /// Whether its status says that it runs.
+    async fn is_up(&self, deadline: Instant) -> bool {
+        match &self.status {
+            Some(status) => matches!(
+                tokio::time::timeout_at(deadline, ask(status)).await,
+                Ok(Ok(()))
+            ),
+            None => false,
+        }
+    }
+
     async fn run_stop(&self) -> Result<(), String> {
         let finished = run_noted(&self.stop, &limits(self.stop_timeout), &self.note).await;
         let finished = finished.map_err(|error| format!("failed to {error}"))?;
@@ -382,6 +401,11 @@ impl Scripts {
 impl Driver for Scripts {
     async fn start(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + self.start_timeout;
+        // What runs already is not started: many a script calls that a failure. A worker that
+        // goes on for another one may not have seen yet what runs.
+        if self.is_up(deadline).await {
+            return Ok(());
+        }
         self.run_start(deadline).await
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use evenkeel_config::{Command, Hosted, Runs};
 use evenkeel_core::{Epoch, GroupName, Moment, ServiceName};
 use evenkeel_host::clock;
-use evenkeel_host::run::{Leftovers, Limits};
+use evenkeel_host::run::{Finished, Leftovers, Limits, RunError};
 use tokio::sync::{mpsc, watch};
 
 use super::command::{program, run_noted};
@@ -65,7 +65,7 @@ pub(super) async fn run(
     let mut task = Task {
         machine: Machine::new(
             settings.group,
-            known(&settings.hosted),
+            known(&shared, &settings),
             earlier(&shared, &settings, &left),
         ),
         context: Context::default(),
@@ -115,7 +115,7 @@ pub(super) async fn run(
             }
         };
         if let Some(event) = event {
-            task.note_stop(&event);
+            task.note_step(&event);
             for effect in task.machine.step(clock::now(), event) {
                 task.carry_out(effect);
             }
@@ -148,7 +148,8 @@ async fn examine(hosted: Hosted, faults: watch::Sender<Vec<String>>) {
 }
 
 /// What the machine needs to know of the services.
-fn known(hosted: &Hosted) -> Vec<Service> {
+fn known(shared: &Shared, settings: &GroupSettings) -> Vec<Service> {
+    let hosted = &settings.hosted;
     let place = |name: &ServiceName| hosted.services.iter().position(|one| one.name == *name);
     let one = |spec: &evenkeel_config::ServiceSpec| Service {
         name: spec.name.clone(),
@@ -157,6 +158,7 @@ fn known(hosted: &Hosted) -> Vec<Service> {
         after: spec.after.iter().filter_map(place).collect(),
         // It is in our control group.
         bound: matches!(spec.what, Runs::Foreground { .. }),
+        started: left::is_started(&shared.notes, &settings.name, spec),
     };
     hosted.services.iter().map(one).collect()
 }
@@ -189,13 +191,24 @@ async fn clear_up(
     }
 }
 
+/// Whether a hook ended well; else how it ended, and what it said.
+fn well(ended: Result<Finished, RunError>) -> Result<(), String> {
+    match ended {
+        Ok(finished) if finished.end.is_success() => Ok(()),
+        Ok(finished) => Err(match finished.line() {
+            line if line.is_empty() => format!("it {}", finished.end),
+            line => format!("it {}: {line}", finished.end),
+        }),
+        Err(error) => Err(format!("failed to {error}")),
+    }
+}
+
 impl Task {
     /// Only when nothing else runs that could be taken for them.
     fn start_services(&mut self) {
         let services = self.settings.hosted.services.iter().enumerate();
         let started = services.map(|(at, spec)| {
-            let note = format!("{}.{}", self.settings.name, spec.name);
-            let note = self.shared.notes.join(note);
+            let note = left::own_path(&self.shared.notes, &self.settings.name, &spec.name);
             service::start(&self.shared, at, spec, &note, self.events.clone())
         });
         self.orders = started.collect();
@@ -216,13 +229,22 @@ impl Task {
         Some(Event::Want(want))
     }
 
-    /// What has stopped is not to be stopped by a later life.
-    fn note_stop(&self, event: &Event) {
-        let Event::Stopped(at, StopOutcome::Clean | StopOutcome::Forced { .. }) = event else {
-            return;
-        };
-        if let Some(spec) = self.settings.hosted.services.get(*at) {
-            left::forget(&self.shared.notes, &self.settings.name, &spec.name);
+    /// What has started is not to be started by a later life, nor stopped what has stopped.
+    fn note_step(&self, event: &Event) {
+        let spec = |at: &usize| self.settings.hosted.services.get(*at);
+        let (notes, group) = (&self.shared.notes, &self.settings.name);
+        match event {
+            Event::Started(at, Ok(())) => {
+                if let Some(spec) = spec(at) {
+                    left::note_started(notes, group, spec);
+                }
+            }
+            Event::Stopped(at, StopOutcome::Clean | StopOutcome::Forced { .. }) => {
+                if let Some(spec) = spec(at) {
+                    left::forget(notes, group, &spec.name);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -337,16 +359,7 @@ impl Task {
             leftovers: Leftovers::Leave,
         };
         let note = self.note_of(hook);
-        async move {
-            match run_noted(&program, &limits, &note).await {
-                Ok(finished) if finished.end.is_success() => Ok(()),
-                Ok(finished) => Err(match finished.line() {
-                    line if line.is_empty() => format!("it {}", finished.end),
-                    line => format!("it {}: {line}", finished.end),
-                }),
-                Err(error) => Err(error.to_string()),
-            }
-        }
+        async move { well(run_noted(&program, &limits, &note).await) }
     }
 
     /// Tells keepalived's script the newest state, one at a time. `INSTANCE` and the order
@@ -378,10 +391,8 @@ impl Task {
                     output: OUTPUT_MAX,
                     leftovers: Leftovers::Leave,
                 };
-                let reason = match run_noted(&program, &limits, &note).await {
-                    Ok(finished) if finished.end.is_success() => continue,
-                    Ok(finished) => format!("it {}", finished.end),
-                    Err(error) => error.to_string(),
+                let Err(reason) = well(run_noted(&program, &limits, &note).await) else {
+                    continue;
                 };
                 let done = Event::HookDone(Hook::Keepalived, Err(reason));
                 if events.send(done).await.is_err() {

@@ -34,8 +34,8 @@ const UNNAMED: &str = "the configuration does not name it any more";
 /// What the names of such notes end in.
 const ENDING: &str = "held";
 
-/// How many notes are looked at: of each service its process, what is held and a command that
-/// runs, of each group its opening and five hooks, by the file that was and by the one that is.
+/// How many notes are looked at: of each service its process or that it was started, what is held
+/// and a command that runs, of each group its opening and five hooks, by the file that was and by the one that is.
 const NOTES_MAX: usize = 2 * (3 * SERVICES_MAX + 6 * GROUPS_MAX);
 
 /// What the name of the note of an opening ends in.
@@ -59,6 +59,34 @@ pub(super) fn note(notes: &Path, group: &GroupName, spec: &ServiceSpec) {
 /// It has been stopped.
 pub(super) fn forget(notes: &Path, group: &GroupName, service: &ServiceName) {
     v1::forget(&path(notes, group, service));
+    v1::forget_started(&own_path(notes, group, service));
+}
+
+/// Where the notes of a service of the file are.
+pub(super) fn own_path(notes: &Path, group: &GroupName, service: &ServiceName) -> PathBuf {
+    notes.join(format!("{group}.{service}"))
+}
+
+/// Whether nothing tells that it runs.
+const fn is_blind(spec: &ServiceSpec) -> bool {
+    matches!(spec.what, Runs::Scripts { status: None, .. })
+}
+
+/// Notes that a service has been started, if a later life could not see that it runs.
+pub(super) fn note_started(notes: &Path, group: &GroupName, spec: &ServiceSpec) {
+    if !is_blind(spec) {
+        return;
+    }
+    if let Err(error) = v1::note_started(&own_path(notes, group, &spec.name)) {
+        tracing::warn!(%error, %group, service = %spec.name, "a restarted worker will start it \
+            again, since it has no status");
+    }
+}
+
+/// Whether an earlier life has started a service, and not stopped it since, of which nothing
+/// tells whether it runs.
+pub(super) fn is_started(notes: &Path, group: &GroupName, spec: &ServiceSpec) -> bool {
+    is_blind(spec) && v1::is_noted_started(&own_path(notes, group, &spec.name))
 }
 
 /// No name has a `+`.
@@ -281,9 +309,10 @@ impl Left {
                 return Err(reason);
             }
         }
-        // What has been started meanwhile under its name has a note of its own.
+        // What has been started meanwhile under its name has notes of its own.
         if v1::noted_held(&self.note).as_ref() == Some(held) {
             v1::forget(&self.note);
+            v1::forget_started(&shared.notes.join(&self.name));
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ fn service(name: &str, after: &[usize]) -> Service {
         restart: 0,
         after: after.to_vec(),
         bound: false,
+        started: false,
     }
 }
 
@@ -309,9 +310,64 @@ fn a_death_is_told_at_once_and_tries_are_forgiven_after_a_long_life() {
     );
     assert_eq!(
         bench.sees(0, Seen::Up),
-        ["Recovered a"],
+        ["Recovered a", "notify MASTER"],
         "somebody repaired it"
     );
+}
+
+#[test]
+fn keepalived_hears_that_a_fault_is_over_when_the_last_of_it_is() {
+    let mut bench = Bench::standing_by(vec![service("a", &[]), service("b", &[])]);
+    bench.opening(5);
+    assert_eq!(bench.not_started(0), ["Failed a no", "notify FAULT"]);
+    bench.started(1);
+    assert_eq!(bench.after(RETRY_MIN), ["start a"]);
+    assert_eq!(
+        bench.started(0),
+        ["Recovered a", "before_open 5"],
+        "it is no master yet"
+    );
+    bench.done(Hook::BeforeOpen);
+    assert_eq!(bench.open(5), ["notify MASTER", "after_open 5"]);
+    for at in [0, 1] {
+        let told = bench.sees(at, Seen::Down);
+        assert_eq!(told.last().map(String::as_str), Some("notify FAULT"));
+    }
+    assert_eq!(bench.sees(1, Seen::Up), ["Recovered b"], "one is left");
+    assert_eq!(bench.sees(0, Seen::Up), ["Recovered a", "notify MASTER"]);
+    // One that fails on its way out is heard of no more.
+    bench.sees(0, Seen::Down);
+    let closing = Want::Closing { epoch: epoch(5) };
+    bench.wants(closing);
+    assert_eq!(bench.sees(0, Seen::Up), ["Recovered a"]);
+}
+
+#[test]
+fn what_an_earlier_life_started_is_not_started_again_if_nothing_tells_whether_it_runs() {
+    let blind = |name| Service {
+        started: true,
+        ..service(name, &[])
+    };
+    // One that the file has only had since then is started beside it.
+    let mut bench = Bench::new(vec![blind("a"), service("new", &[0])]);
+    assert_eq!(bench.open(5), ["notify MASTER", "start new"]);
+    assert_eq!(bench.machine.status().services[0].state, State::Up);
+    bench.started(1);
+    assert!(bench.machine.status().reached);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop new"]);
+    assert_eq!(bench.stopped(1), ["stop a"]);
+    bench.stopped(0);
+    assert_eq!(bench.opening(9), ["start a"], "it is down now");
+    // A standby stops what was left running.
+    let mut bench = Bench::new(vec![blind("a")]);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "stop a"]);
+    // One that runs always is not touched.
+    let warm = Service {
+        started: true,
+        ..always("warm")
+    };
+    let mut bench = Bench::new(vec![warm]);
+    assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "Stopped"]);
 }
 
 #[test]
