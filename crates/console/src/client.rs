@@ -1,14 +1,25 @@
-//! The client: one request, one answer, with a deadline.
+//! The client: one request, one answer, with a deadline. Of what may take longer, as a switchover
+//! does where the file lets it, the daemon knows the deadline; the client waits for as long as the
+//! daemon answers other questions meanwhile.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::api::v1::{ANSWER_LENGTH_MAX, Answer, ReloadStep, Request};
 
-/// How long a client waits for an answer: longer than the longest switchover.
+/// How long a client waits for an answer: longer than a node takes that asks another for it.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a client waits for a switchover, of a daemon that answers others: longer than anybody
+/// would let clients finish and services start. The daemon itself has an answer by the deadline
+/// that its file makes.
+pub const SWITCH_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// How long the daemon may be away while a client asks again and again: its worker is replaced by a
+/// reload, an upgrade or a crash within seconds, and so is a daemon that is restarted.
+pub const AWAY_MAX: Duration = Duration::from_secs(10);
 
 /// How long a client waits that asks again and again how a change stands: a worker that was
 /// killed for it keeps its connections open for as long as its disk hangs, and answers none.
@@ -20,15 +31,15 @@ pub const LOOK_PATIENCE: Duration = Duration::from_secs(3);
 pub enum ClientError {
     /// No socket there.
     #[error(
-        "nothing listens at {}: {source}. Is the daemon running (systemctl status evenkeel)? \
+        "nothing listens at {}: {said}. Is the daemon running (systemctl status evenkeel)? \
          Another socket is named with --socket",
         path.display()
     )]
     Absent {
         /// Where.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said. No cause of its own: the text has it.
+        said: std::io::Error,
     },
     /// Not allowed.
     #[error(
@@ -40,52 +51,74 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// Broken off.
-    #[error("the daemon at {} gave no answer: {source}", path.display())]
+    #[error("the daemon at {} gave no answer: {said}", path.display())]
     Broken {
         /// Where.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said. No cause of its own: the text has it.
+        said: std::io::Error,
     },
     /// Not understood.
     #[error("the daemon's answer is not understood (another version?): {0}")]
     Unreadable(serde_json::Error),
 }
 
+impl ClientError {
+    /// Whether the same question may be answered in a moment: the daemon is being replaced.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Absent { .. } | Self::Broken { .. })
+    }
+}
+
 /// Asks the daemon at `socket`.
 pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ClientError> {
-    let broken = |source| ClientError::Broken {
+    ask_within(socket, request, patience(request))
+}
+
+/// The same, where `patience` is how long nothing may be heard of the daemon.
+fn ask_within(socket: &Path, request: &Request, patience: Duration) -> Result<Answer, ClientError> {
+    let broken = |said| ClientError::Broken {
         path: socket.to_owned(),
-        source,
+        said,
     };
-    let mut stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+    let mut stream = UnixStream::connect(socket).map_err(|said| match said.kind() {
         std::io::ErrorKind::PermissionDenied => ClientError::Forbidden {
             path: socket.to_owned(),
         },
         _ => ClientError::Absent {
             path: socket.to_owned(),
-            source,
+            said,
         },
     })?;
-    let patience = Some(patience(request));
-    stream.set_read_timeout(patience).map_err(broken)?;
-    stream.set_write_timeout(patience).map_err(broken)?;
+    stream.set_read_timeout(Some(patience)).map_err(broken)?;
+    stream.set_write_timeout(Some(patience)).map_err(broken)?;
     let mut line = serde_json::to_vec(request).map_err(ClientError::Unreadable)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
     let mut answer = Vec::new();
-    BufReader::new(stream)
-        .take(ANSWER_LENGTH_MAX as u64)
-        .read_until(b'\n', &mut answer)
-        .map_err(broken)?;
+    let mut reader = BufReader::new(stream).take(ANSWER_LENGTH_MAX as u64);
+    let began = Instant::now();
+    while let Err(error) = reader.read_until(b'\n', &mut answer) {
+        if !(is_late(&error) && takes_long(request) && began.elapsed() < SWITCH_MAX) {
+            return Err(broken(error));
+        }
+        // Whatever it says, it lives.
+        ask_within(socket, &Request::Status, patience)?;
+    }
     if answer.is_empty() {
-        let source = std::io::Error::other("the connection was closed");
-        return Err(ClientError::Broken {
-            path: socket.to_owned(),
-            source,
-        });
+        return Err(broken(std::io::Error::other("the connection was closed")));
     }
     serde_json::from_slice(&answer).map_err(ClientError::Unreadable)
+}
+
+fn is_late(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    matches!(error.kind(), TimedOut | WouldBlock)
+}
+
+/// Whether the daemon may rightly take longer than [`ANSWER_PATIENCE`].
+const fn takes_long(request: &Request) -> bool {
+    matches!(request, Request::Switch { .. })
 }
 
 fn patience(request: &Request) -> Duration {
@@ -95,5 +128,86 @@ fn patience(request: &Request) -> Duration {
             ..
         } => LOOK_PATIENCE,
         _ => ANSWER_PATIENCE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::v1::Status;
+    use std::os::unix::net::UnixListener;
+
+    /// Short, so that a test is; what it is about is what comes after it.
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    fn switch() -> Request {
+        Request::Switch {
+            group: "www".to_owned(),
+            to: None,
+            force: false,
+        }
+    }
+
+    /// The next client and what it asks.
+    fn next(listener: &UnixListener) -> (UnixStream, Request) {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut line = String::new();
+        let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+        reader.read_line(&mut line).expect("a request");
+        (stream, serde_json::from_str(&line).expect("a request"))
+    }
+
+    fn say(mut stream: &UnixStream, answer: &Answer) {
+        let mut line = serde_json::to_vec(answer).expect("an answer");
+        line.push(b'\n');
+        stream.write_all(&line).expect("heard");
+    }
+
+    fn listener() -> (tempfile::TempDir, PathBuf, UnixListener) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("bound");
+        (directory, path, listener)
+    }
+
+    #[test]
+    fn a_switchover_is_waited_for_as_long_as_the_daemon_lives() {
+        let (_directory, path, listener) = listener();
+        let daemon = std::thread::spawn(move || {
+            let (mover, request) = next(&listener);
+            assert_eq!(request, switch());
+            // It is not done before others have asked twice.
+            for _ in 0..2 {
+                let (other, request) = next(&listener);
+                assert_eq!(request, Request::Status);
+                say(&other, &Answer::Status(Status::default()));
+            }
+            say(&mover, &Answer::Done("fra1 serves www".to_owned()));
+        });
+        let answer = ask_within(&path, &switch(), PATIENCE).expect("an answer");
+        assert_eq!(answer, Answer::Done("fra1 serves www".to_owned()));
+        daemon.join().expect("asked as expected");
+    }
+
+    #[test]
+    fn a_daemon_that_answers_nobody_is_not_waited_for() {
+        // Clients wait in the queue of the listener.
+        let (_directory, path, listener) = listener();
+        for request in [switch(), Request::Status] {
+            let error = ask_within(&path, &request, PATIENCE).expect_err("nobody answers");
+            assert!(matches!(error, ClientError::Broken { .. }), "{error}");
+            assert!(error.may_pass());
+        }
+        drop(listener);
+    }
+
+    #[test]
+    fn what_the_system_says_is_told_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let error = ask(&directory.path().join("none"), &Request::Status).expect_err("absent");
+        let text = error.to_string();
+        assert_eq!(text.matches("No such file").count(), 1, "{text}");
+        // The command line shows an error with all its causes.
+        assert!(std::error::Error::source(&error).is_none());
     }
 }

@@ -255,7 +255,7 @@ mod tests {
     fn gone() -> ClientError {
         ClientError::Broken {
             path: "/run/s".into(),
-            source: std::io::Error::other("the connection was closed"),
+            said: std::io::Error::other("the connection was closed"),
         }
     }
 

@@ -48,6 +48,7 @@ pub fn verdict(status: &Status) -> String {
     let all = status.groups.len();
     let head = format!("{}: {serving} of {all} groups serving", status.cluster);
     match (down.is_empty(), bare.is_empty()) {
+        (true, true) if !status.advice.is_empty() => format!("{head}, all protected; see below."),
         (true, true) => format!("{head}, all protected. Nothing to do."),
         (true, false) => format!("{head}, but NOT PROTECTED: {}.", bare.join(", ")),
         (false, _) => format!("{head}. NOT SERVING: {}.", down.join(", ")),
@@ -315,6 +316,13 @@ mod tests {
         assert_eq!(
             verdict(&well),
             "shop: 1 of 1 groups serving, all protected. Nothing to do."
+        );
+        // What is advised is something to do.
+        let mut advised = well.clone();
+        advised.advice.push("fra1 has another file".into());
+        assert_eq!(
+            verdict(&advised),
+            "shop: 1 of 1 groups serving, all protected; see below."
         );
         let bare = with(vec![group(State::Serving, false)]);
         assert_eq!(

@@ -949,6 +949,43 @@ fn a_planned_move_waits_for_the_requests_in_flight() {
     assert_eq!(world.asked, None, "nothing is asked any more");
 }
 
+/// However long the file lets clients finish and services start, the operator hears what came of
+/// it, and not before.
+#[test]
+fn an_operator_waits_for_as_long_as_the_file_lets_a_move_take() {
+    let moving = || {
+        let mut topology = topology("any");
+        let group = topology.groups.get_mut(&www()).expect("a group");
+        group.drain = Duration::from_secs(30);
+        group.preparing = Duration::from_secs(20);
+        let mut world = World::of(topology).served();
+        world.voice("ams1").leaves = Leaves::Within(29_000);
+        wish(&mut world);
+        world.pass(28_900);
+        assert_eq!(world.take(), None, "requests are in flight");
+        let mut moved = (0..20).filter_map(|_| {
+            world.pass(20);
+            world.take()
+        });
+        assert_eq!(moved.next().map(|assign| assign.holder), Some(id("fra1")));
+        drop(moved);
+        world.voice("fra1").standing = Standing::Opening;
+        world
+    };
+    let mut world = moving();
+    world.pass(15_000);
+    assert!(world.replies.is_empty(), "its service starts");
+    world.voice("fra1").standing = Standing::Open;
+    world.pass(40);
+    let reply = world.replies.pop().expect("a reply").expect("done");
+    assert!(reply.starts_with("fra1 serves www"), "{reply}");
+
+    let mut world = moving();
+    world.pass(31_100);
+    let reason = world.replies.pop().expect("a reply").expect_err("too long");
+    assert!(reason.contains("does not serve www within"), "{reason}");
+}
+
 /// L3: neither a holder of an older version nor one that never ends holds a move up.
 #[test]
 fn a_holder_that_does_not_let_its_clients_go_is_not_waited_for_long() {

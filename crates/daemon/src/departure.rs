@@ -33,6 +33,14 @@ impl Driver {
         groups.map(Group::departure_max).max().unwrap_or_default()
     }
 
+    /// The longest time that a planned move of a group may take by the file, with the start of what
+    /// runs with it on the next holder.
+    pub(crate) fn longest_move(&self) -> Duration {
+        let groups = self.node.topology().groups.values();
+        let whole = groups.map(|group| group.departure_max().saturating_add(group.preparing));
+        whole.max().unwrap_or_default()
+    }
+
     /// What is wanted of the group now: nothing is held unless its clients are let go.
     pub(crate) fn stop_holding(&mut self, group: GroupId, want: &Want) {
         // Also when the lease has lapsed: it may come back, and then begins anew.

@@ -37,7 +37,10 @@ impl Driver {
     fn pass_on(&self, leader: NodeId, asked: &Asked, answer: oneshot::Sender<Answer>) {
         let endpoint = self.endpoint.clone();
         let body = serde_json::to_vec(asked).unwrap_or_default();
-        let patience = ASK_PATIENCE + self.longest_drain();
+        let patience = match asked {
+            Asked::Switch { .. } => ASK_PATIENCE.saturating_add(self.longest_move()),
+            _ => ASK_PATIENCE,
+        };
         tokio::spawn(async move {
             let got = endpoint.request(leader, ASK, body.into(), patience).await;
             let said = match got {

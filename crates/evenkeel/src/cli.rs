@@ -53,7 +53,7 @@ pub enum Command {
     /// Empty a node for maintenance; returns when it holds nothing.
     ///
     /// Exit code 0: it holds nothing. 1: refused, nothing was changed. 2: it is drained, and
-    /// groups are still on it, with the reasons.
+    /// groups are still on it, with the reasons, or the daemon that was asked stays away.
     Drain(Drain),
     /// Let a drained node have groups again.
     Undrain {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use evenkeel_console::api::v1::{Answer, Request};
@@ -179,10 +179,20 @@ fn change(
 }
 
 fn status(json: bool, watch: bool, client: &Client) -> anyhow::Result<ExitCode> {
+    let mut seen: Option<Instant> = None;
     loop {
-        let Answer::Status(status) = client::ask(&client.socket, &Request::Status)? else {
-            anyhow::bail!("the daemon answered something else");
+        let status = match client::ask(&client.socket, &Request::Status) {
+            Ok(Answer::Status(status)) => status,
+            Ok(_) => anyhow::bail!("the daemon answered something else"),
+            // It is being replaced, and who watches goes on watching.
+            Err(error) if error.may_pass() && seen.is_some_and(lately) => {
+                eprintln!("evenkeel: {error}");
+                std::thread::sleep(WATCH_EVERY);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
         };
+        seen = Some(Instant::now());
         let text = if json {
             serde_json::to_string_pretty(&status)? + "\n"
         } else {
@@ -199,6 +209,10 @@ fn status(json: bool, watch: bool, client: &Client) -> anyhow::Result<ExitCode> 
         std::io::Write::flush(&mut std::io::stdout()).context("cannot write the status")?;
         std::thread::sleep(WATCH_EVERY);
     }
+}
+
+fn lately(seen: Instant) -> bool {
+    seen.elapsed() < client::AWAY_MAX
 }
 
 fn why(group: Option<String>, json: bool, client: &Client) -> anyhow::Result<ExitCode> {

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use evenkeel_console::api::v1::{Answer, Request, State, Status};
-use evenkeel_console::client;
+use evenkeel_console::client::{self, AWAY_MAX, ClientError};
 
-use crate::cli::{Client, Drain};
+use crate::cli::Drain;
 
 /// How often the status is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -21,6 +21,23 @@ const STAYS_AFTER: Duration = Duration::from_secs(6);
 const KNOWN_MAX: Duration = Duration::from_secs(5);
 /// The exit code if the node is drained and still holds groups.
 const STAYS: u8 = 2;
+
+/// How the daemon is asked.
+type Asking<'a> = &'a mut dyn FnMut(&Request) -> Result<Answer, ClientError>;
+
+/// How long somebody waits for the groups to leave; see the constants.
+#[derive(Clone, Copy)]
+struct Patience {
+    pace: Duration,
+    away: Duration,
+    leave: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    pace: LOOK_EVERY,
+    away: AWAY_MAX,
+    leave: LEAVE_MAX,
+};
 
 /// How far the drain of a node has come.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,18 +131,40 @@ pub fn drain(drain: &Drain) -> anyhow::Result<ExitCode> {
     if drain.no_wait {
         return Ok(ExitCode::SUCCESS);
     }
-    wait(&drain.node, &drain.client)
+    let mut ask = |request: &Request| client::ask(&drain.client.socket, request);
+    wait(&drain.node, &mut ask, PATIENCE)
 }
 
-fn wait(node: &str, client: &Client) -> anyhow::Result<ExitCode> {
+/// Watches a node that is drained. The daemon that is asked may be replaced meanwhile.
+fn wait(node: &str, ask: Asking<'_>, patience: Patience) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let mut watch = Watch::default();
     let mut known = false;
+    // Who has just been started may not know of the drain yet.
+    let mut asked_since = began;
+    let mut away_since: Option<Instant> = None;
     let mut stays_since: Option<Instant> = None;
     loop {
-        let Answer::Status(status) = client::ask(&client.socket, &Request::Status)? else {
-            anyhow::bail!("the daemon answered something else");
+        let status = match ask(&Request::Status) {
+            Ok(Answer::Status(status)) => status,
+            Ok(_) => anyhow::bail!("the daemon answered something else"),
+            Err(error) if error.may_pass() => {
+                let since = *away_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= patience.away {
+                    eprintln!(
+                        "evenkeel: {node} is drained, but how far its groups have left cannot be \
+                         seen any more ({error}); ask on another node: evenkeel status"
+                    );
+                    return Ok(ExitCode::from(STAYS));
+                }
+                std::thread::sleep(patience.pace);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
         };
+        if away_since.take().is_some() {
+            (known, asked_since, stays_since) = (false, Instant::now(), None);
+        }
         let progress = watch.look(node, &status);
         watch.tell();
         match progress {
@@ -133,7 +172,7 @@ fn wait(node: &str, client: &Client) -> anyhow::Result<ExitCode> {
                 println!("{node} holds nothing");
                 return Ok(ExitCode::SUCCESS);
             }
-            Progress::NotKnown if known || began.elapsed() >= KNOWN_MAX => {
+            Progress::NotKnown if known || asked_since.elapsed() >= KNOWN_MAX => {
                 anyhow::bail!(
                     "{node} is drained no more: somebody has ended it, or its time is over"
                 );
@@ -151,15 +190,15 @@ fn wait(node: &str, client: &Client) -> anyhow::Result<ExitCode> {
             }
         }
         known |= progress != Progress::NotKnown;
-        if began.elapsed() >= LEAVE_MAX {
+        if began.elapsed() >= patience.leave {
             eprintln!(
                 "evenkeel: {node} is drained, but its groups have not all left within {} s; \
                  `evenkeel status` tells more",
-                LEAVE_MAX.as_secs()
+                patience.leave.as_secs()
             );
             return Ok(ExitCode::from(STAYS));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(patience.pace);
     }
 }
 
@@ -264,6 +303,63 @@ mod tests {
             "shop: bru1 serves it",
         ];
         assert_eq!(watch.news, wanted);
+    }
+
+    fn gone() -> Result<Answer, ClientError> {
+        Err(ClientError::Broken {
+            path: "/run/s".into(),
+            said: std::io::Error::other("the connection was closed"),
+        })
+    }
+
+    const QUICK: Patience = Patience {
+        pace: Duration::ZERO,
+        away: Duration::from_millis(5),
+        leave: LEAVE_MAX,
+    };
+
+    /// The exit code is no number that can be compared.
+    fn shown(code: anyhow::Result<ExitCode>) -> String {
+        format!("{:?}", code.expect("no error"))
+    }
+
+    #[test]
+    fn a_daemon_that_is_replaced_meanwhile_is_asked_again() {
+        use State::Serving;
+        let held = status(&[("www", "ams1", Serving)], Some(&[("www", Some("fra1"))]));
+        let left = status(&[("www", "fra1", Serving)], Some(&[]));
+        // The new one does not know of the drain at first.
+        let young = status(&[("www", "ams1", Serving)], None);
+        let mut answers = vec![
+            Ok(Answer::Status(held)),
+            gone(),
+            gone(),
+            Ok(Answer::Status(young)),
+            Ok(Answer::Status(left)),
+        ]
+        .into_iter();
+        let mut ask = |_: &Request| answers.next().expect("it is done");
+        // Twice is not for long.
+        let patience = Patience {
+            away: AWAY_MAX,
+            ..QUICK
+        };
+        let code = wait("ams1", &mut ask, patience);
+        assert_eq!(shown(code), shown(Ok(ExitCode::SUCCESS)));
+        assert!(answers.next().is_none(), "each was asked for");
+    }
+
+    #[test]
+    fn a_daemon_that_stays_away_does_not_mean_that_nothing_was_changed() {
+        let mut ask = |_: &Request| gone();
+        let code = wait("ams1", &mut ask, QUICK);
+        assert_eq!(shown(code), shown(Ok(ExitCode::from(STAYS))));
+        let mut ask = |_: &Request| {
+            Err(ClientError::Forbidden {
+                path: "/run/s".into(),
+            })
+        };
+        wait("ams1", &mut ask, QUICK).expect_err("that does not pass");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Planned moves: what operators wish, and how holders let their clients go first.
 
+use core::time::Duration;
+
 use super::{Act, Node, WISH_PATIENCE, WISHES_MAX};
 use crate::Moment;
 use crate::command::Assign;
@@ -50,10 +52,19 @@ impl Node {
                     from,
                     to: assign.holder,
                     proposal: None,
-                    deadline: now + self.farewell(wish.group).whole() + WISH_PATIENCE,
+                    deadline: now + self.move_max(wish.group) + WISH_PATIENCE,
                 });
             }
         }
+    }
+
+    /// How long a planned move may take by the file: the clients are let go, and what runs on the
+    /// holder alone starts on the next one.
+    fn move_max(&self, group: GroupId) -> Duration {
+        let preparing = self.topology.groups.get(&group).map(|one| one.preparing);
+        self.farewell(group)
+            .whole()
+            .saturating_add(preparing.unwrap_or_default())
     }
 
     fn refuse(&mut self, id: u64, reason: String) {
@@ -240,8 +251,8 @@ impl Node {
             }
             if now >= one.deadline {
                 let text = format!(
-                    "{} does not serve {} within its time to drain and {} s more; `evenkeel why` \
-                     tells how far it came",
+                    "{} does not serve {} within its time to drain and to start what runs with it, \
+                     and {} s more; `evenkeel why` tells how far it came",
                     self.topology.node_name(to),
                     self.topology.group_name(group),
                     WISH_PATIENCE.as_secs()
