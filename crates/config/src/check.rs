@@ -1,5 +1,7 @@
 //! `[group.G.check.NAME]`: one question about health.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -231,16 +233,19 @@ pub(crate) fn read_name(key: &Text<'_>, report: &mut Report) -> Option<CheckName
     name::read("check", key, CheckName::new, report)
 }
 
+/// The addresses of all groups, each with the name of its group.
+pub(crate) type Held = BTreeMap<IpAddr, String>;
+
 /// Reads a check of a group that has these services.
 pub(crate) fn read(
     name: CheckName,
     section: &Section<'_>,
-    services: &Services<'_>,
+    related: &Related<'_>,
     report: &mut Report,
 ) -> Option<CheckSpec> {
     let question = read_question(section, report);
-    let named = services.named(section, report);
-    let implied = services.implied(&name, question.as_ref());
+    let named = related.named(section, report);
+    let implied = related.implied(&name, question.as_ref());
     let interval = read_time(
         section,
         "interval",
@@ -262,7 +267,12 @@ pub(crate) fn read(
         let span = section.span.clone();
         From { node, peers, span }
     });
-    judge_target(&question, &from, report);
+    let rests = named
+        .or(implied)
+        .is_some_and(|service| service.when == When::Active);
+    if !judge_held(&question, section, (&from, rests), related, report) {
+        judge_target(&question, &from, report);
+    }
     let policy = CheckPolicy {
         name,
         interval,
@@ -271,9 +281,7 @@ pub(crate) fn read(
         rise,
         from_node: from.node,
         from_peers: from.peers,
-        rests: named
-            .or(implied)
-            .is_some_and(|service| service.when == When::Active),
+        rests,
         service: named.or(implied).map(|service| OfService {
             name: service.name.clone(),
             restarts: service.restart > 0,
@@ -288,15 +296,19 @@ pub(crate) fn read(
     })
 }
 
-/// The services of a group, to one of which a check may belong.
-pub(crate) struct Services<'a> {
-    /// The names of all, faulty ones too: those have been spoken of.
+/// What a check of a group may be about.
+pub(crate) struct Related<'a> {
+    /// Its group.
+    pub(crate) group: &'a str,
+    /// The addresses that move.
+    pub(crate) held: &'a Held,
+    /// The names of all services of the group, faulty ones too: those have been spoken of.
     pub(crate) names: Vec<String>,
     /// Those that are whole.
     pub(crate) whole: &'a [(ServiceSpec, Span)],
 }
 
-impl Services<'_> {
+impl Related<'_> {
     /// The service that a check asks about unless it names one: the one whose name it bears,
     /// or whose unit it asks for.
     fn implied(&self, check: &CheckName, question: Option<&Question>) -> Option<&ServiceSpec> {
@@ -465,6 +477,51 @@ fn read_from(section: &Section<'_>, report: &mut Report) -> Option<From> {
         }
     }
     Some(from)
+}
+
+/// Warns of a question that goes to an address which moves: whoever holds that answers it, so that
+/// a standby is judged by the holder. True if it did.
+fn judge_held(
+    question: &Question,
+    section: &Section<'_>,
+    (from, rests): (&From, bool),
+    related: &Related<'_>,
+    report: &mut Report,
+) -> bool {
+    let ip = match (question, question.target()) {
+        (_, Some(Target::Ip(ip))) => Some(ip),
+        (Question::Exec(command) | Question::Nagios(command), _) => {
+            let mut words = command.words().iter();
+            words.find_map(|word| {
+                let ip = word.parse::<IpAddr>().ok();
+                ip.filter(|ip| related.held.contains_key(ip))
+            })
+        }
+        _ => None,
+    };
+    let Some((ip, group)) = ip.and_then(|ip| Some((ip, related.held.get(&ip)?))) else {
+        return false;
+    };
+    // Where it is asked only of the holder, and by itself, the answer is its own.
+    if rests && !from.peers && group == related.group {
+        return false;
+    }
+    let what = format!(
+        "{ip} is an address of the group {}: whoever holds that answers, not the node that is judged",
+        shown(group)
+    );
+    let asked = KINDS
+        .iter()
+        .map(|kind| kind.name)
+        .find(|kind| section.has(kind));
+    let key = match section.has("server") {
+        true => Some("server"),
+        false => asked,
+    };
+    let span = key.and_then(|key| section.value(key));
+    let span = span.map_or(section.span.clone(), |value| value.span());
+    report.warn(&span, what, format!("ask {NODE}"));
+    true
 }
 
 /// Questions whose answer does not depend on the node that is judged.

@@ -13,7 +13,7 @@ pub const COMMAND_LENGTH_MAX: usize = 4_096;
 pub const ARGUMENTS_MAX: usize = 64;
 
 /// What is run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Command {
     /// A line for `/bin/sh -c`.
     Shell(String),

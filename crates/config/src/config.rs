@@ -62,6 +62,7 @@ struct SourceMap {
     addresses: BTreeMap<(GroupId, IpAddr), Span>,
     checks: BTreeMap<(GroupId, CheckName), Span>,
     services: BTreeMap<(GroupId, ServiceName), Span>,
+    hooks: BTreeMap<(GroupId, &'static str), Span>,
 }
 
 impl SourceMap {
@@ -73,6 +74,7 @@ impl SourceMap {
             addresses: BTreeMap::new(),
             checks: BTreeMap::new(),
             services: BTreeMap::new(),
+            hooks: BTreeMap::new(),
         };
         for node in &nodes.all {
             map.nodes.insert(NodeId::of(&node.name), node.span.clone());
@@ -89,6 +91,9 @@ impl SourceMap {
             }
             for (spec, span) in &found.services {
                 map.services.insert((id, spec.name.clone()), span.clone());
+            }
+            for (hook, span) in &found.hook_places {
+                map.hooks.insert((id, *hook), span.clone());
             }
         }
         map
@@ -164,6 +169,11 @@ impl Config {
     pub fn place_of_service(&self, group: GroupId, service: &ServiceName) -> Option<Place> {
         self.places
             .place(self.places.services.get(&(group, service.clone())))
+    }
+
+    /// Where the hook of a group stands that has this key.
+    pub fn place_of_hook(&self, group: GroupId, hook: &'static str) -> Option<Place> {
+        self.places.place(self.places.hooks.get(&(group, hook)))
     }
 
     /// The interface of this machine on which an address of a group belongs.

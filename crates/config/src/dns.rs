@@ -193,8 +193,8 @@ fn read_expect(section: &Section<'_>, record: RecordType, report: &mut Report) -
             Some(text.parse::<Ipv6Addr>().ok()?.to_string())
         }),
         RecordType::Txt => ("v=spf1 -all", |text| Some(text.to_owned())),
-        RecordType::Mx => ("10 mail.example.net", name_form),
-        RecordType::Srv => ("0 5 5060 sip.example.net", name_form),
+        RecordType::Mx => ("10 mail.example.net", |text| numbered(text, 1)),
+        RecordType::Srv => ("0 5 5060 sip.example.net", |text| numbered(text, 3)),
         RecordType::Soa => ("ns1.example.net", name_form),
         RecordType::Ns | RecordType::Cname | RecordType::Ptr => ("www.example.net", name_form),
     };
@@ -212,5 +212,25 @@ fn read_expect(section: &Section<'_>, record: RecordType, report: &mut Report) -
 /// Names count without their last dot, and in small letters.
 fn name_form(text: &str) -> Option<String> {
     let text = text.trim_end_matches('.');
-    (!text.is_empty()).then(|| text.to_ascii_lowercase())
+    let name = !text.is_empty() && !text.contains(char::is_whitespace);
+    name.then(|| text.to_ascii_lowercase())
+}
+
+/// So many numbers and a name, as answers are written; `.` is the root (RFC 7505).
+fn numbered(text: &str, numbers: usize) -> Option<String> {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let (name, before) = words.split_last()?;
+    if before.len() != numbers {
+        return None;
+    }
+    let mut form = String::new();
+    for number in before {
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number.parse::<u16>().ok().filter(|_| digits)?;
+        form.push_str(&format!("{number} "));
+    }
+    match *name {
+        "." => Some(form),
+        name => Some(form + &name_form(name)?),
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use evenkeel_core::rule::nearest;
 use toml::de::DeValue;
 
 use crate::fault::{Report, shown};
@@ -88,9 +89,30 @@ pub(crate) fn read(key: &'static str, section: &Section<'_>, report: &mut Report
         report.refuse(&program.span, what, "put it among the arguments");
         return None;
     }
+    for word in &words[1..] {
+        warn_of_another_brace(word, report);
+    }
     Some(Exec {
         words: words.iter().map(|word| word.value.to_owned()).collect(),
     })
+}
+
+/// Braces are ordinary in arguments; a name in them that is almost the one that is replaced is not.
+fn warn_of_another_brace(word: &Text<'_>, report: &mut Report) {
+    let Some((_, rest)) = word.value.split_once('{') else {
+        return;
+    };
+    let Some((name, _)) = rest.split_once('}') else {
+        return;
+    };
+    let meant = NODE.trim_matches(['{', '}']);
+    if name != meant && nearest(name, [meant]).is_some() {
+        let what = format!(
+            "{} is passed on as it stands",
+            shown(&format!("{{{name}}}"))
+        );
+        report.warn(&word.span, what, format!("did you mean {NODE}?"));
+    }
 }
 
 fn help(key: &str) -> String {

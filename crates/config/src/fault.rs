@@ -275,6 +275,11 @@ impl Report {
         &self.source
     }
 
+    /// Another one of the same file, for a look ahead at what is read and judged later.
+    pub(crate) fn aside(&self) -> Self {
+        Self::new(self.source.clone())
+    }
+
     /// The file is refused because of what stands at `span`.
     pub(crate) fn refuse(
         &mut self,

@@ -10,14 +10,14 @@ use evenkeel_core::rule::{Rule, Truth, nearest};
 use evenkeel_core::topology::{Failback, Group, ServiceAddress, WithoutMajority};
 
 use crate::address;
-use crate::check::{self, CheckSpec};
+use crate::check::{self, CheckSpec, Held};
 use crate::duration;
 use crate::fault::{Report, shown};
 use crate::hook::{self, Hooks};
 use crate::name;
 use crate::node::FoundNodes;
 use crate::section::{Keys, Section, Text};
-use crate::service::{self, SERVICES_MAX, ServiceSpec, Units, When};
+use crate::service::{self, SERVICES_MAX, ServiceSpec, Taken, When};
 use crate::source::Span;
 
 /// Every group has a lease of its own.
@@ -42,6 +42,10 @@ const DRAIN_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_s
 /// Sooner would be flapping; later is `"manual"`.
 const FAILBACK_BOUNDS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
+
+/// Checks of a rule of which all answers are tried to see whether it can hold: 4096 cases, a
+/// moment's work for each group of the largest file.
+const TRIED_MAX: usize = 12;
 
 /// How many names a help line lists.
 const LISTED_MAX: usize = 12;
@@ -73,6 +77,7 @@ pub(crate) struct FoundGroup {
     pub(crate) checks: Vec<(CheckSpec, Span)>,
     pub(crate) services: Vec<(ServiceSpec, Span)>,
     pub(crate) hooks: Hooks,
+    pub(crate) hook_places: hook::Places,
 }
 
 /// Reads all groups and what must hold between them and the nodes.
@@ -98,14 +103,40 @@ pub(crate) fn read(top: &Section<'_>, nodes: &FoundNodes, report: &mut Report) -
         checks: CHECKS_MAX,
         addresses: ADDRESSES_MAX,
         services: SERVICES_MAX,
-        units: Units::new(),
+        taken: Taken::default(),
     };
+    let held = all_addresses(&sections, report);
+    let around = Around { nodes, held: &held };
     for (name, section) in sections.iter().take(GROUPS_MAX) {
-        groups.extend(read_one(name, section, nodes, &mut budget, report));
+        groups.extend(read_one(name, section, &around, &mut budget, report));
     }
     judge_identities(&groups, report);
     judge_overlaps(&groups, nodes, report);
+    judge_notes(&groups, report);
     groups
+}
+
+/// What groups may speak of besides their own.
+struct Around<'a> {
+    nodes: &'a FoundNodes,
+    held: &'a Held,
+}
+
+/// The addresses of all groups, each with its group, before any of them is judged: a check may ask
+/// for one of a group that stands below it.
+fn all_addresses(sections: &[(Text<'_>, Section<'_>)], report: &Report) -> Held {
+    // What is wrong with them is told when they are read in earnest.
+    let mut unheard = report.aside();
+    let mut held = Held::new();
+    for (name, section) in sections.iter().take(GROUPS_MAX) {
+        let texts = section.texts("addresses", ADDRESSES_EXAMPLE, &mut unheard);
+        for text in texts.unwrap_or_default() {
+            if let Some(address) = address::read(&text, &mut unheard) {
+                held.insert(address.ip, name.value.to_owned());
+            }
+        }
+    }
+    held
 }
 
 /// What the file may still have.
@@ -113,23 +144,25 @@ struct Budget {
     checks: usize,
     addresses: usize,
     services: usize,
-    /// Units that belong to a group already.
-    units: Units,
+    /// What belongs to a group already.
+    taken: Taken,
 }
 
 fn read_one(
     key: &Text<'_>,
     section: &Section<'_>,
-    nodes: &FoundNodes,
+    around: &Around<'_>,
     budget: &mut Budget,
     report: &mut Report,
 ) -> Option<FoundGroup> {
     section.only(&KEYS, report);
     let name = name::read("group", key, GroupName::new, report);
-    let members = read_nodes(section, nodes, report);
+    let members = read_nodes(section, around.nodes, report);
     let addresses = read_addresses(section, budget, report);
-    let services = service::read_all(section, &mut budget.services, &mut budget.units, report);
-    let related = check::Services {
+    let services = service::read_all(section, &mut budget.services, &mut budget.taken, report);
+    let related = check::Related {
+        group: key.value,
+        held: around.held,
         names: section.names("service"),
         whole: &services,
     };
@@ -137,7 +170,7 @@ fn read_one(
         names,
         whole: checks,
     } = read_checks(section, &related, budget, report);
-    let hooks = hook::read(section, report);
+    let (hooks, hook_places) = hook::read(section, report);
     let fail_when = read_rule(section, &names, report);
     let failback = read_failback(section, report);
     let drain = duration::read(section, "drain", DRAIN_BOUNDS, report)
@@ -173,6 +206,7 @@ fn read_one(
         checks,
         services,
         hooks,
+        hook_places,
     })
 }
 
@@ -322,7 +356,7 @@ struct FoundChecks {
 /// Reads the checks of a group.
 fn read_checks(
     section: &Section<'_>,
-    services: &check::Services<'_>,
+    related: &check::Related<'_>,
     budget: &mut Budget,
     report: &mut Report,
 ) -> FoundChecks {
@@ -340,7 +374,7 @@ fn read_checks(
             continue;
         };
         found.names.push((name.clone(), key.span.clone()));
-        let spec = check::read(name, section, services, report);
+        let spec = check::read(name, section, related, report);
         found
             .whole
             .extend(spec.map(|spec| (spec, key.span.clone())));
@@ -377,6 +411,11 @@ fn read_rule(
         report.refuse(&text.span, what, help);
         return None;
     }
+    if never_holds(&rule) {
+        let what = "this rule never holds, whatever fails";
+        let help = "the group would never move for a check: look at its `and` and `not`";
+        report.warn(&text.span, what, help);
+    }
     let named: Vec<&CheckName> = rule.checks().collect();
     for (name, span) in checks.iter().filter(|(name, _)| !named.contains(&name)) {
         let what = format!("fail_when does not name the check {:?}", name.as_str());
@@ -384,6 +423,23 @@ fn read_rule(
         report.warn(span, what, help).also(&text.span, "the rule");
     }
     Some(rule)
+}
+
+/// Whether no answers of its checks make a rule hold, as far as all of them can be tried.
+fn never_holds(rule: &Rule) -> bool {
+    let names: Vec<&CheckName> = rule.checks().collect();
+    if names.len() > TRIED_MAX {
+        return false;
+    }
+    let place = |check: &CheckName| names.iter().position(|name| *name == check);
+    let holds = |failing: u32| {
+        let fails = |check: &CheckName| match place(check) {
+            Some(at) if (failing >> at) & 1 == 1 => Truth::Yes,
+            _ => Truth::No,
+        };
+        rule.evaluate(fails) == Truth::Yes
+    };
+    !(0..1_u32 << names.len()).any(holds)
 }
 
 /// `"manual"` or `"auto after 10m"`.
@@ -453,6 +509,23 @@ fn judge_identities(groups: &[FoundGroup], report: &mut Report) {
                 other,
                 report,
             );
+        }
+    }
+}
+
+/// Notes and messages call a service `GROUP.SERVICE`, and names may have dots.
+fn judge_notes(groups: &[FoundGroup], report: &mut Report) {
+    let mut seen: BTreeMap<String, &Span> = BTreeMap::new();
+    for found in groups {
+        for (service, span) in &found.services {
+            let whole = format!("{}.{}", found.group.name, service.name);
+            let Some(first) = seen.get(&whole) else {
+                seen.insert(whole, span);
+                continue;
+            };
+            let what = format!("two services would be called {}", shown(&whole));
+            let help = "choose another name for one of them, or for its group";
+            report.refuse(span, what, help).also(first, "the other one");
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::command::{self, Command, Strings};
 use crate::duration;
 use crate::fault::Report;
 use crate::section::{Keys, Section};
+use crate::source::Span;
 
 /// Nothing runs in less than a process takes; a takeover waits for hooks.
 const TIMEOUT_BOUNDS: RangeInclusive<Duration> =
@@ -71,11 +72,14 @@ impl Hooks {
     }
 }
 
+/// Where each hook that is there stands, by its key.
+pub(crate) type Places = Vec<(&'static str, Span)>;
+
 /// Reads the hooks of a group.
-pub(crate) fn read(group: &Section<'_>, report: &mut Report) -> Hooks {
+pub(crate) fn read(group: &Section<'_>, report: &mut Report) -> (Hooks, Places) {
     let help = format!("write [{}.hook] and its keys below it", group.path);
     let Some(section) = group.section("hook", &help, report) else {
-        return Hooks::default();
+        return (Hooks::default(), Places::new());
     };
     section.only(&KEYS, report);
     let mut hook = |key| command::read(&section, key, Strings::Paths, report);
@@ -88,8 +92,11 @@ pub(crate) fn read(group: &Section<'_>, report: &mut Report) -> Hooks {
         timeout: TIMEOUT_DEFAULT,
     };
     let timeout = duration::read(&section, "hook_timeout", TIMEOUT_BOUNDS, report);
-    Hooks {
+    let hooks = Hooks {
         timeout: timeout.map_or(TIMEOUT_DEFAULT, |(time, _)| time),
         ..hooks
-    }
+    };
+    let place = |name: &'static str| Some((name, section.value(name)?.span()));
+    let places = hooks.all().filter_map(|(name, _)| place(name)).collect();
+    (hooks, places)
 }

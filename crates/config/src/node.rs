@@ -108,10 +108,19 @@ fn read_one(key: &Text<'_>, section: &Section<'_>, report: &mut Report) -> Optio
     let address = address.and_then(|text| Some((read_address(&text, report)?, text.span)));
     let witness = section.flag("witness", report).unwrap_or(false);
     let voter = section.flag("voter", report).unwrap_or(true);
-    if witness && !voter {
-        let place = section.key_span("voter");
-        let what = "a witness that does not vote has no purpose";
-        report.refuse(&place, what, "remove witness or voter");
+    if !voter && let Some(value) = section.value("voter") {
+        let (what, help) = match witness {
+            true => (
+                "a witness that does not vote has no purpose",
+                "remove witness or voter",
+            ),
+            // A later version may: then the daemon has to know it, too.
+            false => (
+                "every node votes in this version",
+                "remove it; a node that is to host nothing is a witness (witness = true)",
+            ),
+        };
+        report.refuse(&value.span(), what, help);
     }
     Some(FoundNode {
         name: name?,
@@ -233,14 +242,11 @@ fn judge_voters(nodes: &FoundNodes, report: &mut Report) {
     let Some(first) = nodes.all.first() else {
         return;
     };
-    if voters == 0 {
-        let what = "no node votes, so nothing could ever be decided";
-        report.refuse(
-            &first.span,
-            what,
-            "remove voter = false from at least one node",
-        );
-    } else if voters < VOTERS_ENOUGH {
+    // Those that are to have no vote have been spoken of.
+    if voters != nodes.all.len() {
+        return;
+    }
+    if voters < VOTERS_ENOUGH {
         let what = match voters {
             1 => "there is one voter: when it fails, everything is mute".to_owned(),
             more => format!("there are {more} voters: when either fails, everything is mute"),
@@ -252,7 +258,7 @@ fn judge_voters(nodes: &FoundNodes, report: &mut Report) {
             "{voters} voters outlive no more failures than {}",
             voters - 1
         );
-        let help = "add a witness, or take one vote away with voter = false";
+        let help = "add a witness: a small machine anywhere, with witness = true";
         report.warn(&first.span, what, help);
     }
 }

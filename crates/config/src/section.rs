@@ -337,6 +337,14 @@ impl<'t> Section<'t> {
     pub(crate) fn sections(&self, key: &str, report: &mut Report) -> Vec<(Text<'t>, Self)> {
         let path = self.path_of(key);
         let help = format!("write [{path}.NAME] and its keys below it");
+        if let Some((name, value)) = self.table.get_key_value(key)
+            && is_list_of_tables(value.get_ref())
+        {
+            let what = format!("[{path}] has sections with names, not a list of them");
+            let help = format!("write [{path}.NAME] in single brackets, once for each");
+            report.refuse(&name.span(), what, help);
+            return Vec::new();
+        }
         let Some(all) = self.section(key, &help, report) else {
             return Vec::new();
         };
@@ -362,7 +370,7 @@ impl<'t> Section<'t> {
                 span: header(value, name),
                 table,
             }),
-            DeValue::Array(members) if members.iter().all(|m| m.get_ref().is_table()) => {
+            list if is_list_of_tables(list) => {
                 let what = format!("[{path}] is one section, not a list of them");
                 report.refuse(
                     &name.span,
@@ -389,6 +397,14 @@ impl<'t> Section<'t> {
             "" => key,
             path => format!("{path}.{key}"),
         }
+    }
+}
+
+/// Written with double brackets.
+fn is_list_of_tables(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Array(members) => members.iter().all(|member| member.get_ref().is_table()),
+        _ => false,
     }
 }
 

@@ -46,6 +46,36 @@ const STOP_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(10)..=Durati
 /// More tries on the spot are an outage of their own.
 const RESTART_BOUNDS: RangeInclusive<u32> = 0..=100;
 
+/// The unit of the daemon itself, as it is installed.
+const OWN_UNIT: &str = "evenkeel.service";
+
+/// Targets of systemd whose start ends the machine or all that runs on it, or puts it to sleep, and
+/// those whose stop does (systemd.special(7)): none is a service.
+const WHOLE_MACHINE: [&str; 22] = [
+    "basic",
+    "ctrl-alt-del",
+    "default",
+    "emergency",
+    "exit",
+    "final",
+    "graphical",
+    "halt",
+    "hibernate",
+    "hybrid-sleep",
+    "kexec",
+    "multi-user",
+    "poweroff",
+    "reboot",
+    "rescue",
+    "shutdown",
+    "sleep",
+    "soft-reboot",
+    "suspend",
+    "suspend-then-hibernate",
+    "sysinit",
+    "umount",
+];
+
 /// How a unit is named.
 pub(crate) const UNIT_EXAMPLE: &str = "unit = \"apache2.service\"";
 
@@ -116,14 +146,23 @@ pub enum When {
     Always,
 }
 
-/// Where a unit was named before.
-pub(crate) type Units = BTreeMap<String, Span>;
+/// What is a service already, and where: one thing belongs to one group.
+#[derive(Default)]
+pub(crate) struct Taken {
+    units: BTreeMap<String, Span>,
+    /// Starts with their stops.
+    commands: BTreeMap<(Command, Command), Span>,
+}
+
+/// Why the same thing is refused as a service a second time.
+const ONE_GROUP: &str =
+    "it belongs to one group, or two would start and stop it against each other";
 
 /// Reads the services of a group, in the order of the file.
 pub(crate) fn read_all(
     group: &Section<'_>,
     budget: &mut usize,
-    units: &mut Units,
+    taken: &mut Taken,
     report: &mut Report,
 ) -> Vec<(ServiceSpec, Span)> {
     let sections = group.sections("service", report);
@@ -143,16 +182,18 @@ pub(crate) fn read_all(
     let mut found = Vec::new();
     let mut names: Vec<(ServiceName, Span)> = Vec::new();
     for (key, section) in sections.iter().take(most) {
-        let spec = read_one(key, section, units, report);
+        let spec = read_one(key, section, taken, report);
         let after = read_after(section, report);
         if let Some(name) = name::read("service", key, ServiceName::new, report) {
             names.push((name.clone(), key.span.clone()));
             found.push((name, spec, after, key.span.clone()));
         }
     }
-    let after: Vec<Vec<(usize, Option<Span>)>> = (0..found.len())
+    let mut after: Vec<Vec<(usize, Option<Span>)>> = (0..found.len())
         .map(|at| resolve(&found[at].2, at, &names, report))
         .collect();
+    let when = |at: usize| found[at].1.as_ref().map(|spec| spec.when);
+    judge_warm(&names, &mut after, when, report);
     refuse_cycle(&names, &after, report);
     let whole = found.into_iter().zip(after);
     let whole = whole.filter_map(|((name, spec, _, span), after)| {
@@ -172,11 +213,11 @@ pub(crate) fn read_all(
 fn read_one(
     key: &Text<'_>,
     section: &Section<'_>,
-    units: &mut Units,
+    taken: &mut Taken,
     report: &mut Report,
 ) -> Option<ServiceSpec> {
     section.only(&KEYS, report);
-    let what = read_runs(section, units, report);
+    let what = read_runs(section, taken, report);
     let when = read_when(section, report);
     let restart = section
         .number("restart", RESTART_BOUNDS, report)
@@ -198,7 +239,7 @@ fn read_one(
     })
 }
 
-fn read_runs(section: &Section<'_>, units: &mut Units, report: &mut Report) -> Option<Runs> {
+fn read_runs(section: &Section<'_>, taken: &mut Taken, report: &mut Report) -> Option<Runs> {
     let commands = ["start", "stop", "status"];
     if section.has("unit") {
         if let Some(other) = commands.into_iter().find(|key| section.has(key)) {
@@ -208,7 +249,7 @@ fn read_runs(section: &Section<'_>, units: &mut Units, report: &mut Report) -> O
                 .also(&section.key_span("unit"), "the unit");
             return None;
         }
-        return read_unit(section, units, report).map(Runs::Unit);
+        return read_unit(section, taken, report).map(Runs::Unit);
     }
     if !section.has("start") {
         let what = format!("[{}] starts nothing", section.path);
@@ -220,32 +261,77 @@ fn read_runs(section: &Section<'_>, units: &mut Units, report: &mut Report) -> O
     let start = start?;
     // A stop that is wrong has been refused; it must not turn one kind into the other.
     match (section.has("stop"), stop) {
-        (true, stop) => Some(Runs::Scripts {
-            start,
-            stop: stop?,
-            status,
-        }),
+        (true, stop) => {
+            let stop = stop?;
+            refuse_same_commands(section, (&start, &stop), taken, report);
+            Some(Runs::Scripts {
+                start,
+                stop,
+                status,
+            })
+        }
         (false, _) => Some(Runs::Foreground { start, status }),
     }
 }
 
-fn read_unit(section: &Section<'_>, units: &mut Units, report: &mut Report) -> Option<String> {
+/// Refuses a start and a stop that are those of another service.
+fn refuse_same_commands(
+    section: &Section<'_>,
+    (start, stop): (&Command, &Command),
+    taken: &mut Taken,
+    report: &mut Report,
+) {
+    let span = section
+        .value("start")
+        .map_or(section.span.clone(), |value| value.span());
+    let both = (start.clone(), stop.clone());
+    match taken.commands.get(&both) {
+        Some(first) => {
+            let what = "what is started and stopped by these commands is a service a second time";
+            report
+                .refuse(&span, what, ONE_GROUP)
+                .also(first, "here first");
+        }
+        None => {
+            taken.commands.insert(both, span);
+        }
+    }
+}
+
+fn read_unit(section: &Section<'_>, taken: &mut Taken, report: &mut Report) -> Option<String> {
     let help = format!("write for example {UNIT_EXAMPLE}");
     let text = section.text_with("unit", &help, report)?;
     if let Err((what, help)) = judge_unit(text.value) {
         report.refuse(&text.span, what, help);
         return None;
     }
-    if let Some(first) = units.get(text.value) {
+    if let Some((what, help)) = against(text.value) {
+        report.refuse(&text.span, what, help);
+        return None;
+    }
+    if let Some(first) = taken.units.get(text.value) {
         let what = format!("{} is a service a second time", shown(text.value));
-        let help = "a unit belongs to one group, or two would start and stop it against each other";
         report
-            .refuse(&text.span, what, help)
+            .refuse(&text.span, what, ONE_GROUP)
             .also(first, "here first");
         return None;
     }
-    units.insert(text.value.to_owned(), text.span);
+    taken.units.insert(text.value.to_owned(), text.span);
     Some(text.value.to_owned())
+}
+
+/// Why a unit must not be started and stopped with a group, if there is a reason; and what to do.
+fn against(unit: &str) -> Option<(String, &'static str)> {
+    if unit == OWN_UNIT {
+        let what = "a group that stops the daemon itself would end all groups here";
+        return Some((what.to_owned(), "name what the group serves with"));
+    }
+    let target = unit.strip_suffix(".target")?;
+    WHOLE_MACHINE.contains(&target).then(|| {
+        let what = format!("{} is for the whole machine", shown(unit));
+        let help = "a group would end or stop it; name a unit of its own";
+        (what, help)
+    })
 }
 
 /// Whether a unit could have that name; else what is wrong and what to do.
@@ -376,6 +462,56 @@ fn refuse_cycle(
     if let Some(at) = silent {
         fault.also(&names[at].1, "waits for all above it");
     }
+}
+
+/// What runs on every node cannot wait for what runs on the holder alone: on a standby it runs
+/// without that, and at a takeover it is there first. So it does not where it merely stands below.
+fn judge_warm(
+    names: &[(ServiceName, Span)],
+    after: &mut [Vec<(usize, Option<Span>)>],
+    when: impl Fn(usize) -> Option<When>,
+    report: &mut Report,
+) {
+    for (at, waits) in after.iter().enumerate() {
+        if when(at) != Some(When::Always) {
+            continue;
+        }
+        let (name, place) = &names[at];
+        let mut told = false;
+        for (other, span) in waits {
+            if when(*other) != Some(When::Active) {
+                continue;
+            }
+            let (active, there) = &names[*other];
+            let why = format!("{name} runs on every node, and {active} on the holder alone");
+            match span {
+                Some(span) => {
+                    let what = format!("{why}: no order is possible");
+                    let help =
+                        format!("take it out, or make {active} run everywhere, too (\"always\")");
+                    report.refuse(span, what, help).also(there, "the other one");
+                }
+                None if told || waits_for(&after[*other], at) => {}
+                None => {
+                    told = true;
+                    let what = format!("{why}: it does not wait for that, though it stands below");
+                    let help = "write what it waits for, as in after = [], or put it above";
+                    report.warn(place, what, help).also(there, "the other one");
+                }
+            }
+        }
+    }
+    let warm = (0..after.len()).filter(|at| when(*at) == Some(When::Always));
+    for at in warm.collect::<Vec<usize>>() {
+        after[at].retain(|(other, span)| span.is_some() || when(*other) != Some(When::Active));
+    }
+}
+
+/// Whether the service at `at` is among those that are named in an `after`.
+fn waits_for(after: &[(usize, Option<Span>)], at: usize) -> bool {
+    after
+        .iter()
+        .any(|(other, span)| *other == at && span.is_some())
 }
 
 /// Services that wait for each other in a circle, if there are any: each for the next.

@@ -407,7 +407,14 @@ fn nodes() {
     refused(
         "witness = true",
         "witness = true\nvoter = false",
-        &["f:11:1: a witness that does not vote has no purpose | remove witness or voter"],
+        &["f:11:9: a witness that does not vote has no purpose | remove witness or voter"],
+    );
+    refused(
+        "witness = true",
+        "voter = false",
+        &[
+            "f:10:9: every node votes in this version | remove it; a node that is to host nothing is a witness (witness = true)",
+        ],
     );
     refused(
         "[node.tie]",
@@ -976,8 +983,8 @@ fn text_that_is_no_toml() {
 #[test]
 fn what_is_used_but_doubtful() {
     warned(
-        "witness = true\n",
-        "voter = false\n",
+        "[node.tie]\naddress = \"192.0.2.13:7946\"\nwitness = true\n",
+        "",
         &[
             "f:4:7: warning: there are 2 voters: when either fails, everything is mute | add a third vote: a small machine anywhere, with witness = true",
         ],
@@ -986,7 +993,7 @@ fn what_is_used_but_doubtful() {
         "[node.tie]",
         "[node.four]\naddress = \"192.0.2.14:7946\"\n[node.tie]",
         &[
-            "f:4:7: warning: 4 voters outlive no more failures than 3 | add a witness, or take one vote away with voter = false",
+            "f:4:7: warning: 4 voters outlive no more failures than 3 | add a witness: a small machine anywhere, with witness = true",
         ],
     );
     warned(
@@ -1030,11 +1037,63 @@ fn what_is_used_but_doubtful() {
         &["f:20:8: warning: a node that pings itself always answers | write from = [\"peers\"]"],
     );
     warned(
+        "\"ping and apache\"",
+        "\"ping and apache and not ping\"",
+        &[
+            "f:15:13: warning: this rule never holds, whatever fails | the group would never move for a check: look at its `and` and `not`",
+        ],
+    );
+    warned(
         "http://",
         "https://",
         &[
             "f:21:8: warning: the server's certificate must carry the address itself | add host = \"www.example.com\" with the name in the certificate, or tls = { verify = false }",
         ],
+    );
+}
+
+/// Whoever holds an address that moves answers for it: the node that is judged does not.
+#[test]
+fn a_check_that_asks_for_an_address_of_a_group_is_doubted() {
+    let held = |at: &str, ip: &str, group: &str| {
+        format!(
+            "f:{at}: warning: {ip} is an address of the group {group:?}: whoever holds that answers, not the node that is judged | ask {{node}}"
+        )
+    };
+    let own = held("21:8", "192.0.2.100", "www");
+    warned("http://{node}/", "http://192.0.2.100/", &[own.as_str()]);
+    for from in ["[\"node\"]", "[\"peers\"]"] {
+        let new = format!("tcp = \"[2001:db8::100]:80\"\nfrom = {from}");
+        let own = held("19:7", "2001:db8::100", "www");
+        warned("ping = \"{node}\"", &new, &[own.as_str()]);
+    }
+    warned(
+        "[group.www.check.ping]",
+        "[group.www.check.dns]\ndns = \"x\"\nserver = \"192.0.2.101:53\"\n[group.mail]\nnodes = [\"ams1\", \"fra1\"]\naddresses = [\"192.0.2.101/24\"]\n[group.www.check.ping]",
+        &[
+            "f:18:18: warning: fail_when does not name the check \"dns\" | it is shown, but never moves the group; name it, or remove it",
+            &held("20:10", "192.0.2.101", "mail"),
+        ],
+    );
+    let program = "nagios = \"/usr/lib/nagios/plugins/check_http -I 192.0.2.100\"";
+    let own = held("19:10", "192.0.2.100", "www");
+    warned("ping = \"{node}\"", program, &[own.as_str()]);
+    // Asked of the holder alone, and by itself: a service that is bound to the address.
+    let service = "[group.www.service.apache]\nunit = \"apache2.service\"\n[group.www.check.apache]\nhttp = \"http://192.0.2.100/\"\nfrom = [\"node\"]\n";
+    let (head, _) = GOOD
+        .split_once("[group.www.check.apache]")
+        .expect("a check");
+    let config =
+        parse(&format!("{head}{service}"), "f").unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(shown(&config.warnings), [""; 0]);
+}
+
+#[test]
+fn an_argument_that_is_almost_replaced_is_doubted() {
+    warned(
+        "ping = \"{node}\"",
+        "exec = [\"/bin/x\", \"{nodes}\", \"{print $1}\"]",
+        &["f:19:19: warning: \"{nodes}\" is passed on as it stands | did you mean {node}?"],
     );
 }
 
@@ -1111,7 +1170,119 @@ fn a_unit_belongs_to_one_group() {
         "[group.www.service.a]\nunit = \"a.service\"\n[group.db]\nnodes = [\"ams1\"]\n\
          [group.db.service.b]\nunit = \"a.service\"",
         &[
-            "f:23:8: \"a.service\" is a service a second time | a unit belongs to one group, or two would start and stop it against each other",
+            "f:23:8: \"a.service\" is a service a second time | it belongs to one group, or two would start and stop it against each other",
+        ],
+    );
+}
+
+#[test]
+fn commands_belong_to_one_group() {
+    let two = |stop: &str| {
+        format!(
+            "[group.www.service.a]\nstart = \"/etc/init.d/x start\"\nstop = \"/etc/init.d/x stop\"\n[group.db]\nnodes = [\"ams1\", \"fra1\"]\naddresses = [\"192.0.2.101/24\"]\n\
+             [group.db.service.b]\nstart = \"/etc/init.d/x start\"\nstop = \"{stop}\""
+        )
+    };
+    refused_hosting(
+        &two("/etc/init.d/x stop"),
+        &[
+            "f:25:9: what is started and stopped by these commands is a service a second time | it belongs to one group, or two would start and stop it against each other",
+        ],
+    );
+    let other = format!("{}\n[group.www.check.ping]", two("/etc/init.d/x stop-b"));
+    warned("[group.www.check.ping]", &other, &[]);
+}
+
+#[test]
+fn a_group_does_not_stop_the_machine_or_the_daemon() {
+    for (unit, fault) in [
+        (
+            "evenkeel.service",
+            "a group that stops the daemon itself would end all groups here | name what the group serves with",
+        ),
+        (
+            "poweroff.target",
+            "\"poweroff.target\" is for the whole machine | a group would end or stop it; name a unit of its own",
+        ),
+    ] {
+        refused_hosting(
+            &format!("[group.www.service.a]\nunit = \"{unit}\""),
+            &[format!("f:19:8: {fault}").as_str()],
+        );
+    }
+    let mine = "[group.www.service.a]\nunit = \"shop.target\"\n[group.www.check.ping]";
+    warned("[group.www.check.ping]", mine, &[]);
+}
+
+#[test]
+fn what_runs_everywhere_does_not_wait_for_what_runs_on_the_holder_alone() {
+    let services = |after: &str| {
+        format!(
+            "[group.www.service.db]\nunit = \"mysql.service\"\n[group.www.service.cache]\nunit = \"redis.service\"\n\
+             [group.www.service.web]\nunit = \"apache2.service\"\nwhen = \"always\"\n{after}"
+        )
+    };
+    refused_hosting(
+        &services("after = [\"db\"]"),
+        &[
+            "f:25:10: web runs on every node, and db on the holder alone: no order is possible | take it out, or make db run everywhere, too (\"always\")",
+        ],
+    );
+    let implied = format!("{}[group.www.check.ping]", services(""));
+    warned(
+        "[group.www.check.ping]",
+        &implied,
+        &[
+            "f:22:20: warning: web runs on every node, and db on the holder alone: it does not wait for that, though it stands below | write what it waits for, as in after = [], or put it above",
+        ],
+    );
+    let config = parse(&GOOD.replace("[group.www.check.ping]", &implied), "f");
+    let config = config.unwrap_or_else(|faults| panic!("{faults}"));
+    let services_of = |config: &evenkeel_config::Config| {
+        let mut all = config.hosted.values().flat_map(|one| one.services.clone());
+        all.find(|one| one.name.as_str() == "web")
+            .expect("a service")
+    };
+    assert!(services_of(&config).after.is_empty(), "nor does it wait");
+    let again = parse(&config.effective(), "f").unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(services_of(&again), services_of(&config));
+    let said = format!("{}\n[group.www.check.ping]", services("after = []"));
+    warned("[group.www.check.ping]", &said, &[]);
+    // The other way round it is an order.
+    let lamp = services("").replace(
+        "[group.www.service.cache]",
+        "after = [\"web\"]\n[group.www.service.cache]",
+    );
+    let lamp = lamp.replace(
+        "[group.www.service.web]",
+        "after = []\n[group.www.service.web]",
+    );
+    warned(
+        "[group.www.check.ping]",
+        &format!("{lamp}[group.www.check.ping]"),
+        &[
+            "f:24:20: warning: web runs on every node, and cache on the holder alone: it does not wait for that, though it stands below | write what it waits for, as in after = [], or put it above",
+        ],
+    );
+}
+
+#[test]
+fn two_services_are_not_called_the_same() {
+    refused_hosting(
+        "[group.www.service.\"api.web\"]\nstart = \"/bin/a\"\n[group.\"www.api\"]\nnodes = [\"ams1\", \"fra1\"]\naddresses = [\"192.0.2.101/24\"]\n\
+         [group.\"www.api\".service.web]\nstart = \"/bin/b\"",
+        &[
+            "f:23:26: two services would be called \"www.api.web\" | choose another name for one of them, or for its group",
+        ],
+    );
+}
+
+#[test]
+fn a_list_of_sections_is_told_how_sections_are_named() {
+    refused_hosting(
+        "[[group.www.service]]\nunit = \"a.service\"",
+        &[
+            "f:18:13: [group.www.service] has sections with names, not a list of them | write [group.www.service.NAME] in single brackets, once for each",
         ],
     );
 }
@@ -1287,6 +1458,24 @@ fn name_and_mail_servers() {
             "f:19:8: warning: the server's certificate must carry the address itself | add host = \"mail.example.com\" with the name in the certificate, or tls = { verify = false }",
         ],
     );
+    for (record, expect) in [
+        ("MX", "mail.example.net"),
+        ("MX", "ten mail.example.net"),
+        ("SRV", "5060 sip.example.net"),
+        ("CNAME", "10 www.example.net"),
+    ] {
+        let example = match record {
+            "MX" => "10 mail.example.net",
+            "SRV" => "0 5 5060 sip.example.net",
+            _ => "www.example.net",
+        };
+        check_refused(
+            &format!("dns = \"x\"\ntype = \"{record}\"\nexpect = \"{expect}\""),
+            &format!(
+                "f:21:10: {expect:?} is no {record} record | write for example expect = {example:?}"
+            ),
+        );
+    }
     check_refused(
         "dns = \"x\"\ntype = \"NS\"\nexpect = \"..\"",
         "f:21:10: \"..\" is no NS record | write for example expect = \"www.example.net\"",

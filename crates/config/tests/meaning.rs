@@ -33,7 +33,7 @@ address = "[2001:db8::13]:7946"
 witness = true
 [node.d]
 address = "[2001:db8::14]:7946"
-voter = false
+voter = true
 [group."www.x"]
 nodes = ["b", "a.1", "d"]
 addresses = ["2001:db8::200/64@eth0.1", "192.0.2.100/24"]
@@ -200,7 +200,7 @@ fn everything_that_can_be_said_is_understood() {
     assert_eq!(config.topology.timing.heartbeat, Duration::from_millis(10));
     assert_eq!(config.revoked.len(), 1);
     assert_eq!(config.revoked[0][..3], [0xab, 0xcd, 0xef]);
-    assert!(!config.node("d").expect("a node").voter);
+    assert!(config.node("d").expect("a node").voter);
 
     let www = group(&config, "www.x");
     assert_eq!(

@@ -36,7 +36,7 @@ k = { unit = "a.service", service = "b" }
 j.dns = "."
 [group.g.service]
 a = { unit = "a.service", when = "always", restart = 1, after = ["b"] }
-b = { start = ["/x", "y"], stop = "z", status = 'w', start_timeout = "1s", after = [] }
+b = { start = ["/x", "y"], stop = "z", when = "always", status = 'w', start_timeout = "1s", after = [] }
 [group.g.hook]
 before_open = "/x"
 keepalived = ["/y", "z"]

@@ -46,10 +46,6 @@ enum Refused {
         node: String,
         known: String,
     },
-    #[error(
-        "[node.{0}] has voter = false, which this version cannot do yet: take it out, every node votes"
-    )]
-    NoVote(String),
 }
 
 impl Prepared {
@@ -99,9 +95,6 @@ impl Prepared {
         };
         let identity = credentials.identity(pki, cluster, &options.node, &revoked)?;
         let authority = identity.authority_fingerprint().to_string();
-        if let Some(silent) = topology.nodes.values().find(|node| !node.voter) {
-            return Err(Refused::NoVote(silent.name.to_string()).into());
-        }
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         if let Some(days) = identity.validity().alarm(SystemTime::now()) {
             warnings.push(format!(
