@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use evenkeel_config::{CheckSpec, Question};
 use evenkeel_core::finding::Finding;
-use evenkeel_core::names::NodeId;
+use evenkeel_core::names::{CheckName, NodeId};
 use evenkeel_core::topology::Group;
 use evenkeel_host::run::trusted;
 use evenkeel_host::systemd::{Running, Systemd};
@@ -17,19 +17,11 @@ use crate::probe::{Asker, Probe, Resolved};
 pub fn examine(group: &Group, checks: &[CheckSpec], me: NodeId) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen: BTreeSet<&str> = BTreeSet::new();
-    for spec in checks {
-        let own = spec.policy.from_node && group.nodes.contains(&me);
-        let peers = spec.policy.from_peers && group.nodes.iter().any(|node| *node != me);
-        let (Question::Exec(exec) | Question::Nagios(exec)) = &spec.question else {
-            continue;
-        };
-        let Some(program) = exec.words().first().filter(|_| own || peers) else {
-            continue;
-        };
+    for (check, program) in programs(group, checks, me) {
         if !seen.insert(program) {
             continue;
         }
-        let place = format!("{}/{}", group.name, spec.policy.name);
+        let place = format!("{}/{check}", group.name);
         findings.push(match trusted(program) {
             Ok(()) => Finding::fine(&place, format!("{program} can be run")),
             Err(fault) => Finding::unfit(&place, format!("{program}: {fault}")).remedy(
@@ -39,6 +31,38 @@ pub fn examine(group: &Group, checks: &[CheckSpec], me: NodeId) -> Vec<Finding> 
         });
     }
     findings
+}
+
+/// The programs that `me` runs for a group, each with its check.
+fn programs<'a>(
+    group: &'a Group,
+    checks: &'a [CheckSpec],
+    me: NodeId,
+) -> impl Iterator<Item = (&'a CheckName, &'a str)> {
+    let program = move |spec: &'a CheckSpec| {
+        let own = spec.policy.from_node && group.nodes.contains(&me);
+        let peers = spec.policy.from_peers && group.nodes.iter().any(|node| *node != me);
+        let (Question::Exec(exec) | Question::Nagios(exec)) = &spec.question else {
+            return None;
+        };
+        let program = exec.words().first().filter(|_| own || peers)?;
+        Some((&spec.policy.name, program.as_str()))
+    };
+    checks.iter().filter_map(program)
+}
+
+/// The checks of a group whose programs `me` cannot run, each with the reason. Waits for file
+/// systems.
+pub fn unusable<'a>(
+    group: &'a Group,
+    checks: &'a [CheckSpec],
+    me: NodeId,
+) -> Vec<(&'a CheckName, String)> {
+    let judged = programs(group, checks, me).filter_map(|(check, program)| {
+        let fault = trusted(program).err()?;
+        Some((check, format!("{program}: {fault}")))
+    });
+    judged.collect()
 }
 
 /// Everything that is wrong on this machine with what these probes ask of it. Asks systemd if

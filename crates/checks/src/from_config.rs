@@ -27,6 +27,8 @@ pub enum ResolveError {
     /// The file of its authorities cannot be used.
     #[error("read the authorities of check {check} from {}: {source}", path.display())]
     Authorities {
+        /// The group of the check.
+        group: GroupId,
         /// The check.
         check: CheckName,
         /// The file.
@@ -58,6 +60,28 @@ pub fn probes_of(
     Ok(probes)
 }
 
+/// Everything for which [`probes_of`] would fail, one for each check.
+pub fn faults_of(
+    topology: &Topology,
+    checks: &BTreeMap<GroupId, Vec<CheckSpec>>,
+    me: NodeId,
+) -> Vec<ResolveError> {
+    let mut faults = Vec::new();
+    for group in topology.groups.values() {
+        for spec in checks.get(&group.id).into_iter().flatten() {
+            let mut judged = group.nodes.iter().filter_map(|id| topology.nodes.get(id));
+            faults.extend(judged.find_map(|judged| probe_of(group, spec, judged, me).err()));
+        }
+    }
+    faults
+}
+
+/// A file of authorities that cannot be used.
+struct Unreadable {
+    path: PathBuf,
+    source: io::Error,
+}
+
 fn probe_of(
     group: &Group,
     spec: &CheckSpec,
@@ -77,7 +101,13 @@ fn probe_of(
     if !asks {
         return Ok(None);
     }
-    let question = resolve(&spec.question, judged.address.ip(), &policy.name)?;
+    let question = resolve(&spec.question, judged.address.ip());
+    let question = question.map_err(|Unreadable { path, source }| ResolveError::Authorities {
+        group: group.id,
+        check: policy.name.clone(),
+        path,
+        source,
+    })?;
     Ok(Some(Probe {
         group: group.id,
         check: policy.name.clone(),
@@ -95,13 +125,13 @@ fn probe_of(
 }
 
 /// The question with the address of the judged node for its name.
-fn resolve(question: &Question, node: IpAddr, check: &CheckName) -> Result<Resolved, ResolveError> {
+fn resolve(question: &Question, node: IpAddr) -> Result<Resolved, Unreadable> {
     Ok(match question {
         Question::Ping { target } => Resolved::Ping {
             target: target.at(node),
             source: None,
         },
-        Question::Http(http) => Resolved::Http(page_of(http, node, check)?),
+        Question::Http(http) => Resolved::Http(page_of(http, node)?),
         Question::Tcp(tcp) => Resolved::Tcp(Tcp {
             connect: tcp.address(node),
             send: tcp.send.clone(),
@@ -131,7 +161,7 @@ fn resolve(question: &Question, node: IpAddr, check: &CheckName) -> Result<Resol
             starttls: match &smtp.starttls {
                 None => None,
                 Some(trust) => Some(TlsExpect {
-                    trust: trust_of(trust, check)?,
+                    trust: trust_of(trust)?,
                     name: smtp.server_name(node),
                 }),
             },
@@ -139,11 +169,11 @@ fn resolve(question: &Question, node: IpAddr, check: &CheckName) -> Result<Resol
     })
 }
 
-fn page_of(http: &config::Http, node: IpAddr, check: &CheckName) -> Result<Http, ResolveError> {
+fn page_of(http: &config::Http, node: IpAddr) -> Result<Http, Unreadable> {
     let tls = match &http.tls {
         None => None,
         Some(trust) => Some(TlsExpect {
-            trust: trust_of(trust, check)?,
+            trust: trust_of(trust)?,
             name: http.server_name(node),
         }),
     };
@@ -158,13 +188,12 @@ fn page_of(http: &config::Http, node: IpAddr, check: &CheckName) -> Result<Http,
     })
 }
 
-fn trust_of(trust: &config::Trust, check: &CheckName) -> Result<Trust, ResolveError> {
+fn trust_of(trust: &config::Trust) -> Result<Trust, Unreadable> {
     Ok(match trust {
         config::Trust::WebRoots => Trust::WebRoots,
         config::Trust::Anybody => Trust::Anybody,
         config::Trust::Ca(path) => {
-            let failed = |source| ResolveError::Authorities {
-                check: check.clone(),
+            let failed = |source| Unreadable {
                 path: path.clone(),
                 source,
             };

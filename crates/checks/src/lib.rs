@@ -22,7 +22,7 @@ mod pending;
 mod probe;
 mod prober;
 
-pub use from_config::{ResolveError, probes_of};
+pub use from_config::{ResolveError, faults_of, probes_of};
 pub use io::http::BODY_LENGTH_MAX;
 pub use io::tcp::ANSWER_LENGTH_MAX;
 pub use probe::{

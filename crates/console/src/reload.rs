@@ -101,9 +101,7 @@ impl<'a> Client<'a> {
                     let digest = Some(digest.clone());
                     let step = ReloadStep::Apply { digest };
                     match self.carry_out(Some(one.name.clone()), step) {
-                        Ok(done) => {
-                            format!("{digest}  runs", digest = done.digest.unwrap_or_default())
-                        }
+                        Ok(done) => runs(&done),
                         Err(reason) => {
                             failed = true;
                             format!("FAILED: {reason}")
@@ -198,6 +196,15 @@ impl<'a> Client<'a> {
             self.patience.as_secs()
         ))
     }
+}
+
+/// What a node that has taken it up is told with: below it, what it warns of.
+fn runs(done: &Reload) -> String {
+    let mut text = format!("{}  runs", done.digest.as_deref().unwrap_or_default());
+    for warning in done.text.lines().skip(1) {
+        let _ = write!(text, "\n    {warning}");
+    }
+    text
 }
 
 /// The digest that all have, or every node with what it said.
@@ -303,7 +310,11 @@ mod tests {
                             *silence -= 1;
                             return Err(gone());
                         }
-                        Ok(reload(2, ReloadState::Applied, own, "done"))
+                        let text = match name {
+                            "b" => "done\nf:3:1: warning: odd",
+                            _ => "done",
+                        };
+                        Ok(reload(2, ReloadState::Applied, own, text))
                     }
                     other => panic!("not asked for: {other:?}"),
                 }
@@ -331,7 +342,10 @@ mod tests {
             false,
         );
         let text = said.expect("done");
-        assert_eq!(text, "b  00ff  runs\nc  00ff  runs\na  00ff  runs");
+        assert_eq!(
+            text,
+            "b  00ff  runs\n    f:3:1: warning: odd\nc  00ff  runs\na  00ff  runs"
+        );
         assert_eq!(applied, ["b", "c", "a"]);
     }
 

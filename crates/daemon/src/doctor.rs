@@ -324,6 +324,12 @@ fn waiting(chart: &mut Chart, config: &Config, node: &Node, alone: bool) {
     let found = runtime.block_on(async {
         let systemd = Systemd::start(SYSTEM_BUS);
         let mut all = Vec::new();
+        let named: Vec<_> = hosted
+            .iter()
+            .map(|(group, one)| (&group.name, *one))
+            .collect();
+        let same = evenkeel_services::doctor::same_units(&named, &systemd).await;
+        all.extend(same.into_iter().map(|fault| Finding::unfit("", fault)));
         for (group, hosted) in hosted {
             let faults = evenkeel_services::doctor::examine(hosted, &systemd).await;
             if faults.is_empty() {

@@ -120,7 +120,7 @@ fn sockets(prepared: &Prepared) -> anyhow::Result<udp::UdpPair> {
     let address: SocketAddr = prepared.node.address;
     udp::pair(address).map_err(
         |error| match prepared.config.place_of_node(&prepared.node.name) {
-            Some(place) => anyhow::anyhow!("{}:{place}: {error}", prepared.config.origin()),
+            Some(place) => anyhow::anyhow!("{place}: {error}"),
             None => error.into(),
         },
     )

@@ -22,10 +22,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use evenkeel_checks::ResolveError;
 use evenkeel_config::{Config, Place};
 use evenkeel_core::lease::Record;
-use evenkeel_core::{GroupId, Incarnation, NodeId};
+use evenkeel_core::{CheckName, GroupId, Incarnation, NodeId};
 use evenkeel_host::run::{End, Leftovers, Limits, Program, run};
+use evenkeel_services::doctor::Owner;
 use serde::{Deserialize, Serialize};
 
 use crate::inherited::{Text, path_for_children};
@@ -78,25 +80,69 @@ pub fn read(options: &Options) -> anyhow::Result<Prepared> {
     Ok(next)
 }
 
-/// What shows only on this machine: interfaces, files of checks, services and hooks.
+/// What shows only on this machine: interfaces, files of checks, services and hooks. All faults
+/// of files at once, in the order of the configuration.
 fn fits(next: &Prepared) -> anyhow::Result<()> {
-    let config = &next.config;
-    evenkeel_checks::probes_of(&config.topology, &config.checks, next.node.id)?;
+    let mut faults = faults_of_checks(next);
+    let groups = own_groups(next);
+    for (group, _) in &groups {
+        faults.extend(faults_of_hosted(next, *group));
+    }
+    if !faults.is_empty() {
+        let order = |place: &Place| (place.line, place.column);
+        faults.sort_by_key(|(place, _)| place.as_ref().map(order));
+        let lines: Vec<String> = faults
+            .into_iter()
+            .map(|(place, fault)| at(place, &fault))
+            .collect();
+        bail!(lines.join("\n"));
+    }
     if next.node.witness {
         return Ok(());
     }
-    let groups = own_groups(next);
-    for (group, _) in &groups {
-        let hosted = config.hosted.get(group);
-        let faults = hosted.map(evenkeel_services::doctor::examine_files);
-        if let Some(fault) = faults.unwrap_or_default().first() {
-            let name = next.topology().group_name(*group);
-            let place = config.place_of_group(*group);
-            bail!(at(place, &format!("group {name}: {fault}")));
-        }
-    }
     let all: Vec<_> = groups.iter().flat_map(|(_, one)| one.clone()).collect();
     evenkeel_traffic::fits(&all).map_err(|error| at_address(next, &groups, &error.to_string()))
+}
+
+/// Something that is wrong on this machine, and where the file speaks of it.
+type Misfit = (Option<Place>, String);
+
+/// The files that checks need here: programs, and authorities.
+fn faults_of_checks(next: &Prepared) -> Vec<Misfit> {
+    let (config, me) = (&next.config, next.node.id);
+    let told = |group: GroupId, check: &CheckName, fault: String| {
+        let name = next.topology().group_name(group);
+        let place = config.place_of_check(group, check);
+        (place, format!("group {name}: {fault}"))
+    };
+    let mut faults = Vec::new();
+    for error in evenkeel_checks::faults_of(&config.topology, &config.checks, me) {
+        let ResolveError::Authorities { group, check, .. } = &error;
+        faults.push(told(*group, check, format!("failed to {error}")));
+    }
+    for group in config.topology.groups.values() {
+        let checks = config.checks.get(&group.id).map_or(&[][..], Vec::as_slice);
+        for (check, fault) in evenkeel_checks::doctor::unusable(group, checks, me) {
+            faults.push(told(group.id, check, format!("check {check}: {fault}")));
+        }
+    }
+    faults
+}
+
+/// The files that services and hooks of a group need here.
+fn faults_of_hosted(next: &Prepared, group: GroupId) -> Vec<Misfit> {
+    let config = &next.config;
+    let hosted = config.hosted.get(&group);
+    let faults = hosted.map(evenkeel_services::doctor::unusable);
+    let name = next.topology().group_name(group);
+    let told = |(owner, fault): (Owner, String)| {
+        let place = match &owner {
+            Owner::Service(service) => config.place_of_service(group, service),
+            Owner::Hook(hook) => config.place_of_hook(group, hook),
+        };
+        (place, format!("group {name}: {owner}: {fault}"))
+    };
+    faults.unwrap_or_default().into_iter().map(told).collect()
 }
 
 /// Says whether `next` may take the place of `running` without a restart.
@@ -548,8 +594,42 @@ ping = "{node}"
         for (mode, fault) in [(0o777, "chmod"), (0o644, "chmod")] {
             std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(mode)).expect("set");
             let said = read(&world.options()).err().expect("refused").to_string();
-            let place = said.contains("evenkeel.toml:9:") && said.contains("hook before_open");
+            let place = said.contains("evenkeel.toml:15:15: group www: hook before_open");
             assert!(place && said.contains(fault), "{said}");
+        }
+    }
+
+    #[test]
+    fn all_that_does_not_fit_this_machine_is_told_each_with_its_place() {
+        let world = World::new();
+        let hook = world.dir.path().join("hook");
+        std::fs::write(&hook, "#!/bin/sh\n").expect("written");
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o777)).expect("set");
+        let (hook, none) = (hook.display(), "/nonexistent/x");
+        let text = format!(
+            "{FILE}[group.www.check.web]\nhttp = \"https://{{node}}/\"\nhost = \"x.example\"\n\
+             tls = {{ ca = \"{none}\" }}\n[group.www.check.disk]\nexec = \"{none}\"\n\
+             [group.www.service.app]\nstart = [\"{none}\"]\n\
+             [group.www.hook]\nafter_close = \"{hook}\"\nkeepalived = \"{none}\"\n"
+        );
+        std::fs::write(world.options().config, text).expect("written");
+        let said = read(&world.options()).err().expect("refused").to_string();
+        let lines: Vec<&str> = said.lines().collect();
+        let expected = [
+            (
+                "14:18",
+                "group www: failed to read the authorities of check web",
+                "No such file",
+            ),
+            ("18:18", "group www: check disk", "No such file"),
+            ("20:20", "group www: service app", "No such file"),
+            ("23:15", "group www: hook after_close", "chmod go-w"),
+            ("24:14", "group www: hook keepalived", "No such file"),
+        ];
+        assert_eq!(lines.len(), expected.len(), "{said}");
+        for (line, (place, what, why)) in lines.iter().zip(expected) {
+            let whole = format!("evenkeel.toml:{place}: {what}");
+            assert!(line.contains(&whole) && line.contains(why), "{line}");
         }
     }
 

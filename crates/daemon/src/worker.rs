@@ -854,7 +854,7 @@ pub fn at_address(prepared: &Prepared, groups: &OwnGroups, message: &str) -> any
         .filter(|(_, ip)| message.contains(&ip.to_string()))
         .find_map(|(group, ip)| config.place_of_address(group, ip));
     match place {
-        Some(place) => anyhow::anyhow!("{}:{place}: {message}", config.origin()),
+        Some(place) => anyhow::anyhow!("{place}: {message}"),
         None => anyhow::anyhow!("{message}"),
     }
 }

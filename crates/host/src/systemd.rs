@@ -244,6 +244,19 @@ impl Systemd {
         look(&self.line().await?.connection, unit).await
     }
 
+    /// The name of its own that a unit has, whichever of its names is given: that of what
+    /// `Alias=` or a link to its file stands for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Systemd::look`].
+    pub async fn own_name(&self, unit: &str) -> Result<String, SystemdError> {
+        let connection = self.line().await?.connection;
+        let path = path_of(&connection, unit).await?;
+        let name = property(&connection, unit, &path, UNIT, "Id").await?;
+        Ok(or_default(name))
+    }
+
     /// Starts a unit and waits until its job is over: for as long as the unit itself
     /// allows, so give it a deadline.
     ///

@@ -1,7 +1,11 @@
 //! What makes this machine unfit to run a group's services, found without changing
 //! anything. None of it is a fault of the file: another node may be fit.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use evenkeel_config::{Command, Hosted, Runs};
+use evenkeel_core::{GroupName, ServiceName};
 use evenkeel_host::run::trusted;
 use evenkeel_host::systemd::{Running, Systemd};
 
@@ -27,14 +31,66 @@ pub async fn examine(hosted: &Hosted, systemd: &Systemd) -> Vec<String> {
     faults
 }
 
+/// Units that are services of these groups by two names: systemd knows that they are one. What it
+/// cannot be asked about is left to [`examine`].
+pub async fn same_units(all: &[(&GroupName, &Hosted)], systemd: &Systemd) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for (group, hosted) in all {
+        for service in &hosted.services {
+            let Runs::Unit(unit) = &service.what else {
+                continue;
+            };
+            let Ok(own) = systemd.own_name(unit).await else {
+                continue;
+            };
+            let who = format!("{unit} (service {} of {group})", service.name);
+            match seen.get(&own) {
+                Some(first) => faults.push(format!(
+                    "{who} is {first} by another name: two services would start and stop it \
+                     against each other; take one of them out"
+                )),
+                None => drop(seen.insert(own, who)),
+            }
+        }
+    }
+    faults
+}
+
+/// Whose a file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A service's.
+    Service(ServiceName),
+    /// A hook's, by its key in the file.
+    Hook(&'static str),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Hook(name) => write!(f, "hook {name}"),
+        }
+    }
+}
+
 /// The part that only looks at files. Waits for file systems.
 pub fn examine_files(hosted: &Hosted) -> Vec<String> {
+    let faults = unusable(hosted).into_iter();
+    faults
+        .map(|(owner, fault)| format!("{owner}: {fault}"))
+        .collect()
+}
+
+/// The same, each with what it belongs to.
+pub fn unusable(hosted: &Hosted) -> Vec<(Owner, String)> {
     let mut faults = Vec::new();
-    let mut look = |whose: String, command: &Command| {
+    let mut look = |owner: Owner, command: &Command| {
         if let Some(path) = file_of(command)
             && let Err(fault) = trusted(path)
         {
-            faults.push(format!("{whose}: {path}: {fault}"));
+            faults.push((owner, format!("{path}: {fault}")));
         }
     };
     for service in &hosted.services {
@@ -48,11 +104,11 @@ pub fn examine_files(hosted: &Hosted) -> Vec<String> {
             } => (start, [Some(stop), status.as_ref()]),
         };
         for command in std::iter::once(start).chain(others.into_iter().flatten()) {
-            look(format!("service {}", service.name), command);
+            look(Owner::Service(service.name.clone()), command);
         }
     }
     for (name, command) in hosted.hooks.all() {
-        look(format!("hook {name}"), command);
+        look(Owner::Hook(name), command);
     }
     faults
 }

@@ -295,3 +295,39 @@ fn a_standby_stops_what_systemd_started_with_the_machine() {
     });
     assert_eq!(state.running(), Running::Down);
 }
+
+#[test]
+fn a_unit_that_is_a_service_by_two_names_is_found() {
+    let Some(machine) = Machine::boot(&UNITS) else {
+        return;
+    };
+    machine.run(&[
+        "ln",
+        "-s",
+        "/run/units/good.service",
+        "/run/units/other.service",
+    ]);
+    machine.run(&["systemctl", "daemon-reload"]);
+    let room = |unit: &str| {
+        let text = format!("[group.www.service.app]\nunit = \"{unit}\"\n");
+        Room::new(&machine, &text).hosted
+    };
+    let [www, mail] = ["www", "mail"].map(|name| GroupName::new(name).expect("a name"));
+    let (good, other, bad) = (
+        room("good.service"),
+        room("other.service"),
+        room("bad.service"),
+    );
+    let found = |second: &evenkeel_config::Hosted| {
+        runtime().block_on(async {
+            let systemd = Systemd::start(&machine.bus());
+            doctor::same_units(&[(&www, &good), (&mail, second)], &systemd).await
+        })
+    };
+    assert_eq!(found(&bad), [""; 0]);
+    let faults = found(&other);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    let what =
+        "other.service (service app of mail) is good.service (service app of www) by another name";
+    assert!(faults[0].starts_with(what), "{faults:?}");
+}

@@ -422,10 +422,11 @@ impl Supervisor<'_> {
                     reserve.signal(Kill::KILL);
                 }
                 let digest = digest_of(&self.running);
-                let mut outcome = change.outcome(
-                    ReloadState::Applied,
-                    format!("the configuration {digest} runs"),
-                );
+                let warnings = &self.running.warnings;
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                let mut outcome = change.outcome(ReloadState::Applied, applied(&digest, warnings));
                 outcome.digest = Some(digest);
                 self.show(outcome);
             }
@@ -469,7 +470,11 @@ impl Supervisor<'_> {
         match outcome.state {
             ReloadState::Running if outcome.digest.is_none() => tracing::info!("{what} begun"),
             ReloadState::Running | ReloadState::Good => {}
-            ReloadState::Applied => tracing::info!("{what} done: {text}"),
+            // Below that are warnings, which have been told as such.
+            ReloadState::Applied => {
+                let done = text.lines().next().unwrap_or_default();
+                tracing::info!("{what} done: {done}");
+            }
             ReloadState::Refused => tracing::warn!("{what} refused, nothing is changed: {text}"),
         }
         self.board.note(outcome);
@@ -477,6 +482,16 @@ impl Supervisor<'_> {
             tracing::error!(%error, "failed to show the workers how the {what} stands");
         }
     }
+}
+
+/// What who asked for it is told: that it runs, and below that what somebody should know.
+fn applied(digest: &str, warnings: &[String]) -> String {
+    let mut text = format!("the configuration {digest} runs");
+    for warning in warnings {
+        text.push('\n');
+        text.push_str(warning);
+    }
+    text
 }
 
 /// What is read on a thread of its own.
@@ -500,5 +515,23 @@ impl Reading {
                 .map(Next::Program)
                 .map_err(|error| format!("{error:#}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::applied;
+
+    #[test]
+    fn what_is_doubtful_in_a_file_that_is_taken_up_is_told() {
+        assert_eq!(applied("00ff", &[]), "the configuration 00ff runs");
+        let warnings = [
+            "f:3:1: warning: a".to_owned(),
+            "f:9:1: warning: b".to_owned(),
+        ];
+        assert_eq!(
+            applied("00ff", &warnings),
+            "the configuration 00ff runs\nf:3:1: warning: a\nf:9:1: warning: b"
+        );
     }
 }
