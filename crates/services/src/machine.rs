@@ -421,6 +421,7 @@ impl Machine {
         one.loose = true;
         if now.since(one.up_since) >= FORGIVEN_AFTER {
             one.tries = one.service.restart;
+            one.retry = RETRY_MIN;
         }
         let service = self.name(at);
         self.report(Report::Died {
@@ -627,7 +628,16 @@ impl Machine {
         // systemd, of scripts by their status; what has none is taken to run, see `started`.)
         let down = one.seen != Seen::Up && one.doing == Doing::Rests;
         let runs = |other: &usize| self.all[*other].is_up() || !self.should_run(*other);
-        self.may_start(at) && down && one.service.after.iter().all(runs)
+        let held_up = !one.always() && self.is_cleaning_up();
+        self.may_start(at) && down && !held_up && one.service.after.iter().all(runs)
+    }
+
+    /// Whether the administrator's end of the last opening is still to come: what starts then must
+    /// not meet a file system that is being unmounted.
+    fn is_cleaning_up(&self) -> bool {
+        let running = self.running.as_ref();
+        let all = running.into_iter().chain(&self.hooks);
+        all.into_iter().any(|(hook, _)| *hook == Hook::AfterClose)
     }
 
     /// Whether a stop that failed is to be tried again after a pause: unless it is surely

@@ -139,7 +139,7 @@ fn unescaped(line: &str) -> String {
 
 /// Notes what is started because its group is held here.
 pub(crate) fn note_held(path: &Path, held: &Held) -> io::Result<()> {
-    let new = path.with_extension("new-held");
+    let new = beside(path, NEW_HELD);
     fs::write(&new, held.write())?;
     fs::rename(new, path)
 }
@@ -154,7 +154,7 @@ pub(crate) fn noted_held(path: &Path) -> Option<Held> {
 
 /// Notes two numbers. The old note or the new one is there at any moment.
 fn note_two(path: &Path, first: u64, second: u64) -> io::Result<()> {
-    let new = path.with_extension("new");
+    let new = beside(path, NEW);
     fs::write(&new, format!("{VERSION} {first} {second}\n"))?;
     fs::rename(new, path)
 }
@@ -186,8 +186,17 @@ const STARTED: &str = "+started";
 
 /// Where it is noted that what has its notes at `path` was started.
 fn started(path: &Path) -> PathBuf {
+    beside(path, STARTED)
+}
+
+/// What the names of notes end in that are being written. (No name has a `+`: another service's
+/// note is never written over.)
+const NEW: &str = "+new";
+const NEW_HELD: &str = "+new-held";
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
-    path.push(STARTED);
+    path.push(ending);
     path.into()
 }
 
@@ -279,6 +288,15 @@ mod tests {
         assert!(!is_noted_started(&path));
         fs::write(started(&path), "").expect("written");
         assert!(!is_noted_started(&path), "rubbish");
+    }
+
+    #[test]
+    fn writing_a_note_leaves_those_of_services_with_whatever_name_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let of = |name: &str| directory.path().join(name);
+        note_opened(&of("www.new"), Epoch { term: 1, index: 7 }).expect("written");
+        note_opened(&of("www.apache"), Epoch { term: 1, index: 9 }).expect("written");
+        assert_eq!(noted_opened(&of("www.new")), Some(Epoch { term: 1, index: 7 }));
     }
 
     #[test]

@@ -370,6 +370,38 @@ fn what_an_earlier_life_started_is_not_started_again_if_nothing_tells_whether_it
     assert_eq!(bench.wants(Want::Standby), ["notify BACKUP", "Stopped"]);
 }
 
+/// It lost its lease, stopped, and gets the next epoch while the hook after the closing runs.
+#[test]
+fn nothing_starts_beside_what_ends_the_last_opening() {
+    let mut bench = Bench::standing_by(vec![service("a", &[])]);
+    bench.opening(5);
+    bench.started(0);
+    bench.done(Hook::BeforeOpen);
+    bench.open(5);
+    bench.done(Hook::AfterOpen);
+    bench.wants(Want::Standby);
+    let told = bench.stopped(0);
+    assert_eq!(told.last().map(String::as_str), Some("after_close 5"));
+    assert_eq!(bench.opening(6), Vec::<String>::new());
+    assert_eq!(bench.done(Hook::AfterClose), ["start a"]);
+}
+
+/// Once in a blue moon is not again and again.
+#[test]
+fn the_pause_before_another_try_is_short_again_after_a_long_life() {
+    let mut bench = Bench::standing_by(vec![always("a")]);
+    bench.started(0);
+    bench.sees(0, Seen::Up);
+    for _ in 0..6 {
+        bench.after(FORGIVEN_AFTER);
+        bench.sees(0, Seen::Down);
+        assert_eq!(bench.machine.deadline(), bench.now + RETRY_MIN);
+        assert_eq!(bench.after(RETRY_MIN), ["start a"]);
+        bench.started(0);
+        bench.sees(0, Seen::Up);
+    }
+}
+
 #[test]
 fn what_died_is_stopped_too_for_systemd_may_be_about_to_start_it_again() {
     let mut bench = Bench::standing_by(vec![service("apache", &[])]);
