@@ -3,6 +3,7 @@
 #   make demo      watch a three-node cluster lose its active server (about 30 s)
 #   make test      everything that must hold before a change goes in
 #   make bench     the table of faults and figures, on this machine
+#   make matrix    every fault and every two of them: 90 minutes, docs/matrix.md
 #   make setup     only install what the other targets need
 #   make release   the binary for real servers
 #   make install   puts it, its manual pages and its systemd unit into place
@@ -19,6 +20,7 @@ CARGO   = cargo
 INSTALL = install
 DEMO    =
 BENCH   =
+MATRIX  =
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -29,7 +31,7 @@ UNITDIR = /etc/systemd/system
 # Where cargo builds, unless the environment says otherwise.
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
-.PHONY: all setup build demo test format lint unit-test doc-test bench release install uninstall
+.PHONY: all setup build demo test format lint unit-test doc-test bench matrix release install uninstall
 
 all: build
 
@@ -75,6 +77,10 @@ doc-test:
 # for a look.
 bench: build
 	@"$(TARGET)/debug/evenkeel" lab bench $(BENCH)
+
+# MATRIX="--minutes 10 --markdown matrix.md" for a look; a release build, for figures.
+matrix: release
+	@"$(TARGET)/release/evenkeel" lab matrix $(MATRIX)
 
 release: setup
 	$(CARGO) build --release -p evenkeel

@@ -409,7 +409,7 @@ fn print_line(line: &Line) {
 
 /// Waits until `record`s after `since` show the service steady again. `from` of another
 /// host than `not`, if that is given.
-fn wait_steady(client: &Client, since: Moment, not: Option<&str>) -> Result<()> {
+pub(crate) fn wait_steady(client: &Client, since: Moment, not: Option<&str>) -> Result<()> {
     let gap = STEADY_GAP + client.pace();
     let mut cursor = 0;
     let mut steady: Option<(Moment, Moment)> = None;

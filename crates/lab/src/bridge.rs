@@ -13,6 +13,8 @@ use evenkeel_host::sys::tap::Tap;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
+use crate::host::hardware;
+
 /// What one cable does to frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cable {
@@ -138,9 +140,9 @@ impl Switch {
     /// Hangs a host on the switch: the other end of the cable is `eth0` in the network
     /// namespace of process `init`. A cable set before stays as it was set.
     pub(crate) fn connect(&self, host: &str, number: u8, init: i32) -> Result<()> {
-        let port = port(host);
+        let (port, hardware) = (port(host), hardware(number));
         let script = format!(
-            "link add {port} type veth peer name eth0 netns {init} address 02:45:4b:00:00:{number:02x}\n\
+            "link add {port} type veth peer name eth0 netns {init} address {hardware}\n\
              link set {port} addrgenmode none\n\
              link set {port} master br0\n\
              link set {port} up\n"

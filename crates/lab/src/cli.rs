@@ -13,9 +13,11 @@ use crate::bench::{self, Row};
 use crate::bridge::Switch;
 use crate::cluster::Profile;
 use crate::demo::DemoOptions;
+use crate::host::Family;
 use crate::inside::Lab;
+use crate::matrix::{self, Case, Nodes, Trouble};
 use crate::scenario::{self, Scenario};
-use crate::{demo, launch, self_test};
+use crate::{demo, launch, self_test, soak};
 
 /// Real hosts in namespaces on this machine: faults, figures, scenarios.
 #[derive(Debug, Parser)]
@@ -33,6 +35,11 @@ enum What {
     Bench(BenchOptions),
     /// Play scenarios to their end and say whether they held.
     Scenario(ScenarioOptions),
+    /// Play every fault and pairs of them on clusters of every shape, and say what was seen.
+    Matrix(MatrixOptions),
+    /// Keep a cluster under load and faults for hours, and say what of its memory, descriptors
+    /// and files has grown.
+    Soak(SoakOptions),
     /// What `evenkeel demo` shows.
     #[command(hide = true)]
     Demo(DemoLine),
@@ -92,6 +99,104 @@ pub(crate) struct ScenarioOptions {
     /// Copy the daemons' logs into this directory if something went wrong.
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_logs: Option<PathBuf>,
+}
+
+/// Options of the fault matrix.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MatrixOptions {
+    /// The daemon's program.
+    #[arg(long, value_name = "PATH")]
+    evenkeel: Option<PathBuf>,
+    /// The program of an older version, which runs beside the daemon's on every second node of
+    /// some clusters.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) older: Option<PathBuf>,
+    /// Clusters of so many nodes: 2, 3, 5; all unless given.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) nodes: Vec<Nodes>,
+    /// Profiles; both unless given.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) profile: Vec<Profile>,
+    /// In which families the nodes talk: 4, 6; both unless given. Clients ask in both.
+    #[arg(long, value_delimiter = ',', value_parser = matrix::family)]
+    pub(crate) family: Vec<Family>,
+    /// Time there is for all of it.
+    #[arg(long, default_value_t = 90)]
+    pub(crate) minutes: u64,
+    /// What the design is drawn from: the same seed, the same cases. Another one each time unless
+    /// given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Troubles; all unless given.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) rows: Vec<Trouble>,
+    /// Play only this case, by the name that a report gives it; may be given again.
+    #[arg(long, value_name = "CASE")]
+    pub(crate) case: Vec<Case>,
+    /// Play `clock-step`, too, which steps the clock of this whole machine and back. Root only.
+    #[arg(long)]
+    pub(crate) step_clock: bool,
+    /// Print the names of the cases and play none.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Write what was seen to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write the tables to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Draw pictures into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Copy the daemons' logs into this directory for each case that was not as it has to be.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_logs: Option<PathBuf>,
+}
+
+/// Options of the soak.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SoakOptions {
+    /// The daemon's program.
+    #[arg(long, value_name = "PATH")]
+    evenkeel: Option<PathBuf>,
+    /// How long.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) hours: f64,
+    /// How many nodes: 3 or 5. Two alone outlive no fault.
+    #[arg(long, default_value = "3")]
+    pub(crate) nodes: Nodes,
+    /// The timing profile.
+    #[arg(long, default_value = "balanced")]
+    pub(crate) profile: Profile,
+    /// What the troubles are drawn from. Another one each time unless given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write all samples to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Copy the daemons' logs into this directory if something went wrong.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_logs: Option<PathBuf>,
+}
+
+/// A seed that nobody gave.
+fn some_seed() -> u64 {
+    // People type it again: six digits are enough.
+    evenkeel_host::clock::now().as_nanos() / 1_000 % 1_000_000
+}
+
+impl MatrixOptions {
+    /// What the design is drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(some_seed)
+    }
+}
+
+impl SoakOptions {
+    /// What the troubles are drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(some_seed)
+    }
 }
 
 impl ScenarioOptions {
@@ -175,6 +280,18 @@ pub(crate) fn main_inside(arguments: &[OsString]) -> Result<ExitCode> {
             &options,
         ),
         What::Scenario(options) => scenario::run(
+            &lab,
+            &switch,
+            &program(&lab, options.evenkeel.as_deref())?,
+            &options,
+        ),
+        What::Matrix(options) => matrix::run(
+            &lab,
+            &switch,
+            &program(&lab, options.evenkeel.as_deref())?,
+            &options,
+        ),
+        What::Soak(options) => soak::run(
             &lab,
             &switch,
             &program(&lab, options.evenkeel.as_deref())?,

@@ -1,5 +1,5 @@
-//! A cluster in the lab: servers with Apache (two, unless a scenario plans others), a
-//! witness, a client, an observer.
+//! A cluster in the lab: servers with Apache (two, unless a plan has others), a witness
+//! (unless a plan has none), a client, an observer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::client::{Client, PACE, PACE6, QUICK};
 use crate::config_text::{self, GroupPlan, Wishes};
 use crate::daemon::{self, Evenkeel, GroupStatus, Status};
 use crate::fault::disk;
-use crate::host::{Host, Place};
+use crate::host::{Family, Host, Place};
 use crate::inside::Lab;
 use crate::observer::Observer;
 use crate::setup::Setup;
@@ -34,6 +34,18 @@ pub(crate) const SERVICE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0
 
 /// The witness's name.
 pub(crate) const WITNESS: &str = "tie";
+
+/// The servers that a cluster may have, in order of preference.
+pub(crate) const SERVERS: [&str; 4] = ["ams1", "fra1", "bru1", "spare"];
+
+/// Their numbers; the witness is 13, the client 50.
+const NUMBERS: [u8; SERVERS.len()] = [11, 12, 14, 15];
+
+/// So many servers; there are [`SERVERS`] at most.
+pub(crate) fn servers(count: usize) -> Vec<Place> {
+    let all = SERVERS.iter().zip(NUMBERS).take(count);
+    all.map(|(name, number)| Place::new(name, number)).collect()
+}
 
 /// Time for a cluster to be whole: an election, some leases, and the hold-down of a
 /// node that has failed.
@@ -75,10 +87,16 @@ impl Profile {
 pub(crate) struct Plan {
     /// The daemon's program.
     pub(crate) program: PathBuf,
+    /// A program of another version for every second node, if versions are to be mixed.
+    pub(crate) older: Option<PathBuf>,
     /// Its timing.
     pub(crate) profile: Profile,
     /// The servers. The witness is number 13, the client 50.
     pub(crate) servers: Vec<Place>,
+    /// Whether there is a witness.
+    pub(crate) witness: bool,
+    /// In which family the nodes talk.
+    pub(crate) talk: Family,
     /// The groups.
     pub(crate) groups: Vec<GroupPlan>,
     /// The groups' rule; `None` for the default.
@@ -105,7 +123,11 @@ pub(crate) enum LogDisk {
 impl Plan {
     /// A cluster of `program` in `profile`: two servers, one group, the default rule.
     pub(crate) fn new(program: &Path, profile: Profile) -> Self {
-        let servers = vec![Place::new("ams1", 11), Place::new("fra1", 12)];
+        Self::with_servers(program, profile, servers(2))
+    }
+
+    /// The same with these servers, of which each may hold the group.
+    pub(crate) fn with_servers(program: &Path, profile: Profile, servers: Vec<Place>) -> Self {
         let www = GroupPlan {
             name: GROUP.to_owned(),
             nodes: servers.iter().map(|place| place.name.clone()).collect(),
@@ -114,8 +136,11 @@ impl Plan {
         };
         Self {
             program: program.to_owned(),
+            older: None,
             profile,
             servers,
+            witness: true,
+            talk: Family::Four,
             groups: vec![www],
             fail_when: None,
             log_disk: LogDisk::Plain,
@@ -149,6 +174,8 @@ struct LogLine {
 pub(crate) struct Verdict {
     /// Each case of two hosts answering, in words.
     pub(crate) violations: Vec<String>,
+    /// For how long they did, from the first frame of the one to the last of the other.
+    pub(crate) overlap: Duration,
     /// Each case of an address that went back to a host, in words.
     pub(crate) returns: Vec<String>,
     /// Frames that the observer missed: a verdict with any is no proof.
@@ -174,8 +201,10 @@ pub(crate) struct Cluster {
     lab: Lab,
     switch: Arc<Switch>,
     evenkeel: Evenkeel,
+    /// The program of every second node.
+    older: Evenkeel,
     servers: Vec<Place>,
-    witness: Place,
+    witness: Option<Place>,
     groups: Vec<GroupPlan>,
     setup: Setup,
     /// Those that have power.
@@ -200,10 +229,10 @@ impl Cluster {
         }
         let dress = |place: Place| place.with_systemd(plan.setup.has_systemd());
         let servers: Vec<Place> = servers.into_iter().map(dress).collect();
-        let witness = Place::new(WITNESS, 13);
+        let witness = plan.witness.then(|| Place::new(WITNESS, 13));
         let place = lab.directory().join("cluster");
         let _ = fs::remove_dir_all(&place);
-        for host in servers.iter().chain([&witness]) {
+        for host in servers.iter().chain(&witness) {
             let _ = fs::remove_dir_all(lab.directory().join(&host.name));
         }
         fs::create_dir_all(&place).context("making the cluster's directory")?;
@@ -212,13 +241,18 @@ impl Cluster {
             config: place.join("evenkeel.toml"),
             authority: place.join("authority"),
         };
+        let older = Evenkeel {
+            program: plan.older.clone().unwrap_or_else(|| plan.program.clone()),
+            ..evenkeel.clone()
+        };
         let wishes = Wishes {
             profile: plan.profile.name(),
             fail_when: plan.fail_when.clone(),
             timeout: plan.timeout(),
             interval: plan.interval,
+            talk: plan.talk,
         };
-        let text = config_text::text(&wishes, &servers, &witness, &groups);
+        let text = config_text::text(&wishes, &servers, witness.as_ref(), &groups);
         let text = plan.setup.edit(&text, &place)?;
         fs::write(&evenkeel.config, text).context("writing the configuration")?;
         evenkeel.make_authority()?;
@@ -230,6 +264,7 @@ impl Cluster {
             lab: lab.clone(),
             switch: Arc::clone(switch),
             evenkeel,
+            older,
             servers,
             witness,
             groups,
@@ -258,13 +293,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// The places of all nodes.
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.servers.iter().chain(&self.witness)
+    }
+
+    /// The place of a node.
+    pub(crate) fn place(&self, name: &str) -> Result<&Place> {
+        self.places()
+            .find(|place| place.name == name)
+            .with_context(|| format!("no node {name}"))
+    }
+
     /// All nodes, with power or without.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.servers
-            .iter()
-            .chain([&self.witness])
-            .map(|place| place.name.clone())
-            .collect()
+        self.places().map(|place| place.name.clone()).collect()
     }
 
     /// The servers, with power or without.
@@ -312,14 +355,26 @@ impl Cluster {
         &self.evenkeel
     }
 
+    /// The program and files of one node's daemon: of the other version on every second one.
+    fn evenkeel_of(&self, name: &str) -> &Evenkeel {
+        let second = self.places().position(|place| place.name == name);
+        match second.is_some_and(|index| index % 2 == 1) {
+            true => &self.older,
+            false => &self.evenkeel,
+        }
+    }
+
     /// The switch.
-    pub(crate) fn switch(&self) -> &Switch {
+    pub(crate) fn switch(&self) -> &Arc<Switch> {
         &self.switch
     }
 
     /// The witness's address.
-    pub(crate) fn witness_ip(&self) -> IpAddr {
-        self.witness.ip()
+    pub(crate) fn witness_ip(&self) -> Result<IpAddr> {
+        let witness = self.witness.as_ref();
+        witness
+            .map(Place::ip)
+            .context("a cluster without a witness")
     }
 
     /// The lab.
@@ -337,40 +392,58 @@ impl Cluster {
         self.client_of(QUICK)
     }
 
+    /// A client that begins to ask for one of the group's pages over IPv4 or IPv6, every `pace`.
+    pub(crate) fn client_over(
+        &self,
+        family: Family,
+        page: &'static str,
+        pace: Duration,
+    ) -> Result<Client> {
+        let service = match family {
+            Family::Four => SERVICE,
+            Family::Six => SERVICE6,
+        };
+        Client::start(&self.client, apache::page(service), page, pace)
+    }
+
     /// A client that begins to ask for one of the group's pages.
     pub(crate) fn client_of(&self, page: &'static str) -> Result<Client> {
-        Client::start(&self.client, apache::page(SERVICE), page, PACE)
+        self.client_over(Family::Four, page, PACE)
     }
 
     /// The same for the group's IPv6 address, less often.
     pub(crate) fn client6_of(&self, page: &'static str) -> Result<Client> {
-        Client::start(&self.client, apache::page(SERVICE6), page, PACE6)
+        self.client_over(Family::Six, page, PACE6)
     }
 
     /// Switches a node on, with all that runs on it.
     pub(crate) fn boot(&mut self, name: &str) -> Result<()> {
-        let place = self
-            .servers
-            .iter()
-            .chain([&self.witness])
-            .find(|place| place.name == name)
-            .with_context(|| format!("no node {name}"))?
-            .clone();
+        let place = self.place(name)?.clone();
         let mut host = Host::boot(&self.lab, &self.switch, &place)?;
-        if name != self.witness.name {
+        if self.serves(name) {
             match self.setup.is_warm() {
                 true => apache::start(&mut host)?,
                 false => apache::install(&mut host)?,
             }
         }
-        self.evenkeel.start(&mut host)?;
+        self.evenkeel_of(name).start(&mut host)?;
         self.hosts.insert(name.to_owned(), host);
         Ok(())
     }
 
+    /// Whether a node is a server.
+    fn serves(&self, name: &str) -> bool {
+        self.servers.iter().any(|place| place.name == name)
+    }
+
+    /// Whether a node has power.
+    pub(crate) fn has_power(&self, name: &str) -> bool {
+        self.hosts.contains_key(name)
+    }
+
     /// Starts the daemon of a node that has power.
     pub(crate) fn start_daemon(&mut self, name: &str) -> Result<()> {
-        let evenkeel = self.evenkeel.clone();
+        let evenkeel = self.evenkeel_of(name).clone();
         evenkeel.start(self.host_mut(name)?)
     }
 
@@ -439,11 +512,17 @@ impl Cluster {
     /// Puts everything right that a fault has broken and waits until the cluster is
     /// whole; returns who holds the group.
     pub(crate) fn heal(&mut self) -> Result<String> {
+        self.mend()?;
+        self.wait_whole()
+    }
+
+    /// The same without the wait.
+    pub(crate) fn mend(&mut self) -> Result<()> {
         for name in self.names() {
             self.heal_node(&name)
                 .with_context(|| format!("healing {name}"))?;
         }
-        self.wait_whole()
+        Ok(())
     }
 
     fn heal_node(&mut self, name: &str) -> Result<()> {
@@ -453,8 +532,7 @@ impl Cluster {
         self.switch.set_filter(name, &[])?;
         self.switch.set_cable(name, Cable::WHOLE)?;
         process::thaw_all(&host.mark(daemon::PROGRAM))?;
-        let serves = self.servers.iter().any(|place| place.name == name);
-        if serves && self.setup.is_warm() {
+        if self.servers.iter().any(|place| place.name == name) && self.setup.is_warm() {
             apache::heal(host)?;
         }
         if daemon::processes(host)?.is_empty() {
@@ -485,7 +563,11 @@ impl Cluster {
                     left.drain(..=index);
                     verdict.returns.push(case.told);
                 }
-                None => verdict.violations.push(case.told),
+                None => {
+                    let began = case.other_began.calendar;
+                    verdict.overlap += case.last.calendar.saturating_sub(began);
+                    verdict.violations.push(case.told);
+                }
             }
         }
         verdict

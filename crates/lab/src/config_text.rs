@@ -1,12 +1,12 @@
 //! The configuration file of a lab's cluster, as an administrator would write it.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use evenkeel_host::address::contains;
 
-use crate::host::Place;
+use crate::host::{Family, Place};
 
 /// What differs between the clusters of a lab.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Wishes {
     pub(crate) timeout: Duration,
     /// Time from one question of a check to the next.
     pub(crate) interval: Duration,
+    /// In which family the nodes talk, and are asked.
+    pub(crate) talk: Family,
 }
 
 /// A group of a lab's cluster.
@@ -37,18 +39,20 @@ pub(crate) struct GroupPlan {
 /// The port of the daemons (DESIGN 5).
 pub(crate) const PORT: u16 = 7946;
 
-/// The file for `servers` and `witness` with `groups`.
+/// The file for `servers` and, if there is one, `witness`, with `groups`.
 pub(crate) fn text(
     wishes: &Wishes,
     servers: &[Place],
-    witness: &Place,
+    witness: Option<&Place>,
     groups: &[GroupPlan],
 ) -> String {
     let mut text = format!("cluster = \"lab\"\nprofile = \"{}\"\n\n", wishes.profile);
     for server in servers {
-        node(&mut text, server, "");
+        node(&mut text, wishes.talk, server, "");
     }
-    node(&mut text, witness, "witness = true\n");
+    if let Some(witness) = witness {
+        node(&mut text, wishes.talk, witness, "witness = true\n");
+    }
     for planned in groups {
         group(&mut text, wishes, planned);
     }
@@ -106,11 +110,37 @@ fn address(ip: IpAddr, prefix: u8) -> String {
     }
 }
 
-fn node(text: &mut String, place: &Place, more: &str) {
+fn node(text: &mut String, talk: Family, place: &Place, more: &str) {
+    let address = SocketAddr::new(place.ip_of(talk), PORT);
     let _ = write!(
         text,
-        "[node.{}]\naddress = \"{}:{PORT}\"\n{more}",
-        place.name,
-        place.ip()
+        "[node.{}]\naddress = \"{address}\"\n{more}",
+        place.name
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster;
+
+    #[test]
+    fn a_cluster_may_have_no_witness_and_talk_over_ipv6() {
+        let wishes = |talk| Wishes {
+            profile: "fast",
+            fail_when: None,
+            timeout: Duration::from_millis(200),
+            interval: Duration::from_millis(50),
+            talk,
+        };
+        let (servers, witness) = (cluster::servers(2), Place::new("tie", 13));
+        let alone = text(&wishes(Family::Six), &servers, None, &[]);
+        assert!(
+            alone.contains("address = \"[2001:db8::b]:7946\""),
+            "{alone}"
+        );
+        assert!(!alone.contains("witness"), "{alone}");
+        let usual = text(&wishes(Family::Four), &servers, Some(&witness), &[]);
+        assert!(usual.contains("address = \"192.0.2.13:7946\"\nwitness = true"));
+    }
 }

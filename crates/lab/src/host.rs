@@ -68,6 +68,34 @@ impl Place {
             u16::from(self.number),
         ))
     }
+
+    /// Its address of a family.
+    pub(crate) fn ip_of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::Four => self.ip(),
+            Family::Six => self.ip6(),
+        }
+    }
+
+    /// The hardware address of its network device.
+    pub(crate) fn hardware(&self) -> String {
+        hardware(self.number)
+    }
+}
+
+/// The hardware address of the host with that number: locally administered.
+pub(crate) fn hardware(number: u8) -> String {
+    format!("02:45:4b:00:00:{number:02x}")
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// IPv4.
+    #[default]
+    Four,
+    /// IPv6.
+    Six,
 }
 
 /// A host that is up. Dropping it is a power cut.

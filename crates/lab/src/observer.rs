@@ -74,6 +74,8 @@ pub(crate) struct Return {
     pub(crate) host: String,
     /// When it did.
     pub(crate) at: Sent,
+    /// When it did so last, before anybody else.
+    pub(crate) last: Sent,
     /// When the other one had begun.
     pub(crate) other_began: Sent,
     /// All of it in words.
@@ -187,6 +189,7 @@ fn returns(address: IpAddr, row: &[Stretch]) -> Vec<Return> {
             address,
             host: stretch.host.clone(),
             at: stretch.first,
+            last: stretch.last,
             other_began: other.first,
             told: format!(
                 "{address}: {} answered {:.1} ms after {} began ({:?})",

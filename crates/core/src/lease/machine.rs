@@ -320,6 +320,7 @@ impl Machine {
         let group = self.groups.entry(id).or_default();
         if epoch > group.committed {
             group.committed = epoch;
+            group.sighting.agreed(now, epoch);
             self.mirrored(id);
             self.advance(now, id);
         }

@@ -1077,6 +1077,27 @@ fn a_holder_that_waits_to_open_is_not_deaf() {
     assert_eq!(seen(&machine, 215), Some(Duration::from_millis(5)));
 }
 
+/// It could not open before, however long that took. (Without a majority for two seconds a leader
+/// took the group from the node to which it had just gone, as deaf: case
+/// `2/balanced/4/cut-to/601190` of the lab's matrix.)
+#[test]
+fn a_holder_whose_assignment_took_long_to_be_agreed_on_is_not_deaf() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    let seen = |machine: &Machine, at| {
+        let (_, seen) = machine.observations(ms(at)).next().expect("one group");
+        seen.advanced
+    };
+    machine.receive(ms(2000), A, Message::Renew(ask(A, 5)));
+    machine.committed(ms(2000), GROUP, epoch(5));
+    assert_eq!(seen(&machine, 2000), None);
+    assert_eq!(seen(&machine, 2199), None);
+    // From then on it has as long as any other, however often it is told.
+    machine.committed(ms(2150), GROUP, epoch(5));
+    let long = Duration::from_millis(200);
+    assert_eq!(seen(&machine, 2200), Some(long), "it never opens");
+}
+
 #[test]
 fn what_was_proven_for_an_earlier_epoch_is_not_shown_for_the_next() {
     let mut machine = fresh();

@@ -193,7 +193,7 @@ pub struct Observation {
 pub(super) struct Sighting {
     epoch: Epoch,
     renewed: Moment,
-    /// Since when it is known.
+    /// Since when it is known, or agreed on.
     since: Moment,
     /// When the deadline advanced, if ever in this epoch.
     advanced: Option<Moment>,
@@ -217,6 +217,13 @@ impl Sighting {
                 advanced: None,
                 proven: 0,
             };
+        }
+    }
+
+    /// The epoch was agreed on: its holder could not open before, so its time begins.
+    pub(super) fn agreed(&mut self, now: Moment, epoch: Epoch) {
+        if epoch == self.epoch {
+            self.since = now;
         }
     }
 

@@ -74,6 +74,27 @@ pub(crate) fn empty(place: &Path) -> Result<()> {
     fs::remove_file(place.join(FILLER)).context("making room on a disk")
 }
 
+/// Puts the files of directory `copy` in the place of those on the disk at `place`, which may be
+/// mounted there. What fills the disk stays.
+pub(crate) fn replace(place: &Path, copy: &Path) -> Result<()> {
+    for entry in fs::read_dir(place).context("looking at a disk")? {
+        let entry = entry.context("looking at a disk")?;
+        let path = entry.path();
+        let gone = match entry.file_type().context("looking at a disk")?.is_dir() {
+            // Made with the file system; nobody's.
+            true if entry.file_name() == "lost+found" => Ok(()),
+            true => fs::remove_dir_all(&path),
+            false if entry.file_name() == FILLER => Ok(()),
+            false => fs::remove_file(&path),
+        };
+        gone.with_context(|| format!("removing {}", path.display()))?;
+    }
+    let (from, to) = (format!("{}/.", copy.display()), place.display().to_string());
+    run("cp", &["-a", &from, &to], "")
+        .context("putting a copy on a disk")
+        .map(drop)
+}
+
 /// A frozen disk; thawed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Frozen {

@@ -158,7 +158,7 @@ fn renewals(beats: &Heartbeats, plan: &Plan, holder: &str, from: Duration) -> Re
 }
 
 pub(super) fn play(cluster: &mut Cluster, plan: &Plan, runs: usize) -> Result<Ending> {
-    let IpAddr::V4(witness) = cluster.witness_ip() else {
+    let IpAddr::V4(witness) = cluster.witness_ip()? else {
         anyhow::bail!("the witness has no IPv4 address");
     };
     let beats = Heartbeats::start(cluster.switch(), witness)?;

@@ -17,12 +17,13 @@ use evenkeel_core::Moment;
 use evenkeel_host::clock::now;
 
 use super::Ending;
+use crate::chance::Chance;
 use crate::cluster::{Cluster, Plan, WITNESS};
 use crate::figures::spread;
 use look::Wire;
 use oracle::{Oracle, Step};
 use place::{GROUPS, SERVERS};
-use steps::{Chance, Op};
+use steps::{Draw, Op};
 
 /// From one question of a check to the next: four groups ask a lot on one machine.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -78,9 +79,9 @@ struct Run<'a> {
 pub(super) fn play(cluster: &mut Cluster, steps: usize, seed: u64) -> Result<Ending> {
     println!("spare: {steps} steps from --seed {seed}");
     let mut run = Run::new(cluster)?;
-    let mut chance = Chance(seed);
+    let mut draw = Draw(Chance(seed));
     for number in 1..=steps {
-        let step = run.step(&mut chance);
+        let step = run.step(&mut draw);
         step.with_context(|| run.trouble(seed, number))?;
     }
     Ok(Ending::Held(run.figures.told(steps, seed)))
@@ -141,8 +142,8 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    fn step(&mut self, chance: &mut Chance) -> Result<()> {
-        let op = chance.step(&self.oracle, self.leads_since);
+    fn step(&mut self, draw: &mut Draw) -> Result<()> {
+        let op = draw.step(&self.oracle, self.leads_since);
         let op = op.context("no step makes sense")?;
         let start = Instant::now();
         self.told.push(op.to_string());

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::cluster;
 use crate::config_text::GroupPlan;
 use crate::host::Place;
 
 /// The servers; the last one is the spare.
-pub(super) const SERVERS: [&str; 4] = ["ams1", "fra1", "bru1", "spare"];
+pub(super) use crate::cluster::SERVERS;
 
 /// The servers and the witness.
 pub(super) const VOTERS: usize = SERVERS.len() + 1;
@@ -88,11 +89,7 @@ impl Group {
 
 /// The servers for the lab.
 pub(super) fn servers() -> Vec<Place> {
-    SERVERS
-        .iter()
-        .zip([11, 12, 14, 15])
-        .map(|(name, number)| Place::new(name, number))
-        .collect()
+    cluster::servers(SERVERS.len())
 }
 
 /// The groups for the lab.

@@ -10,6 +10,7 @@ use evenkeel_host::clock::now;
 use super::oracle::Oracle;
 use super::place::{GROUPS, SERVERS};
 use crate::apache;
+use crate::chance::Chance;
 use crate::cluster::{Cluster, WITNESS};
 
 /// How many servers may be dead at once: with the witness a majority of five is left.
@@ -57,28 +58,19 @@ impl fmt::Display for Op {
     }
 }
 
-/// Chance from a seed, so that a series can be had again (splitmix64).
-pub(super) struct Chance(pub(super) u64);
+/// Draws the steps.
+pub(super) struct Draw(pub(super) Chance);
 
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let drawn = (z ^ (z >> 31)) % u64::try_from(limit.max(1)).unwrap_or(1);
-        usize::try_from(drawn).unwrap_or_default()
-    }
-
+impl Draw {
     /// The next step that makes sense.
     pub(super) fn step(&mut self, oracle: &Oracle, leads_since: Moment) -> Option<Op> {
         (0..TRIES).find_map(|_| self.draw(oracle, leads_since))
     }
 
     fn draw(&mut self, oracle: &Oracle, leads_since: Moment) -> Option<Op> {
-        let (node, group) = (self.below(SERVERS.len()), self.below(GROUPS.len()));
+        let (node, group) = (self.0.below(SERVERS.len()), self.0.below(GROUPS.len()));
         let server = &oracle.servers[node];
-        let op = match self.below(20) {
+        let op = match self.0.below(20) {
             0..=2 if server.up && oracle.dead() < DEAD_MAX => Op::Cut(node),
             3..=8 if !server.up => Op::Boot(node),
             9 if server.up && !server.sick => Op::Kill(node),
@@ -104,16 +96,16 @@ impl Chance {
         let servers = &oracle.servers;
         let drained = servers.iter().filter(|one| one.drained.is_some()).count();
         let sense = servers[node].up && servers[node].drained.is_none() && drained < DRAINED_MAX;
-        let wanted = sense && oracle.may_drain(node) || self.below(RARELY) == 0;
+        let wanted = sense && oracle.may_drain(node) || self.0.below(RARELY) == 0;
         wanted.then_some(Op::Drain(node))
     }
 
     /// Mostly one that is granted.
     fn switch(&mut self, oracle: &Oracle, group: usize, leads_since: Moment) -> Option<Op> {
         let nodes = GROUPS[group].nodes;
-        let to = nodes[self.below(nodes.len())];
+        let to = nodes[self.0.below(nodes.len())];
         let granted = oracle.may_switch(group, to, now(), leads_since);
-        (granted != Some(false) || self.below(RARELY) == 0).then_some(Op::Switch(group, to))
+        (granted != Some(false) || self.0.below(RARELY) == 0).then_some(Op::Switch(group, to))
     }
 }
 
