@@ -18,7 +18,7 @@ use crate::process::MARK;
 use crate::{application, process, systemd, wait};
 
 /// The mark of Apache's processes.
-const PROGRAM: &str = "apache";
+pub(crate) const PROGRAM: &str = "apache";
 
 /// Debian's unit of it.
 pub(crate) const UNIT: &str = "apache2.service";

@@ -68,6 +68,8 @@ pub(crate) struct Switch {
     /// Further rules per host, of the form that follows `iifname PORT`: filters that a
     /// scenario puts in.
     filters: Mutex<BTreeMap<String, Vec<String>>>,
+    /// Per host, the hardware address of a neighbour on its own side of the cable.
+    neighbours: Mutex<BTreeMap<String, String>>,
 }
 
 /// Runs a program to its end.
@@ -107,6 +109,11 @@ fn port(host: &str) -> String {
     format!("p-{host}")
 }
 
+/// The hardware address of the host with this number.
+pub(crate) fn mac(number: u8) -> String {
+    format!("02:45:4b:00:00:{number:02x}")
+}
+
 /// The rule for one direction of a cable, none if it is whole. `what` names the port.
 fn rule(what: &str, wire: Wire) -> Option<String> {
     match wire {
@@ -130,6 +137,7 @@ impl Switch {
             cables: Mutex::default(),
             ports: Ports::default(),
             filters: Mutex::default(),
+            neighbours: Mutex::default(),
         };
         switch.apply()?;
         Ok(switch)
@@ -140,10 +148,11 @@ impl Switch {
     pub(crate) fn connect(&self, host: &str, number: u8, init: i32) -> Result<()> {
         let port = port(host);
         let script = format!(
-            "link add {port} type veth peer name eth0 netns {init} address 02:45:4b:00:00:{number:02x}\n\
+            "link add {port} type veth peer name eth0 netns {init} address {mac}\n\
              link set {port} addrgenmode none\n\
              link set {port} master br0\n\
-             link set {port} up\n"
+             link set {port} up\n",
+            mac = mac(number),
         );
         run("ip", &["-batch", "-"], &script)
             .with_context(|| format!("connecting {host} to the switch"))?;
@@ -174,6 +183,23 @@ impl Switch {
         self.apply()
     }
 
+    /// Gives `host` a neighbour by its hardware address, or takes it away: what happens to the
+    /// cable of `host` does not happen between those two, as if they were on the same side of
+    /// the place where the network is cut.
+    pub(crate) fn set_neighbour(&self, host: &str, neighbour: Option<String>) -> Result<()> {
+        {
+            let mut all = self
+                .neighbours
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            match neighbour {
+                Some(address) => all.insert(host.to_owned(), address),
+                None => all.remove(host),
+            };
+        }
+        self.apply()
+    }
+
     /// Drops frames from or to `host` that match any of `matches` (nftables, bridge
     /// family; `@from` and `@to` stand for "comes in by" and "goes out by" its port);
     /// an empty list lifts the filter.
@@ -192,12 +218,22 @@ impl Switch {
     fn apply(&self) -> Result<()> {
         let (mut entering, mut leaving) = (String::new(), String::new());
         let cables = self.cables.lock().unwrap_or_else(PoisonError::into_inner);
+        let neighbours = self
+            .neighbours
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (host, cable) in cables.iter() {
             let port = port(host);
-            if let Some(rule) = rule(&format!("iifname \"{port}\""), cable.from_host) {
+            let but = |which: &str| match neighbours.get(host) {
+                Some(address) => format!(" ether {which} != {address}"),
+                None => String::new(),
+            };
+            let from = format!("iifname \"{port}\"{}", but("daddr"));
+            if let Some(rule) = rule(&from, cable.from_host) {
                 entering += &format!("    {rule}\n");
             }
-            if let Some(rule) = rule(&format!("oifname \"{port}\""), cable.to_host) {
+            let to = format!("oifname \"{port}\"{}", but("saddr"));
+            if let Some(rule) = rule(&to, cable.to_host) {
                 leaving += &format!("    {rule}\n");
             }
         }
