@@ -3,6 +3,7 @@
 #   make demo      watch a three-node cluster lose its active server (about 30 s)
 #   make test      everything that must hold before a change goes in
 #   make bench     the table of faults and figures, on this machine
+#   make compare   the same for keepalived, ucarp and Pacemaker beside it
 #   make setup     only install what the other targets need
 #   make release   the binary for real servers
 #   make install   puts it, its manual pages and its systemd unit into place
@@ -19,6 +20,7 @@ CARGO   = cargo
 INSTALL = install
 DEMO    =
 BENCH   =
+COMPARE =
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -29,12 +31,17 @@ UNITDIR = /etc/systemd/system
 # Where cargo builds, unless the environment says otherwise.
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
-.PHONY: all setup build demo test format lint unit-test doc-test bench release install uninstall
+.PHONY: all setup setup-peers build demo test format lint unit-test doc-test bench compare release \
+	install uninstall
 
 all: build
 
 setup:
 	@./scripts/setup.sh
+
+# The other failover software that `compare` measures; it is not started.
+setup-peers:
+	@./scripts/setup.sh --peers
 
 build: setup
 	$(CARGO) build -p evenkeel
@@ -75,6 +82,11 @@ doc-test:
 # for a look.
 bench: build
 	@"$(TARGET)/debug/evenkeel" lab bench $(BENCH)
+
+# Takes hours with all peers and rows (docs/compare.md). For a look:
+# COMPARE="--rounds 2 --peers evenkeel,keepalived-100ms --rows power-cut,daemon-frozen"
+compare: setup-peers release
+	@"$(TARGET)/release/evenkeel" lab compare $(COMPARE)
 
 release: setup
 	$(CARGO) build --release -p evenkeel
