@@ -4,6 +4,7 @@
 #   make test      everything that must hold before a change goes in
 #   make bench     the table of faults and figures, on this machine
 #   make matrix    every fault and every two of them: 90 minutes, docs/matrix.md
+#   make compare   the same for keepalived, ucarp and Pacemaker beside it
 #   make setup     only install what the other targets need
 #   make release   the binary for real servers
 #   make install   puts it, its manual pages and its systemd unit into place
@@ -21,6 +22,7 @@ INSTALL = install
 DEMO    =
 BENCH   =
 MATRIX  =
+COMPARE =
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -31,12 +33,17 @@ UNITDIR = /etc/systemd/system
 # Where cargo builds, unless the environment says otherwise.
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
-.PHONY: all setup build demo test format lint unit-test doc-test bench matrix release install uninstall
+.PHONY: all setup setup-peers build demo test format lint unit-test doc-test bench matrix compare \
+	release install uninstall
 
 all: build
 
 setup:
 	@./scripts/setup.sh
+
+# The other failover software that `compare` measures; it is not started.
+setup-peers:
+	@./scripts/setup.sh --peers
 
 build: setup
 	$(CARGO) build -p evenkeel
@@ -81,6 +88,11 @@ bench: build
 # MATRIX="--minutes 10 --markdown matrix.md" for a look; a release build, for figures.
 matrix: release
 	@"$(TARGET)/release/evenkeel" lab matrix $(MATRIX)
+
+# Takes hours with all peers and rows (docs/compare.md). For a look:
+# COMPARE="--rounds 2 --peers evenkeel,keepalived-100ms --rows power-cut,daemon-frozen"
+compare: setup-peers release
+	@"$(TARGET)/release/evenkeel" lab compare $(COMPARE)
 
 release: setup
 	$(CARGO) build --release -p evenkeel

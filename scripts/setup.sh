@@ -3,6 +3,9 @@
 # Debian, as root or through sudo. Says nothing and changes nothing when all is there.
 # It never starts or enables a service, and never downloads a compiler: a missing or old
 # Rust is named, with what to do about it.
+#
+# With --peers, the other failover software besides that `evenkeel lab compare` measures.
+# Nothing else needs it.
 set -eu
 
 # The Rust that the workspace asks for (rust-version in Cargo.toml).
@@ -29,6 +32,29 @@ dnsmasq dnsmasq-base
 /usr/lib/nagios/plugins/check_http monitoring-plugins-basic
 smtpd opensmtpd
 '
+
+# What only the comparison needs.
+PEERS='
+keepalived keepalived
+ucarp ucarp
+corosync corosync
+pacemakerd pacemaker
+crm_mon pacemaker-cli-utils
+/usr/lib/ocf/resource.d/heartbeat/apache resource-agents
+wget wget
+'
+
+# Packages of those that start a server as they are installed.
+SERVERS='apache2 opensmtpd keepalived corosync pacemaker'
+
+case ${1-} in
+--peers) PROGRAMS=$PROGRAMS$PEERS ;;
+'') ;;
+*)
+	printf 'usage: %s [--peers]\n' "$0" >&2
+	exit 2
+	;;
+esac
 
 # System directories, which an ordinary user of Debian does not search; and where Rust's
 # installer puts cargo, which a shell older than the installation does not search yet.
@@ -107,11 +133,15 @@ fetch_packages() {
 	# shellcheck disable=SC2086 # a list of packages
 	as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $1 ||
 		return 1
-	for server in apache2 opensmtpd; do
+	for server in $SERVERS; do
 		case " $1 " in
 		*" $server "*) disable_unit "$server.service" ;;
 		esac
 	done
+	# The agents bring a log daemon of their own, which they do without.
+	case " $1 " in
+	*" resource-agents "*) disable_unit logd.service ;;
+	esac
 }
 
 disable_unit() {
@@ -146,7 +176,7 @@ check_packages() {
 	if [ "$(id -u)" -ne 0 ] && ! has sudo; then
 		say "installing them takes root, and there is no sudo here. As root, run:"
 		say "  apt-get update && apt-get install --no-install-recommends $wanted"
-		say "(apache2 and opensmtpd start servers of their own then: systemctl disable --now them)"
+		say "(of these, $SERVERS start servers of their own then: systemctl disable --now them)"
 		return 1
 	fi
 	if ! install_packages "$wanted"; then

@@ -23,13 +23,13 @@ use crate::setup::Setup;
 use crate::{apache, wait};
 
 /// Good requests watched before a fault.
-const CALM: Duration = Duration::from_millis(300);
+pub(crate) const CALM: Duration = Duration::from_millis(300);
 
 /// A service counts as back once it has answered for so long without a gap.
-const STEADY: Duration = Duration::from_millis(400);
+pub(crate) const STEADY: Duration = Duration::from_millis(400);
 
 /// A gap longer than this and the time between two questions starts the count again.
-const STEADY_GAP: Duration = Duration::from_millis(25);
+pub(crate) const STEADY_GAP: Duration = Duration::from_millis(25);
 
 /// A service that is not back by then counts as lost.
 const LOST: Duration = Duration::from_secs(10);

@@ -70,6 +70,8 @@ pub(crate) struct Switch {
     /// Further rules per host, of the form that follows `iifname PORT`: filters that a
     /// scenario puts in.
     filters: Mutex<BTreeMap<String, Vec<String>>>,
+    /// Per host, the hardware address of a neighbour on its own side of the cable.
+    neighbours: Mutex<BTreeMap<String, String>>,
 }
 
 /// Runs a program to its end.
@@ -132,6 +134,7 @@ impl Switch {
             cables: Mutex::default(),
             ports: Ports::default(),
             filters: Mutex::default(),
+            neighbours: Mutex::default(),
         };
         switch.apply()?;
         Ok(switch)
@@ -176,6 +179,23 @@ impl Switch {
         self.apply()
     }
 
+    /// Gives `host` a neighbour by its hardware address, or takes it away: what happens to the
+    /// cable of `host` does not happen between those two, as if they were on the same side of
+    /// the place where the network is cut.
+    pub(crate) fn set_neighbour(&self, host: &str, neighbour: Option<String>) -> Result<()> {
+        {
+            let mut all = self
+                .neighbours
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            match neighbour {
+                Some(address) => all.insert(host.to_owned(), address),
+                None => all.remove(host),
+            };
+        }
+        self.apply()
+    }
+
     /// Drops frames from or to `host` that match any of `matches` (nftables, bridge
     /// family; `@from` and `@to` stand for "comes in by" and "goes out by" its port);
     /// an empty list lifts the filter.
@@ -194,12 +214,22 @@ impl Switch {
     fn apply(&self) -> Result<()> {
         let (mut entering, mut leaving) = (String::new(), String::new());
         let cables = self.cables.lock().unwrap_or_else(PoisonError::into_inner);
+        let neighbours = self
+            .neighbours
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (host, cable) in cables.iter() {
             let port = port(host);
-            if let Some(rule) = rule(&format!("iifname \"{port}\""), cable.from_host) {
+            let but = |which: &str| match neighbours.get(host) {
+                Some(address) => format!(" ether {which} != {address}"),
+                None => String::new(),
+            };
+            let from = format!("iifname \"{port}\"{}", but("daddr"));
+            if let Some(rule) = rule(&from, cable.from_host) {
                 entering += &format!("    {rule}\n");
             }
-            if let Some(rule) = rule(&format!("oifname \"{port}\""), cable.to_host) {
+            let to = format!("oifname \"{port}\"{}", but("saddr"));
+            if let Some(rule) = rule(&to, cable.to_host) {
                 leaving += &format!("    {rule}\n");
             }
         }

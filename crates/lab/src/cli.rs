@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::{self, Row};
 use crate::bridge::Switch;
 use crate::cluster::Profile;
+use crate::compare::{self, CompareOptions};
 use crate::demo::DemoOptions;
 use crate::host::Family;
 use crate::inside::Lab;
@@ -33,6 +34,8 @@ enum What {
     SelfTest,
     /// Break the cluster in every way, again and again, and print what a client saw.
     Bench(BenchOptions),
+    /// Measure peers beside evenkeel: the same hosts, client, observer and faults.
+    Compare(CompareOptions),
     /// Play scenarios to their end and say whether they held.
     Scenario(ScenarioOptions),
     /// Play every fault and pairs of them on clusters of every shape, and say what was seen.
@@ -274,6 +277,12 @@ pub(crate) fn main_inside(arguments: &[OsString]) -> Result<ExitCode> {
     match line.what {
         What::SelfTest => self_test::run(&lab, &switch),
         What::Bench(options) => bench::run(
+            &lab,
+            &switch,
+            &program(&lab, options.evenkeel.as_deref())?,
+            &options,
+        ),
+        What::Compare(options) => compare::run(
             &lab,
             &switch,
             &program(&lab, options.evenkeel.as_deref())?,

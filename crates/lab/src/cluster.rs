@@ -16,7 +16,7 @@ use crate::bridge::{Cable, Switch};
 use crate::client::{Client, PACE, PACE6, QUICK};
 use crate::config_text::{self, GroupPlan, Wishes};
 use crate::daemon::{self, Evenkeel, GroupStatus, Status};
-use crate::fault::disk;
+use crate::fault::{Ground, disk};
 use crate::host::{Family, Host, Place};
 use crate::inside::Lab;
 use crate::observer::Observer;
@@ -463,35 +463,9 @@ impl Cluster {
         }
     }
 
-    /// What is wrong with the cluster; `Ok` with the first group's status if nothing is:
-    /// every node says that the same holders serve and all of their groups' nodes could.
+    /// What is wrong with the cluster; `Ok` with the first group's status if nothing is.
     fn whole(&self) -> Result<std::result::Result<GroupStatus, String>> {
-        let mut first: Vec<GroupStatus> = Vec::new();
-        for name in self.names() {
-            let Some(status) = self.status(&name)? else {
-                return Ok(Err(format!("{name} says nothing")));
-            };
-            if !status.quorum || status.leader.is_none() {
-                return Ok(Err(format!("{name} sees no majority")));
-            }
-            if let Some(gone) = status.nodes.iter().find(|node| !node.alive) {
-                return Ok(Err(format!("{name} does not hear {}", gone.name)));
-            }
-            let mut told = Vec::new();
-            for planned in &self.groups {
-                match whole_group(&status, &planned.name) {
-                    Ok(group) => told.push(group),
-                    Err(lacking) => return Ok(Err(format!("{name}: {lacking}"))),
-                }
-            }
-            let mut pairs = first.iter().zip(&told);
-            if pairs.any(|(one, other)| one.holder != other.holder) {
-                return Ok(Err("the nodes name different holders".into()));
-            }
-            first = told;
-        }
-        let group = first.into_iter().next();
-        group.map(Ok).context("a cluster without nodes or groups")
+        whole(&self.names(), &self.groups, |name| self.status(name))
     }
 
     /// Waits until nothing is wrong with the cluster and returns who holds the (first) group.
@@ -683,6 +657,20 @@ impl Cluster {
     }
 }
 
+impl Ground for Cluster {
+    fn host(&self, name: &str) -> Result<&Host> {
+        self.host(name)
+    }
+
+    fn switch(&self) -> &Switch {
+        self.switch()
+    }
+
+    fn power_cut(&mut self, name: &str) -> Result<()> {
+        self.power_cut(name)
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.hosts.clear();
@@ -691,6 +679,42 @@ impl Drop for Cluster {
             let _ = rustix::mount::unmount(state, rustix::mount::UnmountFlags::DETACH);
         }
     }
+}
+
+/// What is wrong with a cluster of `nodes` that say of themselves what `status` gives; `Ok`
+/// with the first group's status if nothing is: every node says that the same holders serve
+/// and all of their groups' nodes could.
+pub(crate) fn whole(
+    nodes: &[String],
+    groups: &[GroupPlan],
+    status: impl Fn(&str) -> Result<Option<Status>>,
+) -> Result<std::result::Result<GroupStatus, String>> {
+    let mut first: Vec<GroupStatus> = Vec::new();
+    for name in nodes {
+        let Some(status) = status(name)? else {
+            return Ok(Err(format!("{name} says nothing")));
+        };
+        if !status.quorum || status.leader.is_none() {
+            return Ok(Err(format!("{name} sees no majority")));
+        }
+        if let Some(gone) = status.nodes.iter().find(|node| !node.alive) {
+            return Ok(Err(format!("{name} does not hear {}", gone.name)));
+        }
+        let mut told = Vec::new();
+        for planned in groups {
+            match whole_group(&status, &planned.name) {
+                Ok(group) => told.push(group),
+                Err(lacking) => return Ok(Err(format!("{name}: {lacking}"))),
+            }
+        }
+        let mut pairs = first.iter().zip(&told);
+        if pairs.any(|(one, other)| one.holder != other.holder) {
+            return Ok(Err("the nodes name different holders".into()));
+        }
+        first = told;
+    }
+    let group = first.into_iter().next();
+    group.map(Ok).context("a cluster without nodes or groups")
 }
 
 /// What is wrong with a group by a node's status; `Ok` with its part of it if nothing is.

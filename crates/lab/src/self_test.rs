@@ -13,7 +13,10 @@ use evenkeel_host::clock::now;
 use crate::bridge::{Cable, Switch, Wire};
 use crate::client::{Client, PACE, PATIENCE, QUICK};
 use crate::cluster::{SERVICE, SERVICE6};
+use crate::compare::overlap::{overlap, spells};
+use crate::compare::stage::{ASKED, boot_neighbour, join_neighbour};
 use crate::figures::{Seen, seen};
+use crate::heartbeat::calendar;
 use crate::host::{Host, Place};
 use crate::inside::Lab;
 use crate::observer::{Kind, Observer};
@@ -237,6 +240,45 @@ impl Test {
         self.wait_answer("a", now())
     }
 
+    /// A host that is cut off goes on answering its neighbour, and so it is known for how
+    /// long it answers beside another one.
+    fn neighbours_tell_who_answers(&self) -> Result<()> {
+        let mut asking = Vec::new();
+        for (host, number) in [(&self.a, 11), (&self.b, 12)] {
+            let place = Place::new(host.name(), number);
+            let neighbour = boot_neighbour(&self.lab, &self.switch, &place)?;
+            join_neighbour(&self.switch, host, &place)?;
+            let page = apache::page(SERVICE);
+            let client = Client::start(&neighbour, page, QUICK, ASKED)?;
+            asking.push((client, neighbour));
+        }
+        self.switch.set_cable("a", Cable::CUT)?;
+        self.observer.mark();
+        std::thread::sleep(WATCH);
+        let both = || overlap(&spells(&self.observer.report().stretches[&SERVICE]));
+        ensure!(both().spells.is_empty(), "a alone: {:?}", both());
+        add_address(&self.b)?;
+        wait::until("b answers", SOON, || {
+            Ok((both().total() >= WATCH).then_some(()))
+        })?;
+        ensure!(both().lasts_at(calendar()), "both answer: {:?}", both());
+        delete_address(&self.b)?;
+        std::thread::sleep(WATCH);
+        ensure!(!both().lasts_at(calendar()), "a alone again: {:?}", both());
+        ensure!(
+            both().spells.len() == 1,
+            "they answered at one time: {:?}",
+            both()
+        );
+        drop(asking);
+        for host in ["a", "b"] {
+            self.switch.set_neighbour(host, None)?;
+        }
+        self.switch.set_cable("a", Cable::WHOLE)?;
+        announce(&self.a)?;
+        self.wait_answer("a", now())
+    }
+
     fn a_hung_service_is_silent(&mut self) -> Result<()> {
         apache::hang(&self.a)?;
         let seen = self.watch();
@@ -312,12 +354,16 @@ pub(crate) fn run(lab: &Lab, switch: &Arc<Switch>) -> Result<ExitCode> {
         "a cable is cut in both and in each direction, and lossy",
         test.cuts_are_cuts(),
     )?;
+    step(
+        "neighbours tell who answers, through a cut",
+        test.neighbours_tell_who_answers(),
+    )?;
     step("a hung service is silent", test.a_hung_service_is_silent())?;
     step("a killed service refuses", test.a_killed_service_refuses())?;
     step(
         "a power cut is silent, and a boot brings the host back",
         test.a_power_cut_is_silent(),
     )?;
-    println!("7 passed, 0 failed");
+    println!("8 passed, 0 failed");
     Ok(ExitCode::SUCCESS)
 }

@@ -296,7 +296,10 @@ mod tests {
         let of = |name: &str| directory.path().join(name);
         note_opened(&of("www.new"), Epoch { term: 1, index: 7 }).expect("written");
         note_opened(&of("www.apache"), Epoch { term: 1, index: 9 }).expect("written");
-        assert_eq!(noted_opened(&of("www.new")), Some(Epoch { term: 1, index: 7 }));
+        assert_eq!(
+            noted_opened(&of("www.new")),
+            Some(Epoch { term: 1, index: 7 })
+        );
     }
 
     #[test]

@@ -7,9 +7,26 @@ pub(crate) mod load;
 use anyhow::{Context, Result};
 use rustix::process::{Signal, kill_process};
 
-use crate::bridge::Cable;
-use crate::cluster::Cluster;
+use crate::bridge::{Cable, Switch};
+use crate::host::Host;
 use crate::{apache, daemon, process};
+
+/// What faults befall: hosts on a switch, and the program that is to keep them serving.
+pub(crate) trait Ground {
+    /// A host that has power.
+    fn host(&self, name: &str) -> Result<&Host>;
+
+    /// The switch that they hang on.
+    fn switch(&self) -> &Switch;
+
+    /// Cuts the power of a host.
+    fn power_cut(&mut self, name: &str) -> Result<()>;
+
+    /// The mark of the processes of that program.
+    fn program(&self) -> &'static str {
+        daemon::PROGRAM
+    }
+}
 
 /// What can befall a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +52,16 @@ pub(crate) enum Fault {
 }
 
 /// Does it to node `name`.
-pub(crate) fn inject(cluster: &mut Cluster, fault: Fault, name: &str) -> Result<()> {
-    let mark = cluster.host(name)?.mark(daemon::PROGRAM);
-    let cable = |cable| cluster.switch().set_cable(name, cable);
+pub(crate) fn inject(ground: &mut impl Ground, fault: Fault, name: &str) -> Result<()> {
+    let mark = ground.host(name)?.mark(ground.program());
+    let cable = |cable| ground.switch().set_cable(name, cable);
     match fault {
-        Fault::PowerCut => cluster.power_cut(name),
-        Fault::ServiceKilled => apache::kill(cluster.host(name)?),
-        Fault::ServiceHung => apache::hang(cluster.host(name)?),
+        Fault::PowerCut => ground.power_cut(name),
+        Fault::ServiceKilled => apache::kill(ground.host(name)?),
+        Fault::ServiceHung => apache::hang(ground.host(name)?),
         Fault::DaemonFrozen => process::freeze_all(&mark),
         Fault::DaemonKilled => process::kill_all(&mark),
-        Fault::WorkerKilled => kill_process(daemon::worker(cluster.host(name)?)?, Signal::KILL)
+        Fault::WorkerKilled => kill_process(daemon::worker(ground.host(name)?)?, Signal::KILL)
             .context("killing the worker"),
         Fault::CutBoth => cable(Cable::CUT),
         Fault::CutFromHost => cable(Cable::MUTE),
