@@ -3,6 +3,7 @@
 #   make demo      watch a three-node cluster lose its active server (about 30 s)
 #   make test      everything that must hold before a change goes in
 #   make bench     the table of faults and figures, on this machine
+#   make fuzz      hostile input for every reader, MINUTES=10 each
 #   make setup     only install what the other targets need
 #   make release   the binary for real servers
 #   make install   puts it, its manual pages and its systemd unit into place
@@ -19,6 +20,8 @@ CARGO   = cargo
 INSTALL = install
 DEMO    =
 BENCH   =
+MINUTES = 10
+TARGETS =
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -29,7 +32,7 @@ UNITDIR = /etc/systemd/system
 # Where cargo builds, unless the environment says otherwise.
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
-.PHONY: all setup build demo test format lint unit-test doc-test bench release install uninstall
+.PHONY: all setup build demo test format lint unit-test doc-test bench fuzz release install uninstall
 
 all: build
 
@@ -75,6 +78,11 @@ doc-test:
 # for a look.
 bench: build
 	@"$(TARGET)/debug/evenkeel" lab bench $(BENCH)
+
+# Takes a C++ compiler, and MINUTES for each of some thirty targets, unless TARGETS names a few.
+# `make test` has a short run of all of them.
+fuzz: setup
+	./scripts/fuzz.sh $(MINUTES) $(TARGETS)
 
 release: setup
 	$(CARGO) build --release -p evenkeel
