@@ -5,6 +5,7 @@
 #   make bench     the table of faults and figures, on this machine
 #   make matrix    every fault and every two of them: 90 minutes, docs/matrix.md
 #   make compare   the same for keepalived, ucarp and Pacemaker beside it
+#   make fuzz      hostile input for every reader, MINUTES=10 each
 #   make setup     only install what the other targets need
 #   make release   the binary for real servers
 #   make install   puts it, its manual pages and its systemd unit into place
@@ -23,6 +24,8 @@ DEMO    =
 BENCH   =
 MATRIX  =
 COMPARE =
+MINUTES = 10
+TARGETS =
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -34,7 +37,7 @@ UNITDIR = /etc/systemd/system
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
 .PHONY: all setup setup-peers build demo test format lint unit-test doc-test bench matrix compare \
-	release install uninstall
+	fuzz release install uninstall
 
 all: build
 
@@ -93,6 +96,11 @@ matrix: release
 # COMPARE="--rounds 2 --peers evenkeel,keepalived-100ms --rows power-cut,daemon-frozen"
 compare: setup-peers release
 	@"$(TARGET)/release/evenkeel" lab compare $(COMPARE)
+
+# Takes a C++ compiler, and MINUTES for each of some thirty targets, unless TARGETS names a few.
+# `make test` has a short run of all of them.
+fuzz: setup
+	./scripts/fuzz.sh $(MINUTES) $(TARGETS)
 
 release: setup
 	$(CARGO) build --release -p evenkeel

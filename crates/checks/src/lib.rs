@@ -15,6 +15,8 @@
 mod asking;
 pub mod doctor;
 mod from_config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 pub mod machine;
 mod outbox;

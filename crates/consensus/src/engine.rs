@@ -14,7 +14,7 @@ use crate::error::{ConsensusError, TransferError};
 use crate::event::{Event, Events, Teller};
 use crate::log::Log;
 use crate::peer::{Peers, ask};
-use crate::ports::{Floor, Image, Network, OATH_BEFORE, Ports};
+use crate::ports::{Floor, Floors, Image, Network, OATH_BEFORE, Ports};
 use crate::runtime::{Live, Runtime};
 use crate::settings::{APPEND_ENTRIES_MAX, ElectionTiming, Limits, Settings};
 use crate::state::{Desk, State, StateParts, Telling};
@@ -71,6 +71,7 @@ pub(crate) struct Inner<R: Runtime> {
     pub(crate) writer: Writer<R>,
     pub(crate) desk: Arc<Desk<R>>,
     pub(crate) network: Arc<dyn Network>,
+    pub(crate) floors: Arc<dyn Floors>,
     pub(crate) teller: Teller,
     /// The log was not lost since this node's oath.
     pub(crate) sworn: AtomicBool,
@@ -231,10 +232,13 @@ fn stored_members<R: Runtime>(
 }
 
 /// Whether a log of `generation` with such members belongs to a configuration with these voters:
-/// at first all vote, in a later generation all are named.
+/// at first all vote, in a later generation all are named. Somebody votes in any: a majority of
+/// nobody is always there, and would agree to anything.
 pub(crate) fn fits(members: &v1::Members, generation: u64, voters: &BTreeSet<u64>) -> bool {
-    let all_vote = members.configs.iter().all(|config| config == voters);
-    &members.everybody() == voters && (all_vote || generation > 0)
+    let configs = &members.configs;
+    let all_vote = configs.iter().all(|config| config == voters);
+    let somebody_votes = !configs.is_empty() && configs.iter().all(|config| !config.is_empty());
+    somebody_votes && &members.everybody() == voters && (all_vote || generation > 0)
 }
 
 fn stopped_text<E: core::fmt::Display>(error: E) -> ConsensusError {
@@ -436,7 +440,7 @@ impl<R: Runtime> Assembly<R> {
         self,
         network: Arc<dyn Network>,
         machine: Box<dyn crate::Machine>,
-        floors: Arc<dyn crate::Floors>,
+        floors: Arc<dyn Floors>,
     ) -> Result<Engine<R>, ConsensusError> {
         let Self {
             settings,
@@ -463,7 +467,7 @@ impl<R: Runtime> Assembly<R> {
         let telling = Arc::new(Telling::default());
         let state = State::new(StateParts {
             machine,
-            rules: floors,
+            rules: floors.clone(),
             desk: desk.clone(),
             snapshot: image.snapshot,
             writer: writer.clone(),
@@ -490,6 +494,7 @@ impl<R: Runtime> Assembly<R> {
             writer,
             desk,
             network,
+            floors,
             teller,
             sworn: AtomicBool::new(settings.may_vote),
             voting: AtomicBool::new(settings.may_vote),
@@ -509,5 +514,36 @@ impl<R: Runtime> Assembly<R> {
             watch::form(&engine.inner);
         }
         Ok(engine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration without voters would fit wherever all are named.
+    #[test]
+    fn members_fit_only_if_somebody_votes() {
+        let voters = BTreeSet::from([1, 2, 3]);
+        let fits = |configs: &[&[u64]], learners: &[u64], generation| {
+            let members = v1::Members {
+                configs: configs
+                    .iter()
+                    .map(|one| one.iter().copied().collect())
+                    .collect(),
+                learners: learners.iter().copied().collect(),
+            };
+            fits(&members, generation, &voters)
+        };
+        assert!(fits(&[&[1, 2, 3]], &[], 0));
+        assert!(fits(&[&[1]], &[2, 3], 1));
+        assert!(fits(&[&[1], &[1, 2, 3]], &[], 1));
+        assert!(!fits(&[&[1]], &[2, 3], 0));
+        for generation in [0, 1] {
+            assert!(!fits(&[], &[1, 2, 3], generation), "nobody votes");
+            assert!(!fits(&[&[]], &[1, 2, 3], generation), "nobody votes");
+            assert!(!fits(&[&[1, 2, 3], &[]], &[], generation), "half of it");
+            assert!(!fits(&[&[1, 2]], &[], generation), "somebody is not named");
+        }
     }
 }

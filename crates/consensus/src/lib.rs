@@ -29,6 +29,8 @@ mod disk;
 mod engine;
 mod error;
 mod event;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 mod log;
 mod peer;

@@ -32,6 +32,13 @@ pub trait Floors: Send + Sync + 'static {
     /// The groups whose floor the entry raises, each with the bytes to keep beside the floor
     /// (the whole assignment). Must depend on `payload` alone.
     fn floors(&self, payload: &[u8]) -> Vec<(GroupId, Vec<u8>)>;
+
+    /// Whether [`Machine::restore`] will be able to read a snapshot of another node: one that it
+    /// cannot read is refused before the engine takes it, since it could not go on afterwards.
+    fn reads(&self, snapshot: &[u8]) -> Result<(), Unreadable> {
+        let _ = snapshot;
+        Ok(())
+    }
 }
 
 /// No entry raises a floor: for tests and tools.

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::api::v1::{ANSWER_LENGTH_MAX, Answer, ReloadStep, Request};
 
 /// How long a client waits for an answer: longer than a node takes that asks another for it.
@@ -108,7 +110,26 @@ fn ask_within(socket: &Path, request: &Request, patience: Duration) -> Result<An
     if answer.is_empty() {
         return Err(broken(std::io::Error::other("the connection was closed")));
     }
-    serde_json::from_slice(&answer).map_err(ClientError::Unreadable)
+    self::answer(&answer)
+}
+
+/// Understands an answer. Control characters in its texts become blanks, line breaks excepted: a
+/// daemon passes on what other nodes, and the servers and programs that they ask, have said, and
+/// that is not to speak to the terminal of whoever reads it.
+pub fn answer(bytes: &[u8]) -> Result<Answer, ClientError> {
+    let mut value = serde_json::from_slice(bytes).map_err(ClientError::Unreadable)?;
+    tidy(&mut value);
+    serde_json::from_value(value).map_err(ClientError::Unreadable)
+}
+
+fn tidy(value: &mut Value) {
+    let speaks = |c: char| c.is_control() && c != '\n';
+    match value {
+        Value::String(text) if text.contains(speaks) => *text = text.replace(speaks, " "),
+        Value::Array(all) => all.iter_mut().for_each(tidy),
+        Value::Object(all) => all.values_mut().for_each(tidy),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn is_late(error: &std::io::Error) -> bool {
@@ -134,7 +155,7 @@ fn patience(request: &Request) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::v1::Status;
+    use crate::api::v1::{Check, Group, GroupNode, State, Status};
     use std::os::unix::net::UnixListener;
 
     /// Short, so that a test is; what it is about is what comes after it.
@@ -209,5 +230,48 @@ mod tests {
         assert_eq!(text.matches("No such file").count(), 1, "{text}");
         // The command line shows an error with all its causes.
         assert!(std::error::Error::source(&error).is_none());
+    }
+
+    /// Details of checks are what other nodes say that they are.
+    #[test]
+    fn what_nodes_say_does_not_speak_to_the_terminal() {
+        let check = Check {
+            name: "apache".to_owned(),
+            state: "failing".to_owned(),
+            age_ms: 30,
+            detail: "\u{1b}]0;all is well\u{7}\u{1b}[2J\u{9b}1m\r\nHTTP 503".to_owned(),
+            measures: Vec::new(),
+        };
+        let group = Group {
+            name: "www".to_owned(),
+            holder: Some("ams1".to_owned()),
+            epoch: u64::MAX,
+            state: State::Serving,
+            since: String::new(),
+            addresses: Vec::new(),
+            guard: "full".to_owned(),
+            protected: true,
+            next: None,
+            nodes: vec![GroupNode {
+                name: "ams1".to_owned(),
+                ready: true,
+                reason: "well".to_owned(),
+                checks: vec![check],
+            }],
+            services: Vec::new(),
+        };
+        let status = Status {
+            groups: vec![group],
+            ..Status::default()
+        };
+        let bytes = serde_json::to_vec(&Answer::Status(status)).expect("written");
+        let Ok(Answer::Status(read)) = answer(&bytes) else {
+            panic!("not understood");
+        };
+        assert_eq!(read.groups[0].epoch, u64::MAX);
+        let shown = crate::view::status(&read);
+        assert!(shown.contains("HTTP 503"), "{shown}");
+        let speaks = |c: char| c.is_control() && c != '\n';
+        assert!(!shown.chars().any(speaks), "{shown:?}");
     }
 }

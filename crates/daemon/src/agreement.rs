@@ -39,6 +39,11 @@ impl Floors for AssignmentsRaiseFloors {
             Err(_) => Vec::new(),
         }
     }
+
+    fn reads(&self, bytes: &[u8]) -> Result<(), Unreadable> {
+        let read = snapshot::decode(bytes).map(drop);
+        read.map_err(|error| Unreadable(error.to_string()))
+    }
 }
 
 /// A durable floor in the lease machine's words.

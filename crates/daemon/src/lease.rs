@@ -30,7 +30,7 @@ use evenkeel_host::clock;
 use evenkeel_host::sys::baton::Baton;
 use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_transport::seal::Mirrored;
-use evenkeel_transport::{Keyring, LeaseKeys};
+use evenkeel_transport::{Fingerprint, Keyring, LeaseKeys};
 use evenkeel_wire::v1::lease as form;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::process::Pid;
@@ -148,6 +148,8 @@ pub struct Parts {
     pub peers: BTreeMap<NodeId, SocketAddr>,
     /// Keys from the mirror.
     pub keys: Vec<Mirrored>,
+    /// Certificates that do not count any more, nor do keys that they proved.
+    pub revoked: Vec<Fingerprint>,
     /// The guard; a witness has none.
     pub guard: Option<Guard>,
     /// The mirror's memory.
@@ -308,7 +310,9 @@ impl Thread {
         let now = clock::now();
         let mut keyring = Keyring::new();
         for key in parts.keys {
-            keyring.restore(now, key);
+            if counts(&key.keys, &parts.revoked, &parts.peers) {
+                keyring.restore(now, key);
+            }
         }
         let heartbeat = parts.settings.heartbeat;
         let all = parts.settings.voters.clone();
@@ -558,6 +562,13 @@ impl Thread {
     }
 }
 
+/// Whether keys that the worker before this one had are still a node's of the file. Its connection
+/// is judged anew in any case; without this, a node whose certificate has been revoked would stay
+/// a voter and a holder for as long as it does not connect.
+fn counts(keys: &LeaseKeys, revoked: &[Fingerprint], peers: &BTreeMap<NodeId, SocketAddr>) -> bool {
+    !revoked.contains(&keys.proof) && peers.contains_key(&keys.peer)
+}
+
 /// The voters and their digest.
 fn voters_of(voters: Voters, me: NodeId, all: &[NodeId]) -> (Vec<NodeId>, u64) {
     let ids = match voters {
@@ -594,6 +605,23 @@ mod tests {
     use evenkeel_core::node::Event as Decision;
 
     use super::*;
+
+    #[test]
+    fn keys_of_a_revoked_certificate_or_of_a_node_that_is_gone_count_no_more() {
+        let keys = |peer, proof: &[u8]| LeaseKeys {
+            peer: NodeId(peer),
+            id: 1,
+            seal: [1; 32],
+            open: [2; 32],
+            proof: Fingerprint::of(proof),
+        };
+        let revoked = [Fingerprint::of(b"lost")];
+        let at = ([192, 0, 2, 12], 7946).into();
+        let peers = BTreeMap::from([(NodeId(2), at)]);
+        assert!(counts(&keys(2, b"good"), &revoked, &peers));
+        assert!(!counts(&keys(2, b"lost"), &revoked, &peers));
+        assert!(!counts(&keys(3, b"good"), &revoked, &peers));
+    }
 
     #[test]
     fn each_state_is_told_as_what_it_means() {

@@ -7,6 +7,8 @@ mod departure;
 pub mod doctor;
 mod drain;
 mod flows;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generations;
 mod guarded;
 mod inherited;

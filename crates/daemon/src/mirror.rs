@@ -57,8 +57,9 @@ pub const LENGTH: usize = KEYS_AT + KEYS_MAX * 2 * KEY_PLACE;
 
 /// Says that the memory is a mirror of this layout: its last byte counts the layouts. A
 /// worker that finds another one does not trust it. 2: promises with their numbers; 3: the
-/// baton in the head; 4: readmissions and the reserve there, and a silence without an end.
-pub const MAGIC: u64 = 0x6576_656e_6b65_6504;
+/// baton in the head; 4: readmissions and the reserve there, and a silence without an end; 5: keys
+/// with the certificates that they were proved by.
+pub const MAGIC: u64 = 0x6576_656e_6b65_6505;
 
 /// The mirror's memory.
 pub struct Memory {
@@ -548,6 +549,7 @@ fn key_from(words: &[u64; KEY_WORDS]) -> Mirrored {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evenkeel_transport::Fingerprint;
 
     fn life() -> Incarnation {
         Incarnation {
@@ -642,6 +644,7 @@ mod tests {
                 id: 9,
                 seal: [7; 32],
                 open: [8; 32],
+                proof: Fingerprint::of(b"a certificate"),
             },
             opened: 6,
         };

@@ -21,6 +21,8 @@ const LOG: &str = "log.redb";
 const VOTED: &str = "voted";
 /// Name of the file with the last lives of this directory.
 const LIVES: &str = "lives";
+/// The files that are read of it, but for the log.
+pub const FILES: [&str; 3] = [IDENTITY, LIVES, VOTED];
 /// Lives that are kept: more than a cluster misses. What it knows of an older one cannot be
 /// compared.
 const LIVES_MAX: usize = 64;
@@ -390,10 +392,9 @@ impl Identity {
     fn belongs_to(&self, path: &Path, whose: &Whose<'_>) -> Result<(), StateError> {
         if self.cluster != whose.cluster || self.authority != whose.authority {
             let tell = |cluster: &str, authority: &str| {
-                format!(
-                    "{cluster} with the authority {}",
-                    &authority[..authority.len().min(16)]
-                )
+                // The file may say anything, also in the middle of a letter.
+                let begin = authority.floor_char_boundary(16);
+                format!("{cluster} with the authority {}", &authority[..begin])
             };
             return Err(StateError::OtherCluster {
                 path: path.to_owned(),
@@ -434,6 +435,11 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {
             "its version {} is not known here",
             identity.version
         )));
+    }
+    if identity.counter == u64::MAX {
+        return Err(damaged(
+            "no start can follow the last that it names".to_owned(),
+        ));
     }
     Ok(Some(identity))
 }
@@ -590,5 +596,43 @@ mod tests {
         fs::write(dir.path().join(IDENTITY), b"{").expect("written");
         let error = StateDir::open(dir.path(), &own).expect_err("refused");
         assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+    }
+
+    fn identity(authority: &str, counter: u64) -> Identity {
+        Identity {
+            version: 1,
+            cluster: "shop".to_owned(),
+            authority: authority.to_owned(),
+            node: "ams1".to_owned(),
+            counter,
+            lease_max_ns: 1,
+        }
+    }
+
+    /// It is shown cut off, perhaps where a letter has not ended.
+    #[test]
+    fn an_authority_of_any_letters_is_refused_with_words() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = NodeName::new("ams1").expect("a name");
+        for authority in ["ä".repeat(8), "a".repeat(15) + "ä", String::new()] {
+            write_identity(dir.path(), &identity(&authority, 1)).expect("written");
+            let error = StateDir::open(dir.path(), &whose("shop", &node, 120));
+            let error = error.expect_err("another authority");
+            assert!(matches!(error, StateError::OtherCluster { .. }), "{error}");
+        }
+    }
+
+    /// The next one would be start 0, which everybody has seen.
+    #[test]
+    fn a_counter_at_its_end_is_refused_and_not_begun_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = NodeName::new("ams1").expect("a name");
+        let own = whose("shop", &node, 120);
+        write_identity(dir.path(), &identity("aa", u64::MAX)).expect("written");
+        let error = StateDir::open(dir.path(), &own).expect_err("refused");
+        assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+        write_identity(dir.path(), &identity("aa", u64::MAX - 1)).expect("written");
+        let mut state = StateDir::open(dir.path(), &own).expect("opened");
+        assert_eq!(state.begin_life(&own, 1).expect("begun"), u64::MAX);
     }
 }

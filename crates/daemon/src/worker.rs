@@ -225,6 +225,7 @@ impl Starting<'_> {
             socket: self.inherited.sockets.lease.try_clone()?,
             peers: self.prepared.peers(),
             keys: Vec::new(),
+            revoked: fingerprints(&self.prepared.config),
             guard,
             memory: Memory::open(&self.inherited.memory)?,
             timing: self.prepared.topology().timing,

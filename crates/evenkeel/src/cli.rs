@@ -164,6 +164,10 @@ pub enum Pki {
         /// Where to; beside the authority unless given.
         #[arg(long)]
         out: Option<PathBuf>,
+        /// From when on it is valid, as in 2020-01-01T00:00:00Z; from now on unless given. With a
+        /// time over a year ago one can see what an ended certificate does: it alarms and serves.
+        #[arg(long, value_name = "TIME")]
+        from: Option<jiff::Timestamp>,
     },
 }
 

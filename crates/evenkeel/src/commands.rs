@@ -96,9 +96,15 @@ fn certificates(pki: Pki) -> anyhow::Result<ExitCode> {
                 dir.join("ca.key").display()
             );
         }
-        Pki::Issue { dir, node, out } => {
+        Pki::Issue {
+            dir,
+            node,
+            out,
+            from,
+        } => {
             let out = out.unwrap_or_else(|| dir.clone());
-            let fingerprint = pki::issue(&dir, &node_name(&node)?, &out, now)?;
+            let from = from.map_or(now, SystemTime::from);
+            let fingerprint = pki::issue(&dir, &node_name(&node)?, &out, from)?;
             println!("made {node}.pem and {node}.key in {}", out.display());
             println!("fingerprint {fingerprint} (for `revoked` in the file, should it be lost)");
         }

@@ -80,6 +80,11 @@ impl Devices {
     }
 }
 
+/// The name of a device that a message tells of. For `crate::fuzzing`.
+pub(crate) fn name(body: &[u8]) -> Option<String> {
+    read(body).map(|device| device.name)
+}
+
 fn read(body: &[u8]) -> Option<Device> {
     let kind = u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?);
     let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);

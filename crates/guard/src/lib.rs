@@ -31,6 +31,8 @@ mod claim;
 mod device;
 pub mod doctor;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hot;
 mod keeper;
 mod netlink;

@@ -24,4 +24,7 @@ mod words;
 pub(crate) use hold::Hold;
 pub(crate) use relay::Relay;
 pub(crate) use rules::Tag;
-pub(crate) use table::{CLOSED, Condition, Content, Guarded, Ownership, Table, delete, groups_of};
+pub(crate) use table::{
+    CLOSED, Condition, Content, Guarded, Ownership, Table, delete, groups_of, hook_device,
+    read_guarded, write_list,
+};

@@ -473,7 +473,7 @@ fn read_text(value: &[u8]) -> String {
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
-fn read_link(message: Message<'_>) -> Option<Link> {
+pub(crate) fn read_link(message: Message<'_>) -> Option<Link> {
     let (header, attributes) = message.split(16)?;
     let flags = u32_at(header, 8)?;
     let set = |flag: libc::c_int| flags & flag.unsigned_abs() != 0;
@@ -502,7 +502,7 @@ fn read_link(message: Message<'_>) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
-fn read_address(message: Message<'_>) -> Option<Address> {
+pub(crate) fn read_address(message: Message<'_>) -> Option<Address> {
     let (header, attributes) = message.split(8)?;
     let (mut local, mut network, mut tag, mut valid) = (None, None, 0, INFINITY);
     for (kind, value) in attributes {
@@ -535,7 +535,7 @@ fn read_address(message: Message<'_>) -> Option<Address> {
 
 /// The place for which a route in the table `local` takes packets, and the protocol number of
 /// the route, if that is what the message is about.
-fn read_local_route(message: Message<'_>) -> Option<(Placement, u8)> {
+pub(crate) fn read_local_route(message: Message<'_>) -> Option<(Placement, u8)> {
     let (header, attributes) = message.split(12)?;
     let (prefix, mut table) = (header[1], u32::from(header[4]));
     let (protocol, kind) = (header[5], header[7]);
@@ -623,7 +623,7 @@ impl AsFd for Changes {
     }
 }
 
-fn read_change(message: Message<'_>) -> Option<Change> {
+pub(crate) fn read_change(message: Message<'_>) -> Option<Change> {
     match message.kind {
         // A bridge tells of its ports in the family AF_BRIDGE: a port that leaves the
         // bridge is "deleted" there, but the link stays.

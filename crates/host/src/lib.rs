@@ -7,6 +7,8 @@ pub mod attempt;
 pub mod clock;
 pub mod doctor;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lateness;
 pub mod listener;
 pub mod logind;

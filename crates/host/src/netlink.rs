@@ -155,6 +155,12 @@ impl Request {
         }
     }
 
+    /// What is sent, under this number.
+    pub(crate) fn numbered(mut self, sequence: u32) -> Vec<u8> {
+        self.finish(0, sequence);
+        self.bytes
+    }
+
     /// Writes length, flags and sequence number, which are known only when it is sent.
     fn finish(&mut self, flags: u16, sequence: u32) {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
@@ -190,8 +196,8 @@ impl<'a> Message<'a> {
 }
 
 /// The messages in one buffer read from the kernel.
-struct Messages<'a> {
-    rest: &'a [u8],
+pub(crate) struct Messages<'a> {
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Iterator for Messages<'a> {

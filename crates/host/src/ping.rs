@@ -342,22 +342,7 @@ impl Shared {
 
     /// Which of our questions a packet replies to.
     fn number_of(&self, packet: &[u8]) -> Option<u64> {
-        let with_header = self.kind == Kind::Raw && self.family == Family::V4;
-        let header = if with_header {
-            usize::from(packet.first()? & 0x0f) * 4
-        } else {
-            0
-        };
-        let echo = packet.get(header..header + ECHO_LENGTH)?;
-        let expected = match self.family {
-            Family::V4 => REPLY_V4,
-            Family::V6 => REPLY_V6,
-        };
-        let (own, rest) = echo[HEADER_LENGTH..].split_at(8);
-        if echo[0] != expected || own != self.nonce.to_be_bytes() {
-            return None;
-        }
-        Some(u64::from_be_bytes(rest.try_into().ok()?))
+        number_of(self.kind, self.family, self.nonce, packet)
     }
 
     /// A question. The kernel writes the identifier of a ping socket, and the checksum
@@ -376,6 +361,26 @@ impl Shared {
         echo[2..4].copy_from_slice(&sum.to_be_bytes());
         echo
     }
+}
+
+/// The number of the question that a packet replies to, if it is one with this nonce.
+pub(crate) fn number_of(kind: Kind, family: Family, nonce: u64, packet: &[u8]) -> Option<u64> {
+    let with_header = kind == Kind::Raw && family == Family::V4;
+    let header = if with_header {
+        usize::from(packet.first()? & 0x0f) * 4
+    } else {
+        0
+    };
+    let echo = packet.get(header..header + ECHO_LENGTH)?;
+    let expected = match family {
+        Family::V4 => REPLY_V4,
+        Family::V6 => REPLY_V6,
+    };
+    let (own, rest) = echo[HEADER_LENGTH..].split_at(8);
+    if echo[0] != expected || own != nonce.to_be_bytes() {
+        return None;
+    }
+    Some(u64::from_be_bytes(rest.try_into().ok()?))
 }
 
 /// The internet checksum (RFC 1071) of an even number of bytes.

@@ -74,7 +74,7 @@ impl Identity {
 
 /// Field 22 of a stat line. The name (field 2) may hold blanks and brackets, so that
 /// fields are counted from the last closing bracket.
-fn start_of(stat: &str) -> Option<u64> {
+pub(crate) fn start_of(stat: &str) -> Option<u64> {
     if stat.len() > STAT_LENGTH_MAX {
         return None;
     }

@@ -5,7 +5,7 @@
 //! (sock_diag(7), `SOCK_DESTROY`; Linux 4.9 with `CONFIG_INET_DIAG_DESTROY`). What
 //! listens stays: the programs keep their sockets for the day the address returns.
 
-mod flight;
+pub(crate) mod flight;
 mod flows;
 
 use std::collections::BTreeSet;
@@ -205,7 +205,7 @@ fn filter(addresses: &BTreeSet<IpAddr>) -> Vec<u8> {
     program
 }
 
-fn read(transport: Transport, message: Message<'_>) -> Option<Conversation> {
+pub(crate) fn read(transport: Transport, message: Message<'_>) -> Option<Conversation> {
     let (answer, _) = message.split(ANSWER_LENGTH)?;
     let family = answer[0];
     let identity: [u8; IDENTITY_LENGTH] = answer.get(4..4 + IDENTITY_LENGTH)?.try_into().ok()?;

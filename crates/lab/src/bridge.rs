@@ -59,6 +59,16 @@ impl Cable {
     };
 }
 
+/// The hardware address of the host with this number.
+pub(crate) const fn mac(number: u8) -> [u8; 6] {
+    [0x02, 0x45, 0x4b, 0, 0, number]
+}
+
+/// The hardware address under which a scenario sends frames that no host of the cluster sent. Who
+/// watches the switch leaves them out: they are told apart from everything else by it, and a flood
+/// of them blinds nobody.
+pub(crate) const FORGER: [u8; 6] = [0x02, 0x45, 0x4b, 0xff, 0, 1];
+
 /// Which port belongs to which host, for the observer: index of the device to name.
 pub(crate) type Ports = Arc<Mutex<BTreeMap<u32, String>>>;
 
@@ -267,6 +277,13 @@ fn index_of(device: &str) -> Result<u32> {
         .next()
         .and_then(|number| number.trim().parse().ok())
         .with_context(|| format!("no index in: {text}"))
+}
+
+/// A tap on all ports that sees what the hosts send, and not what a scenario forges.
+pub(crate) fn tap() -> Result<Tap> {
+    let tap = Tap::open().context("watching the switch")?;
+    tap.leave_out(FORGER).context("leaving forged frames out")?;
+    Ok(tap)
 }
 
 /// How often who waits for frames looks whether it is to end.

@@ -80,6 +80,14 @@ impl Profile {
             Self::Fast => Duration::from_millis(40),
         }
     }
+
+    /// How often a promise is asked for.
+    pub(crate) fn heartbeat(self) -> Duration {
+        match self {
+            Self::Balanced => Duration::from_millis(20),
+            Self::Fast => Duration::from_millis(8),
+        }
+    }
 }
 
 /// What a cluster of the lab is to be like.
@@ -203,6 +211,7 @@ pub(crate) struct Cluster {
     evenkeel: Evenkeel,
     /// The program of every second node.
     older: Evenkeel,
+    profile: Profile,
     servers: Vec<Place>,
     witness: Option<Place>,
     groups: Vec<GroupPlan>,
@@ -265,6 +274,7 @@ impl Cluster {
             switch: Arc::clone(switch),
             evenkeel,
             older,
+            profile: plan.profile,
             servers,
             witness,
             groups,
@@ -362,6 +372,11 @@ impl Cluster {
             true => &self.older,
             false => &self.evenkeel,
         }
+    }
+
+    /// Its timing.
+    pub(crate) fn profile(&self) -> Profile {
+        self.profile
     }
 
     /// The switch.
@@ -574,6 +589,13 @@ impl Cluster {
             (line.message.contains(OPENED) && of(&line)).then_some(line.timestamp)
         });
         opened.filter_map(|at| calendar(&at)).collect()
+    }
+
+    /// How many lines of a node's log have this in them.
+    pub(crate) fn log_count(&self, name: &str, what: &str) -> usize {
+        let path = self.lab.directory().join(name).join("evenkeel.log");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter(|line| line.contains(what)).count()
     }
 
     /// The last lines of a node's log, for a person to whom something went wrong.

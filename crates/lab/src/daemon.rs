@@ -103,6 +103,11 @@ pub(crate) fn socket(host: &Host) -> PathBuf {
     host.disk().join("evenkeel.sock")
 }
 
+/// Where the certificate of `node` is on `host`.
+pub(crate) fn pki(host: &Host, node: &str) -> PathBuf {
+    host.disk().join(format!("pki-{node}"))
+}
+
 /// The name of the state directory on a host's disk.
 pub(crate) const STATE: &str = "state";
 
@@ -163,12 +168,17 @@ impl Evenkeel {
 
     /// Issues the certificate of a node into `into`.
     pub(crate) fn issue(&self, node: &str, into: &Path) -> Result<()> {
+        self.issue_from(node, into, None).map(drop)
+    }
+
+    /// The same, valid from then on, a time by RFC 3339; from now on if none is given. Returns
+    /// what was said of it.
+    pub(crate) fn issue_from(&self, node: &str, into: &Path, from: Option<&str>) -> Result<String> {
         fs::create_dir_all(into).context("making a directory for certificates")?;
-        let output = self.command(
-            &["pki", "issue", "--node", node],
-            &[("--dir", &self.authority), ("--out", into)],
-        )?;
-        checked(output, "pki issue").map(drop)
+        let mut arguments = vec!["pki", "issue", "--node", node];
+        arguments.extend(from.iter().flat_map(|from| ["--from", from]));
+        let output = self.command(&arguments, &[("--dir", &self.authority), ("--out", into)])?;
+        checked(output, "pki issue")
     }
 
     /// Starts the daemon of node `node` on `host`, with `state` as its state directory
@@ -193,7 +203,7 @@ impl Evenkeel {
         state: &Path,
         socket: &Path,
     ) -> Result<Vec<OsString>> {
-        let pki = host.disk().join(format!("pki-{node}"));
+        let pki = pki(host, node);
         if !pki.exists() {
             self.issue(node, &pki)?;
         }

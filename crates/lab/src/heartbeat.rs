@@ -14,7 +14,7 @@ use evenkeel_host::clock::now;
 use evenkeel_host::sys::sched::{self, Share};
 use evenkeel_host::sys::tap::Tap;
 
-use crate::bridge::{Ports, Switch, wait_for_frames};
+use crate::bridge::{self, Ports, Switch, wait_for_frames};
 use crate::config_text::PORT;
 
 /// Bytes of a frame that matter: Ethernet, IPv4 and UDP headers and a first byte.
@@ -56,7 +56,7 @@ impl Heartbeats {
     /// the cluster, they are its holder's renewals.
     pub(crate) fn start(switch: &Switch, to: Ipv4Addr) -> Result<Self> {
         let shared = Arc::new(Shared::default());
-        let tap = Tap::open().context("watching the switch")?;
+        let tap = bridge::tap()?;
         let (ours, ports) = (Arc::clone(&shared), switch.ports());
         let watching = std::thread::Builder::new()
             .name("heartbeats".into())

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use crate::bridge::{Cable, Switch, run};
+use crate::bridge::{Cable, Switch, mac, run};
 use crate::init::{self, Answer, Order};
 use crate::inside::Lab;
 use crate::process::MARK;
@@ -85,7 +85,7 @@ impl Place {
 
 /// The hardware address of the host with that number: locally administered.
 pub(crate) fn hardware(number: u8) -> String {
-    format!("02:45:4b:00:00:{number:02x}")
+    mac(number).map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// A family of addresses.

@@ -18,7 +18,7 @@ use evenkeel_host::clock::now;
 use evenkeel_host::sys::tap::Tap;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::bridge::{Ports, Switch, wait_for_frames};
+use crate::bridge::{self, Ports, Switch, wait_for_frames};
 
 /// Bytes of a frame that matter: an Ethernet and an IPv6 header and a neighbour
 /// advertisement without options.
@@ -125,7 +125,7 @@ impl Observer {
         for address in addresses {
             lock(&shared.stretches).insert(*address, Vec::new());
         }
-        let tap = Tap::open().context("watching the switch")?;
+        let tap = bridge::tap()?;
         let (theirs, ports) = (Arc::clone(&shared), switch.ports());
         let thread = std::thread::Builder::new()
             .name("observer".into())

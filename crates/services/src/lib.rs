@@ -17,6 +17,8 @@
 
 pub mod doctor;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 pub mod machine;
 mod v1;

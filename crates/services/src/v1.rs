@@ -67,7 +67,7 @@ impl Held {
         }
     }
 
-    fn write(&self) -> String {
+    pub(crate) fn write(&self) -> String {
         let (kind, lines): (_, Vec<&str>) = match self {
             Self::Unit { unit, .. } => ("unit", vec![unit]),
             Self::Process { .. } => ("process", Vec::new()),
@@ -90,8 +90,9 @@ impl Held {
         text
     }
 
-    fn read(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        // Not `lines`, which takes a carriage return for a part of the end of a line.
+        let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
         let mut head = lines.next()?.split(' ');
         if head.next() != Some(VERSION) {
             return None;
@@ -163,7 +164,11 @@ fn noted_two(path: &Path) -> Option<(u64, u64)> {
     if fs::metadata(path).ok()?.len() > LENGTH_MAX {
         return None;
     }
-    let text = fs::read_to_string(path).ok()?;
+    two(&fs::read_to_string(path).ok()?)
+}
+
+/// The two numbers of a note.
+pub(crate) fn two(text: &str) -> Option<(u64, u64)> {
     let mut parts = text.split_ascii_whitespace();
     if parts.next() != Some(VERSION) {
         return None;
@@ -262,6 +267,12 @@ mod tests {
             stop(Command::Program {
                 path: "/usr/bin/x y".into(),
                 arguments: vec![String::new(), "\n".into(), "-v".into()],
+            }),
+            // A carriage return belongs to the line, not to its end.
+            stop(Command::Shell("echo \r".into())),
+            stop(Command::Program {
+                path: "/usr/bin/x\r".into(),
+                arguments: vec!["\r".into(), "\r\n\r".into(), "\\r".into()],
             }),
         ];
         let directory = tempfile::tempdir().expect("a directory");

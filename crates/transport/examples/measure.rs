@@ -32,7 +32,8 @@ use bytes::Bytes;
 use evenkeel_core::topology::Timing;
 use evenkeel_core::{Moment, NodeId, NodeName};
 use evenkeel_transport::{
-    Class, Endpoint, Events, Keyring, LeaseKeys, PeerAddress, PeerEvent, Settings, Tuning, pki,
+    Class, Endpoint, Events, Fingerprint, Keyring, LeaseKeys, PeerAddress, PeerEvent, Settings,
+    Tuning, pki,
 };
 use quinn::{ClientConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -345,6 +346,7 @@ async fn compare(
         id: 1,
         seal: [1; 32],
         open: [1; 32],
+        proof: Fingerprint::of(b"a certificate"),
     };
     sealer.install(Moment::ZERO, keys(b));
     opener.install(Moment::ZERO, keys(a));

@@ -44,6 +44,11 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    /// Its bytes.
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The fingerprint of a certificate in DER form.
     pub fn of(certificate: &[u8]) -> Self {
         let mut bytes = [0; 32];

@@ -240,7 +240,7 @@ impl Endpoint {
 
     /// Replaces the other nodes of the file and the list of revoked certificates. Links
     /// to nodes that are gone, and links proved by a certificate that is revoked now, are
-    /// closed; their lease keys are the caller's to forget.
+    /// closed; their lease keys are the caller's to leave behind ([`crate::LeaseKeys::proof`]).
     pub fn set_peers(&self, peers: Vec<PeerAddress>, revoked: Vec<Fingerprint>) {
         Shared::set_peers(&self.0.0, peers, revoked);
     }

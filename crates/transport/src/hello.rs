@@ -184,7 +184,7 @@ pub(crate) async fn call(shared: &Shared, connection: Connection) -> Result<Admi
         .await
         .map_err(|error| broken(&connection, peer, error))?;
     admit(shared, &connection, peer, &theirs)?;
-    let keys = derive(shared, &connection, peer)?;
+    let keys = derive(shared, &connection, &presented)?;
     let last = send
         .write_all(&[ADMITTED])
         .await
@@ -212,7 +212,7 @@ pub(crate) async fn answer(shared: &Shared, connection: Connection) -> Result<Ad
         .await
         .map_err(|error| broken(&connection, peer, error))?;
     admit(shared, &connection, peer, &theirs)?;
-    let keys = derive(shared, &connection, peer)?;
+    let keys = derive(shared, &connection, &presented)?;
     say(&mut send, shared)
         .await
         .map_err(|error| broken(&connection, peer, error))?;
@@ -281,30 +281,61 @@ async fn hear(receive: &mut RecvStream) -> Result<Hello, String> {
         .read_exact(&mut length)
         .await
         .map_err(|error| error.to_string())?;
-    let length = u32::from_le_bytes(length) as usize;
-    if !(PREFIX..=PREFIX + HELLO_MAX).contains(&length) {
-        return Err(format!("a hello of {length} bytes is not understood"));
-    }
-    let mut frame = vec![0; length];
+    let mut frame = vec![0; length_of(length)?];
     receive
         .read_exact(&mut frame)
         .await
         .map_err(|error| error.to_string())?;
-    if frame[0] != FORM {
-        return Err(format!("a hello of form {} is not understood", frame[0]));
+    Hello::of(frame)
+}
+
+/// How long a frame says that it is, if one may be so long.
+fn length_of(said: [u8; 4]) -> Result<usize, String> {
+    let length = u32::from_le_bytes(said) as usize;
+    if !(PREFIX..=PREFIX + HELLO_MAX).contains(&length) {
+        return Err(format!("a hello of {length} bytes is not understood"));
     }
-    let mut life = [0; 8];
-    life.copy_from_slice(&frame[1..PREFIX]);
-    let body = Bytes::from(frame).slice(PREFIX..);
-    Ok(Hello {
-        life: u64::from_le_bytes(life),
-        body,
-    })
+    Ok(length)
+}
+
+impl Hello {
+    /// From a frame without its length.
+    fn of(frame: Vec<u8>) -> Result<Self, String> {
+        let frame = Bytes::from(frame);
+        let (form, life) = frame
+            .get(..PREFIX)
+            .and_then(<[u8]>::split_first)
+            .ok_or_else(|| "a hello that is cut off".to_owned())?;
+        if *form != FORM {
+            return Err(format!("a hello of form {form} is not understood"));
+        }
+        let mut eight = [0; 8];
+        eight.copy_from_slice(life);
+        Ok(Self {
+            life: u64::from_le_bytes(eight),
+            body: frame.slice(PREFIX..),
+        })
+    }
+}
+
+/// What a stream of a peer begins with: the length, then the frame. For `crate::fuzzing`.
+pub(crate) fn read(stream: &[u8]) -> Result<(u64, Bytes), String> {
+    let (length, rest) = stream
+        .split_first_chunk()
+        .ok_or_else(|| "no length".to_owned())?;
+    let frame = rest
+        .get(..length_of(*length)?)
+        .ok_or_else(|| "a hello that is cut off".to_owned())?;
+    Hello::of(frame.to_vec()).map(|hello| (hello.life, hello.body))
 }
 
 /// The keys for lease datagrams: bound to this connection and to both nodes.
-fn derive(shared: &Shared, connection: &Connection, peer: NodeId) -> Result<LeaseKeys, Failure> {
-    let ours = shared.id();
+fn derive(
+    shared: &Shared,
+    connection: &Connection,
+    presented: &Presented,
+) -> Result<LeaseKeys, Failure> {
+    let (ours, peer) = (shared.id(), presented.id());
     let (low, high) = (ours.min(peer), ours.max(peer));
     let mut context = [0; 16];
     context[..8].copy_from_slice(&low.0.to_be_bytes());
@@ -319,6 +350,7 @@ fn derive(shared: &Shared, connection: &Connection, peer: NodeId) -> Result<Leas
         id: 0,
         seal: [0; 32],
         open: [0; 32],
+        proof: presented.fingerprint,
     };
     let (upward, rest) = material.split_at(32);
     let (downward, id) = rest.split_at(32);

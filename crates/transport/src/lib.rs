@@ -11,6 +11,8 @@ mod dial;
 pub mod doctor;
 mod endpoint;
 mod event;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hello;
 mod link;
 mod mailbox;

@@ -27,6 +27,8 @@ use evenkeel_core::{Moment, NodeId};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use thiserror::Error;
 
+use crate::certificate::Fingerprint;
+
 /// First byte of every sealed datagram.
 pub const FIRST_BYTE: u8 = 0x0e;
 /// Bytes before the sealed message.
@@ -56,33 +58,40 @@ pub struct LeaseKeys {
     pub seal: [u8; 32],
     /// For what the peer sends.
     pub open: [u8; 32],
+    /// The certificate by which the peer proved itself on that connection: who restores keys
+    /// leaves those behind whose certificate has been revoked since.
+    pub proof: Fingerprint,
 }
 
 impl LeaseKeys {
     /// Length of [`LeaseKeys::to_bytes`].
-    pub const BYTES: usize = 80;
+    pub const BYTES: usize = 112;
 
-    /// As bytes for the mirror: peer, id (little endian), seal, open.
+    /// As bytes for the mirror: peer, id (little endian), seal, open, proof.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..8].copy_from_slice(&self.peer.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.id.to_le_bytes());
         bytes[16..48].copy_from_slice(&self.seal);
-        bytes[48..].copy_from_slice(&self.open);
+        bytes[48..80].copy_from_slice(&self.open);
+        bytes[80..].copy_from_slice(&self.proof.to_bytes());
         bytes
     }
 
     /// From the bytes of the mirror.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let mut keys = Self {
+        let part = |at: usize| {
+            let mut part = [0; 32];
+            part.copy_from_slice(&bytes[at..at + 32]);
+            part
+        };
+        Self {
             peer: NodeId(number(&bytes[..8])),
             id: number(&bytes[8..16]),
-            seal: [0; 32],
-            open: [0; 32],
-        };
-        keys.seal.copy_from_slice(&bytes[16..48]);
-        keys.open.copy_from_slice(&bytes[48..]);
-        keys
+            seal: part(16),
+            open: part(48),
+            proof: Fingerprint::from_bytes(part(80)),
+        }
     }
 }
 
@@ -279,7 +288,8 @@ pub struct Mirrored {
 /// The keys to all peers: seals what goes to them and opens what comes from them.
 ///
 /// Keys outlive the connection they came from, so that a lease survives the loss of the
-/// control connection; they go when newer ones displace them or [`Keyring::forget`] says so.
+/// control connection; they go when newer ones displace them, and with a process that restores
+/// the others alone.
 #[derive(Default)]
 pub struct Keyring {
     rings: BTreeMap<NodeId, Ring>,
@@ -310,11 +320,6 @@ impl Keyring {
             ring.keys.remove(usize::from(confirmed == Some(0)));
         }
         ring.keys.extend(Key::new(keys, now, opened));
-    }
-
-    /// Drops all keys of a peer: its certificate has been revoked, or the node removed.
-    pub fn forget(&mut self, peer: NodeId) {
-        self.rings.remove(&peer);
     }
 
     /// What the mirror should hold, oldest first per peer.

@@ -221,7 +221,7 @@ fn length(body: &Bytes) -> u32 {
 }
 
 /// The first byte and the body, if all of it has arrived.
-fn split_short(bytes: Vec<u8>) -> Option<(u8, Bytes)> {
+pub(crate) fn split_short(bytes: Vec<u8>) -> Option<(u8, Bytes)> {
     let bytes = Bytes::from(bytes);
     let header = bytes.get(..SHORT_HEADER)?;
     let length = u32::from_le_bytes(header[1..].try_into().ok()?);
@@ -230,7 +230,7 @@ fn split_short(bytes: Vec<u8>) -> Option<(u8, Bytes)> {
     (body.len() == length as usize).then_some((first, body))
 }
 
-fn split_one_way(bytes: Vec<u8>) -> Option<(Class, u64, Bytes)> {
+pub(crate) fn split_one_way(bytes: Vec<u8>) -> Option<(Class, u64, Bytes)> {
     let bytes = Bytes::from(bytes);
     let header = bytes.get(..ONE_WAY_HEADER)?;
     let class = Class(header[0]);

@@ -740,6 +740,7 @@ async fn random_bytes_on_the_port_disturb_neither_quic_nor_leases() {
         id: 1,
         seal: [1; 32],
         open: [1; 32],
+        proof: Fingerprint::of(b"a certificate"),
     };
     ring_a.install(Moment::ZERO, keys(id("b")));
     ring_b.install(Moment::ZERO, keys(id("a")));

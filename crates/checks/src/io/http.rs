@@ -9,7 +9,7 @@
 //! The connection is reset, not closed, when the question ends: a closed one would
 //! occupy a port of this node for a minute, and checks make twenty a second.
 
-mod message;
+pub(crate) mod message;
 
 use std::io::{self, Read};
 use std::pin::Pin;

@@ -94,8 +94,11 @@ fn measure(word: &str) -> Option<Measure> {
     let (number, unit) = value.split_at(end);
     let value = match (number, unit) {
         ("", "U") => None,
-        // Some write as their language does.
-        (number, _) => Some(number.replace(',', ".").parse::<f64>().ok()?),
+        // Some write as their language does. More digits than any measure has are no number.
+        (number, _) => {
+            let value = number.replace(',', ".").parse::<f64>();
+            Some(value.ok().filter(|value| value.is_finite())?)
+        }
     };
     let unit = if value.is_none() { "" } else { unit };
     let fits = (1..=LABEL_LENGTH_MAX).contains(&label.len()) && unit.len() <= UNIT_LENGTH_MAX;
@@ -150,6 +153,8 @@ mod tests {
             shown("PING|rta=0,05ms;100,0 'it''s=so'=-3 x=U y= =4 z=nan w=1e3x v=+2c"),
             ["rta=0.05ms", "it's=so=-3", "x=?", "w=1e3x", "v=2c"]
         );
+        // So many digits are endless to a computer, which JSON cannot say.
+        assert_eq!(shown(&format!("|a={} b=1", "9".repeat(400))), ["b=1"]);
         assert_eq!(shown("no bar at all\nnone"), [""; 0]);
         assert_eq!(shown("| 'open=1 b=2"), ["open=1 b=2"]);
     }

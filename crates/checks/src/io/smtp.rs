@@ -162,6 +162,18 @@ fn literal(ip: IpAddr) -> String {
     }
 }
 
+/// The conversation up to the end of the first EHLO, on any stream. For `crate::fuzzing`.
+pub(crate) async fn greet(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Failure> {
+    let mut talk = Talk {
+        stream,
+        read: Vec::new(),
+    };
+    talk.expect(220, "greets").await?;
+    talk.say("EHLO [192.0.2.1]\r\n").await?;
+    talk.expect(250, "answers EHLO").await?;
+    talk.quit().await
+}
+
 /// One side of the conversation.
 struct Talk<S> {
     stream: S,
@@ -190,6 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     /// The code of a reply and the text of its last line.
     async fn reply(&mut self) -> Result<(u16, String), Failure> {
         let mut taken = 0;
+        let mut first = None;
         loop {
             let line = self.line().await?;
             taken += line.len();
@@ -200,6 +213,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
                     bounded(shown.trim())
                 ))
             })?;
+            let begun = *first.get_or_insert(code);
+            if begun != code {
+                let why = format!("a reply begins with {begun} and goes on with {code}");
+                return Err(Failure::Theirs(why));
+            }
             match text.first() {
                 Some(b'-') if taken < REPLY_LENGTH_MAX => {}
                 Some(b'-') => {
@@ -263,6 +281,21 @@ fn parse(line: &[u8]) -> Option<(u16, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by fuzzing: the last line alone was believed (RFC 5321 4.2.1: all have one code).
+    #[tokio::test]
+    async fn a_reply_of_two_codes_is_none() {
+        let said = |text: &'static str| async move {
+            let mut talk = Talk {
+                stream: tokio::io::join(text.as_bytes(), tokio::io::sink()),
+                read: Vec::new(),
+            };
+            talk.expect(220, "greets").await.is_ok()
+        };
+        assert!(said("220-one\r\n220 two\r\n").await);
+        assert!(!said("228-one\r\n220 two\r\n").await);
+        assert!(!said("220-one\r\n554 two\r\n").await);
+    }
 
     #[test]
     fn lines_are_told_from_what_is_none() {

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use evenkeel_core::Moment;
 use evenkeel_host::clock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::io::Answer;
 use crate::io::connect::{Failure, connect, of_stream, reach};
@@ -114,7 +113,11 @@ async fn exchange(tcp: &Tcp, progress: &mut Progress) -> Result<(), Failure> {
 }
 
 /// Reads until `text` has come.
-async fn look_for(text: &[u8], stream: &mut TcpStream, read: &mut Vec<u8>) -> Result<(), Failure> {
+pub(crate) async fn look_for(
+    text: &[u8],
+    stream: &mut (impl AsyncRead + Unpin),
+    read: &mut Vec<u8>,
+) -> Result<(), Failure> {
     loop {
         // It may begin in the piece before.
         let from = read.len().saturating_sub(text.len().saturating_sub(1));

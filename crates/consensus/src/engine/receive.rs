@@ -183,6 +183,10 @@ impl<R: Runtime> Engine<R> {
 
     async fn take_snapshot(&self, vote: v1::Vote, bytes: Vec<u8>) -> Result<Reply, Refusal> {
         let decoded: v1::Snapshot = v1::decode(&bytes).map_err(|_| Refusal::Unreadable)?;
+        if let Err(why) = self.inner.floors.reads(&decoded.machine) {
+            tracing::error!(%why, "cannot read the snapshot of the leader: of a newer version?");
+            return Err(Refusal::Unreadable);
+        }
         let snapshot = Snapshot {
             meta: decoded.meta(),
             snapshot: bytes.into(),

@@ -302,3 +302,39 @@ async fn an_engine_that_is_dropped_gives_its_log_back() {
     cluster.start(leader).await;
     cluster.leader().await;
 }
+
+/// Found by fuzzing: the engine took it, could not restore the machine from it, and stopped for
+/// good.
+#[tokio::test]
+async fn a_snapshot_that_the_machine_cannot_read_is_refused() {
+    use crate::v1::{self, Asked, LogId, Members, Refusal, Reply, Request};
+    let mut cluster = Cluster::empty();
+    cluster.start(A).await;
+    let snapshot = v1::Snapshot {
+        applied: Some(LogId { term: 9, index: 7 }),
+        voters_at: Some(LogId { term: 0, index: 0 }),
+        members: Members {
+            configs: vec![ALL.iter().map(|node| node.0).collect()],
+            learners: [].into(),
+        },
+        requests: Vec::new(),
+        floors: Vec::new(),
+        machine: vec![0xff],
+    };
+    let asked = Asked {
+        generation: 0,
+        request: Request::Snapshot {
+            vote: v1::Vote {
+                term: 9,
+                node: B.0,
+                committed: true,
+            },
+            snapshot: v1::encode(&snapshot),
+        },
+    };
+    let engine = cluster.engine(A);
+    let reply = engine.handle(B, v1::encode(&asked)).await;
+    let refused = Reply::Refused(Refusal::Unreadable);
+    assert_eq!(v1::decode::<Reply>(&reply), Ok(refused));
+    assert_eq!(engine.status().stopped, None);
+}

@@ -198,6 +198,10 @@ impl Floors for Rules {
             _ => Vec::new(),
         }
     }
+
+    fn reads(&self, snapshot: &[u8]) -> Result<(), Unreadable> {
+        Journal::default().restore(snapshot)
+    }
 }
 
 /// One running node.

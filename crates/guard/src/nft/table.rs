@@ -712,7 +712,21 @@ fn write_guarded(writer: &mut Writer, address: IpAddr, group: Option<GroupId>) {
     writer.nest(element::DATA, |writer| verdict.write(writer));
 }
 
-fn read_guarded(body: &[u8]) -> Vec<(IpAddr, GroupId)> {
+/// A message that lists which groups judge which addresses, as the kernel makes it of what was
+/// written. For `crate::fuzzing`.
+pub(crate) fn write_list(writer: &mut Writer, kind: u16, all: &[(IpAddr, GroupId)]) {
+    writer.message(kind, 0, 1, &HEAD, |writer| {
+        writer.nest(element::LIST, |writer| {
+            for (address, group) in all {
+                writer.nest(ENTRY, |writer| {
+                    write_guarded(writer, *address, Some(*group))
+                });
+            }
+        });
+    });
+}
+
+pub(crate) fn read_guarded(body: &[u8]) -> Vec<(IpAddr, GroupId)> {
     let body = body.get(HEAD.len()..).unwrap_or_default();
     let entries = find(body, element::LIST).unwrap_or_default();
     let read = |entry: &[u8]| {
@@ -729,7 +743,7 @@ fn read_guarded(body: &[u8]) -> Vec<(IpAddr, GroupId)> {
         .collect()
 }
 
-fn hook_device(body: &[u8]) -> Option<String> {
+pub(crate) fn hook_device(body: &[u8]) -> Option<String> {
     let hook = find(body, chain::HOOK)?;
     if let Some(name) = read_text(hook, chain::HOOK_DEVICE) {
         return Some(name.to_owned());

@@ -174,14 +174,14 @@ fn family_of(ip: IpAddr) -> i32 {
     }
 }
 
-enum Message {
+pub(crate) enum Message {
     Socket { state: u8, listening: Listening },
     Done,
     Error(i32),
 }
 
 /// The netlink messages of one datagram.
-struct Messages<'a>(&'a [u8]);
+pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl Iterator for Messages<'_> {
     type Item = io::Result<Message>;

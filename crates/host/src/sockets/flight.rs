@@ -100,7 +100,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// `struct inet_diag_msg`: state at 1, queues at 56 and 60. `struct tcp_info`: last data
 /// sent at 44, received at 52, last acknowledgement at 56, segments with data in at 152, out at 156.
-fn flight(message: Message<'_>) -> Option<(Conversation, Flight)> {
+pub(crate) fn flight(message: Message<'_>) -> Option<(Conversation, Flight)> {
     let ends = read(Transport::Tcp, message)?;
     let (answer, mut attributes) = message.split(super::ANSWER_LENGTH)?;
     let stage = match answer[1] {

@@ -39,24 +39,24 @@ const STEP: Duration = Duration::from_secs(3600);
 
 /// Watches for `length` that nothing moves and that no two hosts answer; returns what
 /// the client saw.
-fn nothing_moves(cluster: &Cluster, holder: &str, length: Duration) -> Result<figures::Seen> {
-    nothing_moves_by(cluster, holder, || {
+fn nothing_moves(cluster: &mut Cluster, holder: &str, length: Duration) -> Result<figures::Seen> {
+    nothing_moves_by(cluster, holder, |_| {
         std::thread::sleep(length);
         Ok(())
     })
 }
 
 /// The same while something is done.
-fn nothing_moves_by(
-    cluster: &Cluster,
+pub(super) fn nothing_moves_by(
+    cluster: &mut Cluster,
     holder: &str,
-    meanwhile: impl FnOnce() -> Result<()>,
+    meanwhile: impl FnOnce(&mut Cluster) -> Result<()>,
 ) -> Result<figures::Seen> {
     let epoch = cluster::epoch(cluster, WITNESS)?;
     cluster.observer.mark();
     let client = cluster.client()?;
     let from = now();
-    meanwhile()?;
+    meanwhile(cluster)?;
     let to = now();
     let seen = figures::seen(&settled(&client, from, to), from, to);
     cluster.verdict().check()?;
@@ -74,7 +74,7 @@ fn nothing_moves_by(
 }
 
 /// Not one request failed; else how many, how, and when.
-fn none_failed(seen: &figures::Seen) -> Result<()> {
+pub(super) fn none_failed(seen: &figures::Seen) -> Result<()> {
     let (first, last) = seen.failed_at.unwrap_or((seen.from, seen.from));
     ensure!(
         seen.failed == 0,
@@ -178,8 +178,8 @@ pub(super) fn disk_frozen(cluster: &mut Cluster) -> Result<Ending> {
 /// replaced that its disk keeps from ending.
 fn serves_without_its_log(cluster: &mut Cluster, holder: &str, standby: &str) -> Result<()> {
     fault::inject(cluster, Fault::WorkerKilled, holder)?;
-    let host = cluster.host(holder)?;
-    let seen = nothing_moves_by(cluster, holder, || {
+    let seen = nothing_moves_by(cluster, holder, |cluster| {
+        let host = cluster.host(holder)?;
         others_know_of_disk(cluster, holder)?;
         // Something that is agreed on without the holder.
         let witness = cluster.host(WITNESS)?;
@@ -226,7 +226,7 @@ fn standby_with_frozen_disk(cluster: &mut Cluster) -> Result<()> {
     let standby = cluster.other(&holder)?;
     let state = daemon::state(cluster.host(&standby)?);
     let frozen = Frozen::freeze(cluster.lab().directory(), &state)?;
-    let seen = nothing_moves_by(cluster, &holder, || {
+    let seen = nothing_moves_by(cluster, &holder, |cluster| {
         others_know_of_disk(cluster, &standby)?;
         let asked = cluster.switch_over(WITNESS, &standby);
         ensure!(asked.is_err(), "the group was moved to a frozen disk");

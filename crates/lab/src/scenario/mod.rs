@@ -5,6 +5,7 @@ mod clients;
 mod drain;
 mod foresee;
 mod freeze;
+mod hostile;
 mod identity;
 mod load;
 mod majority;
@@ -80,6 +81,9 @@ pub(crate) enum Scenario {
     /// A group of 2,200 addresses moves: all announced soon, no heartbeat late. Only if asked for
     /// by name, while it does not hold for a planned move.
     Addresses,
+    /// Forged, cut, repeated and reordered traffic, certificates that do not count, and a flood of
+    /// the daemons' port for `--seconds`: nothing moves and no request fails.
+    Hostile,
     /// At rest: processor and memory per node.
     Rest,
 }
@@ -103,6 +107,7 @@ const USUAL: &[Scenario] = &[
     Scenario::Services,
     Scenario::Pool,
     Scenario::ManyChecks,
+    Scenario::Hostile,
     Scenario::Rest,
 ];
 
@@ -151,6 +156,7 @@ impl Scenario {
             Self::Services => services::play(cluster, plan),
             Self::Pool => pool::play(cluster, options.runs),
             Self::ManyChecks => many_checks::play(cluster, plan, options.length()),
+            Self::Hostile => hostile::play(cluster, plan, options.length()),
             Self::Spare => spare::play(cluster, options.steps, options.seed()),
             Self::Addresses => addresses::play(cluster, plan, options.runs),
             Self::Rest => rest::play(cluster, options.length()),
