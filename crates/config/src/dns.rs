@@ -230,7 +230,7 @@ fn numbered(text: &str, numbers: usize) -> Option<String> {
         form.push_str(&format!("{number} "));
     }
     match *name {
-        "." => Some(form),
+        "." => Some(form + "."),
         name => Some(form + &name_form(name)?),
     }
 }

@@ -181,6 +181,16 @@ impl<'m> Reader<'m> {
         inside.text(wanted, data).map(Some)
     }
 
+    /// A name behind numbers; the root, which means none, as people write it (RFC 7505).
+    fn host(&mut self) -> Option<String> {
+        let name = self.name()?;
+        Some(if name.is_empty() {
+            ".".to_owned()
+        } else {
+            name
+        })
+    }
+
     fn text(&mut self, record: RecordType, data: &[u8]) -> Option<String> {
         Some(match record {
             RecordType::A => Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).to_string(),
@@ -188,10 +198,10 @@ impl<'m> Reader<'m> {
             RecordType::Ns | RecordType::Cname | RecordType::Ptr | RecordType::Soa => {
                 self.name()?
             }
-            RecordType::Mx => format!("{} {}", self.number()?, self.name()?),
+            RecordType::Mx => format!("{} {}", self.number()?, self.host()?),
             RecordType::Srv => {
                 let (priority, weight, port) = (self.number()?, self.number()?, self.number()?);
-                format!("{priority} {weight} {port} {}", self.name()?)
+                format!("{priority} {weight} {port} {}", self.host()?)
             }
             RecordType::Txt => {
                 let mut text = String::new();
@@ -253,6 +263,7 @@ mod tests {
         check(RecordType::Txt, b"\x03a=1\x02 b", "a=1 b");
         check(RecordType::Srv, b"\0\0\0\x05\x13\xc4\0", "0 5 5060 ");
         check(RecordType::Soa, b"\x02ns\0\0ignored", "ns");
+        check(RecordType::Mx, b"\0\x0a\0", "10 .");
     }
 
     #[test]
