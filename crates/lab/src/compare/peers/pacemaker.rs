@@ -164,18 +164,17 @@ impl Pacemaker {
         all
     }
 
-    /// Cluster properties and defaults of resources: kind, name, value.
-    fn properties(&self) -> Vec<(&'static str, &'static str, &'static str)> {
-        let mut all = vec![
-            ("crm_config", "stonith-enabled", "false"),
-            // As "Clusters from Scratch" has it: what was moved stays there.
-            ("rsc_defaults", "resource-stickiness", "100"),
-        ];
+    /// What holds for all resources.
+    fn defaults(&self) -> String {
+        // As "Clusters from Scratch" has it: what was moved stays there.
+        let mut pairs = pair("defaults", "resource-stickiness", "100");
         if self.tuned {
-            all.push(("rsc_defaults", "migration-threshold", "1"));
-            all.push(("rsc_defaults", "failure-timeout", "30s"));
+            pairs += &pair("defaults", "migration-threshold", "1");
+            pairs += &pair("defaults", "failure-timeout", "30s");
         }
-        all
+        format!(
+            "<rsc_defaults><meta_attributes id=\"defaults\">{pairs}</meta_attributes></rsc_defaults>"
+        )
     }
 
     /// A host of the stage that can be asked about the cluster.
@@ -307,14 +306,14 @@ impl Peer for Pacemaker {
         });
         online.context(last)?;
         let host = Self::speaker(stage)?;
-        for (kind, name, value) in self.properties() {
-            let order = ["crm_attribute", "--type", kind, "--name", name];
-            command(host, &[&order[..], &["--update", value]].concat())?;
-        }
+        let off = ["--name", "stonith-enabled", "--update", "false"];
+        let order = ["crm_attribute", "--type", "crm_config"];
+        command(host, &[&order[..], &off].concat())?;
         let create = |section: &str, xml: &str| {
             let order = ["cibadmin", "--create", "--scope", section];
             command(host, &[&order[..], &["--xml-text", xml]].concat()).map(drop)
         };
+        create("configuration", &self.defaults())?;
         for resource in self.resources() {
             create("resources", &resource)?;
         }
