@@ -261,7 +261,7 @@ mod tests {
         );
         check(RecordType::Ns, OWNER, "www.example.net");
         check(RecordType::Txt, b"\x03a=1\x02 b", "a=1 b");
-        check(RecordType::Srv, b"\0\0\0\x05\x13\xc4\0", "0 5 5060 ");
+        check(RecordType::Srv, b"\0\0\0\x05\x13\xc4\0", "0 5 5060 .");
         check(RecordType::Soa, b"\x02ns\0\0ignored", "ns");
         check(RecordType::Mx, b"\0\x0a\0", "10 .");
     }
