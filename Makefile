@@ -2,6 +2,7 @@
 #
 #   make demo      watch a three-node cluster lose its active server (about 30 s)
 #   make test      everything that must hold before a change goes in
+#   make sim       simulated clusters in which everything goes wrong: SEEDS=0..20000
 #   make bench     the table of faults and figures, on this machine
 #   make setup     only install what the other targets need
 #   make release   the binary for real servers
@@ -19,6 +20,9 @@ CARGO   = cargo
 INSTALL = install
 DEMO    =
 BENCH   =
+# Which seeds `make sim` plays, and on how many processors.
+SEEDS   = 0..1000
+JOBS    = 2
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -29,7 +33,7 @@ UNITDIR = /etc/systemd/system
 # Where cargo builds, unless the environment says otherwise.
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
-.PHONY: all setup build demo test format lint unit-test doc-test bench release install uninstall
+.PHONY: all setup build demo test format lint unit-test doc-test sim bench release install uninstall
 
 all: build
 
@@ -70,6 +74,11 @@ unit-test:
 
 doc-test:
 	$(CARGO) test --doc --workspace
+
+# A failure says its seed and the one command that repeats it.
+sim: setup
+	$(CARGO) run --release -p evenkeel-sim -- whole --seeds $(SEEDS) --jobs $(JOBS) \
+		--commit "$$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 
 # Takes long: 20 runs of each fault in two profiles. BENCH="--runs 3 --rows power-cut"
 # for a look.
