@@ -11,14 +11,18 @@ pub mod s4;
 pub mod s5;
 pub mod s6;
 
+use std::collections::BTreeMap;
+
+use evenkeel_core::GroupId;
+
 pub use crate::check::Violation;
 
 /// All books.
 pub(super) struct Books {
     /// Epochs and their holders.
     pub(super) s2: s2::Books,
-    /// What proves leases, for each node.
-    pub(super) s4: Vec<crate::check::s4::Books>,
+    /// What proves leases, for each node and group.
+    pub(super) s4: Vec<BTreeMap<GroupId, crate::check::s4::Books>>,
     /// What was acknowledged.
     pub(super) s5: s5::Books,
     /// What was so in the world.

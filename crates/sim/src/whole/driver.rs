@@ -158,7 +158,7 @@ impl World {
         if begin == Begin::Heir {
             self.begin_thread(host, &[], Duration::ZERO);
         } else {
-            self.books.s4[host].forget();
+            self.books.s4[host].clear();
         }
         if begin == Begin::Boot {
             self.books.s6.booted(host);

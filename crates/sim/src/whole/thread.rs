@@ -151,6 +151,12 @@ impl World {
     /// One turn of the thread.
     pub(super) fn turn(&mut self, host: usize, input: Input) {
         let at = self.at;
+        // A later wake-up was planned before this earlier one: there is another for what is due.
+        let stale = matches!(input, Input::Wake)
+            && self.hosts[host].thread().is_some_and(|one| one.wake > at);
+        if stale {
+            return;
+        }
         let decided = self.hosts[host].thread().and_then(|one| one.decided);
         if decided.is_some() {
             self.carry_out(host, decided);
@@ -158,7 +164,8 @@ impl World {
         let now = self.hosts[host].now(at);
         if let Input::Datagram(from, message) = &input {
             let from = self.hosts[*from].id;
-            self.books.s4[host].hears(from, message);
+            let books = self.books.s4[host].entry(message.group()).or_default();
+            books.hears(from, message);
             self.books.s6.heard(at, now, host, message);
         }
         self.tell_input(host, &input);
@@ -338,9 +345,11 @@ impl World {
         }
         let worker = self.hosts[host].worker.as_ref();
         if let Some(thread) = worker.and_then(|worker| worker.thread.as_ref()) {
-            let proven = self.books.s4[host].extended(&thread.machine, lease);
+            let books = self.books.s4[host].entry(group).or_default();
+            let proven = books.extended(&thread.machine, lease);
             self.note(proven);
         }
+        self.books.s6.extended(at, now, host, group);
         let beyond = super::check::s4::deadline(host, lease, until);
         self.note(beyond);
         if now < until {
@@ -355,7 +364,8 @@ impl World {
 
     fn transmit(&mut self, from: usize, to: usize, message: Message) {
         let now = self.hosts[from].now(self.at);
-        self.books.s4[from].sends(now, &message);
+        let books = self.books.s4[from].entry(message.group()).or_default();
+        books.sends(now, &message);
         let life = self.hosts[from].incarnation;
         let Some(peer) = self.keys.get(&(from, to)).copied() else {
             return;

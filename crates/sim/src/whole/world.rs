@@ -248,7 +248,7 @@ impl World {
             .collect();
         let books = Books {
             s2: s2::Books::default(),
-            s4: vec![crate::check::s4::Books::default(); recipe.nodes],
+            s4: vec![BTreeMap::new(); recipe.nodes],
             s5: s5::Books::default(),
             s6: s6::Books::new(recipe.timing),
             l1: l1::Books::default(),

@@ -39,6 +39,9 @@ struct Ear {
 pub(in crate::whole) struct Books {
     timing: Timing,
     ears: BTreeMap<(usize, GroupId), Ear>,
+    /// When each node's lease of a group advanced last, on its clock; true time of the end of a
+    /// standstill.
+    leases: BTreeMap<(usize, GroupId), (Moment, Option<u64>)>,
     /// When a check said that a node fails a group.
     failing: BTreeMap<(GroupId, NodeId), u64>,
     /// When an operator wished a switch.
@@ -64,6 +67,7 @@ impl Books {
         Self {
             timing,
             ears: BTreeMap::new(),
+            leases: BTreeMap::new(),
             failing: BTreeMap::new(),
             wished: BTreeMap::new(),
             stopped: BTreeMap::new(),
@@ -99,6 +103,32 @@ impl Books {
         ear.heard = now;
     }
 
+    /// A holder's lease advances.
+    pub(in crate::whole) fn extended(&mut self, at: u64, now: Moment, node: usize, group: GroupId) {
+        let deaf = self.deaf_after();
+        let own = self.leases.entry((node, group)).or_insert((now, None));
+        if now.since(own.0) >= deaf {
+            own.1 = Some(at);
+        }
+        own.0 = now;
+    }
+
+    /// How long a lease that stands still is suspicious, in the eyes of its holder, which looks at
+    /// it a heartbeat later.
+    fn deaf_after(&self) -> Duration {
+        (self.timing.lease * 2 / 3).saturating_sub(self.timing.heartbeat)
+    }
+
+    /// Whether a node's own lease stands still, or did lately.
+    fn is_deaf(&self, at: u64, node: usize, group: GroupId, hosts: &[Host]) -> bool {
+        let Some((last, ended)) = self.leases.get(&(node, group)) else {
+            return false;
+        };
+        let now = hosts[node].now(at);
+        let ended = ended.is_some_and(|since| at <= since + LATELY);
+        ended || now.since(*last) >= self.deaf_after()
+    }
+
     /// How long a silence is suspicious, with what a timer may be late.
     fn silent_after(&self) -> Duration {
         self.timing.lease * 3 / 4
@@ -107,6 +137,7 @@ impl Books {
     /// The machine of a node starts: its clock begins anew.
     pub(in crate::whole) fn booted(&mut self, node: usize) {
         self.ears.retain(|(of, _), _| *of != node);
+        self.leases.retain(|(of, _), _| *of != node);
     }
 
     /// A lease was given up.
@@ -239,7 +270,10 @@ impl Books {
             }
             Cause::HolderDeaf { .. } => {
                 let mut ears = self.ears.iter();
-                ears.any(|((_, of), ear)| *of == group && lately(ear.deaf.as_ref()))
+                let heard = ears.any(|((_, of), ear)| *of == group && lately(ear.deaf.as_ref()));
+                // It may say so itself.
+                let mut holders = (0..hosts.len()).filter(|host| hosts[*host].id == from);
+                heard || holders.any(|host| self.is_deaf(at, host, group, hosts))
             }
             Cause::RuleHolds => lately(self.failing.get(&of_holder)),
             Cause::HolderUnready => {
