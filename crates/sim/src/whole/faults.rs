@@ -43,8 +43,11 @@ pub struct Faults {
     pub acknowledged_early: bool,
 }
 
-/// Every fault with its name, and within how many seeds it must be found.
-pub const ALL: &[(&str, fn(&mut Faults))] = &[
+/// Makes one mistake.
+pub type Set = fn(&mut Faults);
+
+/// Every fault with its name.
+pub const ALL: &[(&str, Set)] = &[
     ("no-restart-rule", |f| f.lease.no_restart_rule = true),
     ("no-wait", |f| f.lease.no_wait = true),
     ("spent-reusable", |f| f.lease.spent_reusable = true),

@@ -92,7 +92,7 @@ fn group(recipe: &Recipe, version: usize, number: usize) -> Group {
     let order = (0..hosts).map(|at| node_id((number + at) % hosts));
     let cold = recipe.cold[number];
     let checks = [web(), ping()];
-    let rule = if number % 2 == 0 {
+    let rule = if number.is_multiple_of(2) {
         "web"
     } else {
         "web and ping"
