@@ -4,11 +4,11 @@
 //! explained by it; each decided assignment must find its cause among what was so lately.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::Cause;
-use evenkeel_core::health::Report;
+use evenkeel_core::health::{Report, Standing};
 use evenkeel_core::lease::Message;
 use evenkeel_core::ledger::Assigned;
 use evenkeel_core::topology::Timing;
@@ -21,6 +21,9 @@ use crate::whole::recipe::S;
 /// How long ago something may have been so: a report is fresh for 700 ms, a proposal may take as
 /// long as its leader leads without a majority, and a check's answer counts for some intervals.
 const LATELY: u64 = 15 * S;
+
+/// How many holders of a group are remembered.
+const HOLDERS_MAX: usize = 8;
 
 /// What a voter heard of a holder, on its own clock, and when that was a reason to suspect it.
 #[derive(Clone, Copy, Default)]
@@ -58,6 +61,8 @@ pub(in crate::whole) struct Books {
     leaders: BTreeMap<u64, NodeId>,
     /// The newest assignment of each group.
     current: BTreeMap<GroupId, (Epoch, Assign)>,
+    /// The last holders of each group, and since when.
+    holders: BTreeMap<GroupId, VecDeque<(u64, NodeId)>>,
     drained: BTreeMap<NodeId, u64>,
 }
 
@@ -77,6 +82,7 @@ impl Books {
             lives: BTreeMap::new(),
             leaders: BTreeMap::new(),
             current: BTreeMap::new(),
+            holders: BTreeMap::new(),
             drained: BTreeMap::new(),
         }
     }
@@ -86,7 +92,7 @@ impl Books {
         let Message::Renew(renew) = message else {
             return;
         };
-        let (silent, deaf) = (self.silent_after(), self.timing.lease * 2 / 3);
+        let (silent, deaf) = (self.silent_after(), self.deaf_after());
         let ear = self.ears.entry((node, renew.group)).or_default();
         if now.since(ear.heard) >= silent {
             ear.silent = Some(at);
@@ -113,10 +119,10 @@ impl Books {
         own.0 = now;
     }
 
-    /// How long a lease that stands still is suspicious, in the eyes of its holder, which looks at
-    /// it a heartbeat later.
+    /// How long a lease must stand still to be suspicious at the next look: a voter looks up to one
+    /// and a half heartbeats after it heard a holder.
     fn deaf_after(&self) -> Duration {
-        (self.timing.lease * 2 / 3).saturating_sub(self.timing.heartbeat)
+        (self.timing.lease * 2 / 3).saturating_sub(self.timing.heartbeat * 3 / 2)
     }
 
     /// Whether a node's own lease stands still, or did lately.
@@ -181,6 +187,11 @@ impl Books {
             self.stopped.insert(node, at);
         }
         for one in &report.groups {
+            let over = matches!(one.standing, Standing::Released | Standing::Off);
+            let current = self.current.get(&one.group);
+            if over && current.is_some_and(|(epoch, _)| *epoch == one.epoch) {
+                self.released.insert((one.group, node), at);
+            }
             let ready = report.votes && report.caught_up && report.log_fault.is_none();
             if one.unready.is_some() || !ready {
                 self.unready.insert((one.group, node), at);
@@ -230,12 +241,21 @@ impl Books {
             return broken("S6", seen);
         }
         let from = before.as_ref().map(|(_, before)| before.holder);
-        if assign.evidence.from != from {
+        // A leader decides without what it has been waiting for in vain; that may come after all.
+        let past = self.holders.entry(assign.group).or_default();
+        let young = past.back().is_some_and(|(since, _)| at <= since + LATELY);
+        let earlier = |from| past.iter().any(|(_, holder)| *holder == from);
+        let known = assign.evidence.from.is_none_or(earlier);
+        if assign.evidence.from != from && !(young && known) {
             let seen = format!(
                 "{epoch:?} says that the group leaves {:?}, and it was on {from:?}",
                 assign.evidence.from
             );
             return broken("S6", seen);
+        }
+        past.push_back((at, assign.holder));
+        if past.len() > HOLDERS_MAX {
+            past.pop_front();
         }
         if self.explains(at, before.as_ref(), assign, hosts) {
             return Ok(());
@@ -259,6 +279,10 @@ impl Books {
         let Some((held, before)) = before else {
             return assign.evidence.cause == Cause::FirstStart;
         };
+        if assign.evidence.cause == Cause::FirstStart {
+            // Decided while the first one was not known yet.
+            return assign.evidence.from.is_none();
+        }
         let from = before.holder;
         let of_holder = (group, from);
         match &assign.evidence.cause {
