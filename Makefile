@@ -2,6 +2,7 @@
 #
 #   make demo      watch a three-node cluster lose its active server (about 30 s)
 #   make test      everything that must hold before a change goes in
+#   make sim       simulated clusters in which everything goes wrong: SEEDS=0..20000
 #   make bench     the table of faults and figures, on this machine
 #   make matrix    every fault and every two of them: 90 minutes, docs/matrix.md
 #   make compare   the same for keepalived, ucarp and Pacemaker beside it
@@ -26,6 +27,9 @@ MATRIX  =
 COMPARE =
 MINUTES = 10
 TARGETS =
+# Which seeds `make sim` plays, and on how many processors.
+SEEDS   = 0..1000
+JOBS    = 2
 
 DESTDIR =
 PREFIX  = /usr/local
@@ -36,7 +40,7 @@ UNITDIR = /etc/systemd/system
 # Where cargo builds, unless the environment says otherwise.
 TARGET  = $${CARGO_TARGET_DIR:-target}
 
-.PHONY: all setup setup-peers build demo test format lint unit-test doc-test bench matrix compare \
+.PHONY: all setup setup-peers build demo test format lint unit-test doc-test sim bench matrix compare \
 	fuzz release install uninstall
 
 all: build
@@ -82,6 +86,11 @@ unit-test:
 
 doc-test:
 	$(CARGO) test --doc --workspace
+
+# A failure says its seed and the one command that repeats it.
+sim: setup
+	$(CARGO) run --release -p evenkeel-sim -- whole --seeds $(SEEDS) --jobs $(JOBS) \
+		--commit "$$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 
 # Takes long: 20 runs of each fault in two profiles. BENCH="--runs 3 --rows power-cut"
 # for a look.

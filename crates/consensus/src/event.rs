@@ -145,7 +145,8 @@ impl core::fmt::Debug for Events {
 }
 
 impl Events {
-    /// The next event; `None` after the engine was shut down. Dropping the future loses nothing.
+    /// The next event; `None` after the engine was shut down or has stopped by itself. Dropping the
+    /// future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         poll_fn(|context| {
             let mut queue = lock(&self.0);

@@ -42,6 +42,8 @@ mod state;
 mod status;
 mod types;
 mod v1;
+#[cfg(any(test, feature = "virtual"))]
+pub mod virtual_time;
 mod watch;
 mod writer;
 

@@ -201,12 +201,15 @@ async fn look_after<R: Runtime>(weak: std::sync::Weak<Inner<R>>) {
             inner.teller.tell(Event::Stopped {
                 reason: reason.to_string(),
             });
+            // Nothing more will come: whoever listens starts it again.
+            inner.teller.close();
             return;
         }
         if inner.handing() > Some(inner.timing.election_max * HANDOVER_MAX) {
             let reason = "a handover of leadership was not taken by anybody".to_owned();
             tracing::error!(reason, "the engine stops and must be started again");
             inner.teller.tell(Event::Stopped { reason });
+            inner.teller.close();
             drop(inner.raft.shutdown().await);
             return;
         }

@@ -7,6 +7,9 @@
 //! seed, the mix of faults itself included. One checker for each property of DESIGN
 //! 3.3 watches every step.
 //!
+//! A second world, [`whole`], runs everything of a node: decisions and the real engine as well. It
+//! sees more and is slower; this one is fast and looks deeper into leases.
+//!
 //! The exhaustive search of a small world with the same machines is in
 //! `tests/exhaustive`.
 
@@ -18,4 +21,5 @@ pub mod mix;
 pub mod node;
 mod plot;
 pub mod run;
+pub mod whole;
 pub mod world;

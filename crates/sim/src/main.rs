@@ -1,5 +1,14 @@
-//! Searches at random for a broken property: `evenkeel-sim --seeds N [--from SEED]
-//! [--fault NAME]`. Prints the first seed that fails with its story, and exits 1.
+//! Searches at random for a broken property, in one of two worlds. Prints the first seed that
+//! fails with its story, and exits 1.
+//!
+//! ```text
+//! evenkeel-sim --seeds N [--from SEED] [--fault NAME]       leases over a modelled agreement
+//! evenkeel-sim whole --seeds A..B [--fault NAME] [--commit TEXT] [--jobs N]
+//! evenkeel-sim whole --seed N [--tell]                      the whole world, one run
+//! evenkeel-sim whole --seed N --replay STORY --node NODE    feeds a story into a machine again
+//! ```
+
+mod whole_mode;
 
 use std::process::ExitCode;
 
@@ -64,7 +73,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Ask, String> {
 }
 
 fn main() -> ExitCode {
-    let ask = match parse(std::env::args().skip(1)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == "whole") {
+        return whole_mode::main(words.into_iter().skip(1));
+    }
+    let ask = match parse(words.into_iter()) {
         Ok(ask) => ask,
         Err(why) => {
             eprintln!("evenkeel-sim: {why}");

@@ -154,6 +154,11 @@ async fn a_disk_that_fails_stops_the_engine_and_says_so() {
     assert!(reason.contains("/there: the disk is full"), "{reason}");
     node.event(|event| matches!(event, Event::Stopped { .. }).then_some(()))
         .await;
+    // Otherwise whoever listens would wait for ever, and never start it again.
+    let end = tokio::time::timeout(super::harness::PATIENCE, async {
+        while node.events.next().await.is_some() {}
+    });
+    end.await.expect("the events end with the engine");
     assert!(cluster.engine(leader).status().stopped.is_some());
     // It may have been decided by the others before the engine stopped.
     let lost = lost.await.expect("no panic");

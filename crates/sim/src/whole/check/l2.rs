@@ -1,0 +1,74 @@
+//! L2: a group does not come back to a node that failed it until that node has been well for a
+//! while. Only when the holder is lost as well may whoever lives go on.
+
+use std::collections::BTreeMap;
+
+use evenkeel_core::command::Assign;
+use evenkeel_core::evidence::Cause;
+use evenkeel_core::standby::WELL_MIN;
+use evenkeel_core::{GroupId, NodeId};
+
+use super::{Violation, broken};
+use crate::whole::recipe::{MS, nanos};
+
+/// What a leader's clock, and the way of an entry, may take from that while.
+const SLACK: u64 = 500 * MS;
+
+/// Its books.
+#[derive(Default)]
+pub(in crate::whole) struct Books {
+    failed: BTreeMap<(GroupId, NodeId), u64>,
+}
+
+impl Books {
+    /// A move is decided.
+    pub(in crate::whole) fn moved(&mut self, at: u64, assign: &Assign) -> Result<(), Violation> {
+        let to = (assign.group, assign.holder);
+        let cause = &assign.evidence.cause;
+        let failed = self.failed.get(&to).copied();
+        let while_ago = nanos(WELL_MIN) * 9 / 10 - SLACK;
+        if let Some(since) = failed
+            && is_choice(cause)
+            && assign.evidence.from != Some(assign.holder)
+            && at < since + while_ago
+        {
+            let seen = format!(
+                "group {:?} comes back to node {:?} ({}), which failed it {} ms before",
+                assign.group,
+                assign.holder,
+                cause.word(),
+                (at - since) / MS
+            );
+            return broken("L2", seen);
+        }
+        match (cause.is_failure(), assign.evidence.from) {
+            (true, Some(from)) => {
+                self.failed.insert((assign.group, from), at);
+            }
+            // It served well to the end: what it failed before is forgiven.
+            (false, Some(from)) if *cause != Cause::HolderReleased => {
+                self.failed.remove(&(assign.group, from));
+            }
+            (_, _) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Moves away from a holder that lives, by the policy alone.
+fn is_choice(cause: &Cause) -> bool {
+    match cause {
+        Cause::RuleHolds | Cause::HolderUnready | Cause::Failback | Cause::Drained => true,
+        Cause::FirstStart
+        | Cause::HolderSilent { .. }
+        | Cause::HolderDeaf { .. }
+        | Cause::HolderUnlisted
+        | Cause::Operator
+        | Cause::HolderStopping
+        | Cause::HolderRestarted
+        | Cause::HolderReleased
+        | Cause::FloorAbove { .. }
+        | Cause::Recovered
+        | Cause::Reconfigured => false,
+    }
+}

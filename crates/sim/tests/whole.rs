@@ -1,0 +1,134 @@
+//! The whole world, as far as every build can afford it: old seeds and new ones without a broken
+//! property, equal runs of equal seeds, and the proof that the checkers can see.
+//! `make sim SEEDS=A..B` goes on.
+
+use evenkeel_sim::chance::Chance;
+use evenkeel_sim::whole::faults::{ALL, Faults};
+use evenkeel_sim::whole::recipe::{Recipe, S};
+use evenkeel_sim::whole::run::{once, play, replay, run};
+use evenkeel_sim::whole::story::Telling;
+use evenkeel_sim::whole::world::{Seen, World};
+
+/// Seeds that have found something, and what.
+const OLD: &[(u64, &str)] = &[];
+
+/// New seeds in every build.
+const SEEDS: core::ops::Range<u64> = 0..40;
+
+fn search(seeds: impl Iterator<Item = u64>) -> Seen {
+    let mut sum = Seen::default();
+    for seed in seeds {
+        match run(seed, Faults::default()) {
+            Ok(seen) => sum += seen,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    sum
+}
+
+#[test]
+fn no_new_seed_breaks_a_property() {
+    let sum = search(SEEDS);
+    let count = SEEDS.end - SEEDS.start;
+    // A search in which nothing moves would prove nothing.
+    assert!(sum.moves > 5 * count, "{sum:?}");
+    assert!(sum.opened > 5 * count, "{sum:?}");
+    assert!(sum.resumed > count / 4, "{sum:?}");
+    assert!(sum.given_back > count, "{sum:?}");
+    assert!(sum.started > 5 * count, "{sum:?}");
+    assert!(sum.terms > 2 * count, "{sum:?}");
+    assert!(sum.wishes > count / 4, "{sum:?}");
+}
+
+#[test]
+fn no_old_seed_breaks_a_property_again() {
+    search(OLD.iter().map(|(seed, _)| *seed));
+}
+
+/// Also in another process, on another day: nothing but the seed goes into a run.
+#[test]
+fn equal_seeds_give_equal_stories() {
+    for seed in [1, 2, 3] {
+        let told = || {
+            let ended = once(seed, Faults::default(), Telling::Last);
+            (
+                ended.digest,
+                ended.outcome.map_err(|failure| failure.to_string()),
+            )
+        };
+        assert_eq!(told(), told(), "seed {seed}");
+        let untold = once(seed, Faults::default(), Telling::Verdict);
+        let untold = untold.outcome.map_err(|failure| failure.violation);
+        let told = once(seed, Faults::default(), Telling::Last).outcome;
+        assert_eq!(
+            untold,
+            told.map_err(|failure| failure.violation),
+            "telling changes nothing"
+        );
+    }
+    let digest = |seed| once(seed, Faults::default(), Telling::Last).digest;
+    assert_ne!(digest(1), digest(2), "the seed decides");
+}
+
+/// What a story says went into a decision machine makes it want the same again.
+#[test]
+fn a_story_can_be_fed_back() {
+    for seed in [1, 4] {
+        let story = once(seed, Faults::default(), Telling::Kept)
+            .story
+            .join("\n");
+        let (mut steps, mut acts) = (0, 0);
+        for node in 0..2 {
+            let replayed = replay(seed, &story, node).unwrap_or_else(|why| panic!("{why}"));
+            assert!(replayed.born > 0, "seed {seed}, node {node}");
+            (steps, acts) = (steps + replayed.steps, acts + replayed.acts);
+        }
+        assert!(steps > 1000 && acts > 1000, "{steps} steps, {acts} acts");
+        // A story that was changed is noticed.
+        let other = story.replace("\"votes\":true", "\"votes\":false");
+        assert!((0..2).any(|node| replay(seed, &other, node).is_err()));
+    }
+}
+
+/// Without trouble nobody moves, and nobody is without service after the start.
+#[test]
+fn a_calm_world_stays_as_it_is() {
+    for nodes in [2, 3, 5] {
+        let mut recipe = Recipe::calm(nodes, 2);
+        recipe.chaos = 30 * S;
+        let faults = Faults::default();
+        let world = World::new(recipe, Chance::new(7), faults, Telling::Last);
+        let seen = match play(7, world).outcome {
+            Ok(seen) => seen,
+            Err(failure) => panic!("{failure}"),
+        };
+        assert_eq!(seen.moves, 2, "{nodes} nodes: {seen:?}");
+        assert_eq!(
+            (seen.opened, seen.lapsed),
+            (2, 0),
+            "{nodes} nodes: {seen:?}"
+        );
+    }
+}
+
+/// Deliberate faults, and within how many seeds each is found in every build.
+const FOUND: &[(&str, u64)] = &[];
+
+#[test]
+fn deliberate_faults_are_found() {
+    for (name, within) in FOUND {
+        let faults = Faults::named(name).expect("a fault");
+        let found =
+            (0..*within).find_map(|seed| once(seed, faults, Telling::Verdict).outcome.err());
+        let failure = found.unwrap_or_else(|| panic!("{within} seeds see nothing of {name}"));
+        println!("{name}: seed {}, {:?}", failure.seed, failure.violation);
+    }
+}
+
+#[test]
+fn faults_have_names() {
+    let known = ALL
+        .iter()
+        .all(|(name, _)| Faults::named(name).is_some_and(|one| one.any()));
+    assert!(known && Faults::named("none").is_none());
+}
