@@ -181,6 +181,7 @@ pub fn write(event: &Event) -> Value {
             json!({"kind": "proposed", "id": id(*of), "failed": failed})
         }
         Event::Opened { group, epoch } => of_group("opened", *group, *epoch),
+        Event::Opening { group, epoch } => of_group("opening", *group, *epoch),
         Event::Lapsed { group, epoch } => of_group("lapsed", *group, *epoch),
         Event::Released { group, epoch } => of_group("released", *group, *epoch),
         Event::FloorAbove { group, floor } => of_group("floor-above", *group, *floor),
@@ -293,6 +294,10 @@ pub fn read(value: &Value) -> Option<Event> {
             failed: maybe("failed"),
         },
         "opened" => Event::Opened {
+            group: group()?,
+            epoch: of()?,
+        },
+        "opening" => Event::Opening {
             group: group()?,
             epoch: of()?,
         },

@@ -534,7 +534,7 @@ pub(super) fn event_of(group: GroupId, status: &Status) -> Option<evenkeel_core:
     let held = status.held.unwrap_or(epoch);
     match status.phase {
         Phase::Idle => Some(Decision::Idle(floor)),
-        Phase::Opening => None,
+        Phase::Opening => Some(Decision::Opening { group, epoch }),
         Phase::Held => Some(Decision::Opened { group, epoch: held }),
         Phase::Lapsed => Some(Decision::Lapsed { group, epoch: held }),
         Phase::Spent => Some(Decision::Released { group, epoch }),
