@@ -45,8 +45,11 @@ const MUTE_SLACK: Duration = Duration::from_millis(150);
 /// and what is held for the next holder.
 const PLANNED_SLACK: Duration = Duration::from_millis(3_500);
 
-/// An order to let a node in again, or to give it groups again, is taken by then.
+/// An order to let a node in again is taken by then.
 const TAKEN: Duration = Duration::from_secs(20);
+
+/// An order to give a node groups again is taken by then, if it was drained.
+const UNDRAINED: Duration = Duration::from_secs(5);
 
 /// The client is answered if its last good answer is no older.
 const FRESH: Duration = Duration::from_millis(250);
@@ -376,14 +379,15 @@ impl Play<'_> {
                 // Without its vote there is no majority that could let it in (DESIGN 6).
                 return Ok(false);
             }
-            self.order_somebody(&["readmit", name])?;
+            self.order_somebody(&["readmit", name], TAKEN)?;
         }
         if let Some((_, name)) = self
             .struck
             .iter()
             .find(|(one, _)| *one == Trouble::NodeDrained)
         {
-            self.order_somebody(&["undrain", name])?;
+            // Refused if the drain was; if it ought not to be, the cluster will not be whole.
+            let _ = self.order_somebody(&["undrain", name], UNDRAINED);
         }
         self.cluster.wait_whole()?;
         clients
@@ -401,8 +405,8 @@ impl Play<'_> {
     }
 
     /// Gives an order at whoever takes it.
-    fn order_somebody(&self, arguments: &[&str]) -> Result<()> {
-        wait::until(&arguments.join(" "), TAKEN, || {
+    fn order_somebody(&self, arguments: &[&str], limit: Duration) -> Result<()> {
+        wait::until(&arguments.join(" "), limit, || {
             for name in self.cluster.names() {
                 let Ok(host) = self.cluster.host(&name) else {
                     continue;

@@ -157,6 +157,10 @@ impl Under {
             }
             Trouble::OldState => put_old_state(cluster, name),
             Trouble::Switchover => self.order(cluster, other, &["switch", GROUP, "--to", other]),
+            // Two alone have no majority to spare, and say so.
+            Trouble::NodeDrained if cluster.names().len() == 2 => {
+                self.order(cluster, other, &["drain", name, "--force"])
+            }
             Trouble::NodeDrained => self.order(cluster, other, &["drain", name]),
             Trouble::DaemonStopped => self.stop_daemon(cluster, name),
             Trouble::Rebooted => cluster.reboot(name),

@@ -173,7 +173,7 @@ impl Soak<'_> {
         self.wait_served()
             .with_context(|| format!("after {trouble} of {name}"))?;
         std::thread::sleep(REST);
-        self.note_requests(&[four, six], from);
+        let failed = self.note_requests(&[four, six], from);
         let verdict = self.cluster.verdict();
         if let Err(fault) = verdict.check() {
             self.wrong.push(format!(
@@ -190,14 +190,16 @@ impl Soak<'_> {
         Ok(())
     }
 
-    fn note_requests(&mut self, clients: &[Client], from: evenkeel_core::Moment) {
-        let to = now();
+    /// Returns how many failed.
+    fn note_requests(&mut self, clients: &[Client], from: evenkeel_core::Moment) -> u64 {
+        let (to, before) = (now(), self.failed);
         for client in clients {
             let seen = seen(&settled(client, from, to), from, to);
             self.requests += seen.requests;
             self.failed += seen.failed;
             self.outages.push(seen.gap);
         }
+        self.failed - before
     }
 
     fn run(&mut self) -> Result<()> {
