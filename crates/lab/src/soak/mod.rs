@@ -184,7 +184,7 @@ impl Soak<'_> {
         let at = self.start.elapsed().as_secs_f64();
         self.samples.push(sample::take(&self.cluster, at)?);
         println!(
-            "{at:>7.0} s  {trouble} of {name}: {}",
+            "{at:>7.0} s  {trouble} of {name}, {failed} requests failed: {}",
             last_line(&self.samples)
         );
         Ok(())
