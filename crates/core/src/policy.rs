@@ -10,7 +10,7 @@
 //! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | the same, not having got its assignment yet  | -                          | nothing, for a while      |
-//! | heard, but deaf for S                        | alive and ready            | move, if the others are a majority |
+//! | heard, but deaf for S                        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody, or less fit        | new epoch for the same    |
 //! | gave up after a lost lease, well again       | as fit as it               | move                      |
 //! | gave up after a lost lease, well again       | nobody so fit              | new epoch for the same    |
@@ -576,12 +576,7 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         };
         return Some(cause);
     }
-    // Who hears nobody promises nothing to anybody: the others have to be enough without it.
-    let holder = current.assign.holder;
-    let others = situation.deciders.iter().filter(|voter| **voter != holder);
-    let enough = others.count() >= majority(voters);
-    deaf.filter(|_| enough)
-        .map(|standing| Cause::HolderDeaf { standing })
+    deaf.map(|standing| Cause::HolderDeaf { standing })
 }
 
 /// Whether a new holder that lives has not got its assignment yet, and may still take its time.

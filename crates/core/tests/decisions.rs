@@ -621,20 +621,6 @@ fn a_holder_that_hears_nobody_is_replaced() {
     assert!(matches!(moved.evidence.cause, Cause::HolderDeaf { .. }));
 }
 
-/// Nobody else could get a lease without the vote of a holder that hears nobody, so nothing is
-/// gained. (Two nodes with a bad link between them passed the group to and fro, ten times in four
-/// seconds: case `2/fast/4/flapping/456822` of the lab's matrix.)
-#[test]
-fn a_holder_that_hears_nobody_stays_where_no_majority_is_left_without_it() {
-    let mut topology = topology("any");
-    // It may serve, and votes for nobody: the holder and the leader are all voters.
-    topology.nodes.get_mut(&id("fra1")).expect("a node").voter = false;
-    let mut world = World::of(topology).served();
-    world.hear(5, 80);
-    world.pass(20);
-    assert_eq!(world.take(), None);
-}
-
 #[test]
 fn a_lost_holder_without_a_standby_is_not_moved() {
     let mut world = World::serving("any");
