@@ -36,7 +36,7 @@ pub enum Event {
         /// The first index that is gone.
         since: u64,
     },
-    /// This node leads.
+    /// This node leads, and knows what was decided before it did: everything of that has been told.
     Leading {
         /// Its term.
         term: u64,

@@ -69,6 +69,17 @@ impl sealed::Runtime for Virtual {
     }
 }
 
+/// Lets a call into openraft come to its end even if whoever waits for it gives up; nothing if it
+/// panicked. The first call that learns of the end of openraft's core waits for that core: dropped
+/// while it waits (a disk hangs, and patience ends), it leaves all later calls to a panic.
+pub(crate) async fn unbroken<R, T>(call: impl Future<Output = T> + Send + 'static) -> Option<T>
+where
+    R: Runtime,
+    T: Send + 'static,
+{
+    <R::Async as openraft::AsyncRuntime>::spawn(call).await.ok()
+}
+
 /// The smallest executor: one future on one thread that sleeps while there is nothing to do.
 mod parked {
     use core::future::Future;

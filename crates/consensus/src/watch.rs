@@ -18,14 +18,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use evenkeel_core::names::NodeId;
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use openraft::{AsyncRuntime, Instant as _};
 
 use crate::engine::Inner;
 use crate::event::Event;
 use crate::ports::Write;
 use crate::runtime::Runtime;
-use crate::types::{Membership, Types};
+use crate::types::{Membership, Types, epoch_of};
 use crate::v1;
 use crate::writer::{Done, Order, Pace};
 
@@ -50,38 +52,53 @@ const HANDOVER_MAX: u32 = 10;
 
 /// Starts the tasks that last as long as the engine.
 pub(crate) fn start<R: Runtime>(inner: &Arc<Inner<R>>) {
-    let seen = inner.raft.server_metrics();
+    let seen = Seen {
+        roles: inner.raft.server_metrics(),
+        all: inner.raft.metrics(),
+    };
     let teller = inner.teller.clone();
     let me = inner.me;
     drop(R::Async::spawn(tell_role::<R>(me, seen, teller)));
     drop(R::Async::spawn(look_after::<R>(Arc::downgrade(inner))));
 }
 
-/// Tells who leads, at first and at every change.
-async fn tell_role<R: Runtime>(
-    me: NodeId,
-    mut seen: openraft::alias::WatchReceiverOf<
-        Types<R>,
-        openraft::metrics::RaftServerMetrics<Types<R>>,
-    >,
-    teller: crate::event::Teller,
-) {
+/// What the engine shows of itself: who leads, which changes seldom, and everything.
+struct Seen<R: Runtime> {
+    roles: WatchReceiverOf<Types<R>, RaftServerMetrics<Types<R>>>,
+    all: WatchReceiverOf<Types<R>, RaftMetrics<Types<R>>>,
+}
+
+/// Tells who leads, at first and at every change. That this node does, it says once it has applied an
+/// entry of its own term, with which it begins: before that it does not know what its predecessors
+/// have decided (the Raft paper, section 8), and must not conclude anything from what it knows.
+async fn tell_role<R: Runtime>(me: NodeId, mut seen: Seen<R>, teller: crate::event::Teller) {
     let mut told = None;
     loop {
-        let event = {
-            let metrics = seen.borrow_and_update();
-            let leader = metrics.current_leader.map(NodeId);
-            let term = metrics.vote.leader_id.term;
-            match leader {
-                Some(leader) if leader == me => Event::Leading { term },
-                leader => Event::Following { leader, term },
+        let (leader, term) = {
+            let roles = seen.roles.borrow_and_update();
+            let leader = roles.current_leader.map(NodeId);
+            (leader, roles.vote.leader_id.term)
+        };
+        let applied = {
+            let all = seen.all.borrow_and_update();
+            all.last_applied.as_ref().map(|id| epoch_of(id).term)
+        };
+        let (event, waits) = match leader {
+            Some(leader) if leader == me && applied >= Some(term) => {
+                (Event::Leading { term }, false)
             }
+            Some(leader) if leader == me => (Event::Following { leader: None, term }, true),
+            leader => (Event::Following { leader, term }, false),
         };
         if told.as_ref() != Some(&event) {
             teller.tell(event.clone());
             told = Some(event);
         }
-        if seen.changed().await.is_err() {
+        let changed = match waits {
+            true => seen.all.changed().await,
+            false => seen.roles.changed().await,
+        };
+        if changed.is_err() {
             return;
         }
     }

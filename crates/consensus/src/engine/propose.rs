@@ -13,7 +13,7 @@ use openraft::{AsyncRuntime, Instant as _};
 
 use super::Engine;
 use crate::error::ProposeError;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, unbroken};
 use crate::settings::{PAYLOAD_BYTES_MAX, UNCOMMITTED_MAX};
 use crate::state::Turn;
 use crate::types::{Proposal, Types};
@@ -86,9 +86,13 @@ impl<R: Runtime> Engine<R> {
         }
         let payload = payload.into();
         let (responder, mut answer) = ProgressResponder::complete_only();
-        let written = inner.raft.write(Proposal { request, payload });
-        let written = written.with_leader(term).responder(responder);
-        written.await.map_err(|_| ProposeError::Stopped)?;
+        let raft = inner.raft.clone();
+        let write = async move {
+            let write = raft.write(Proposal { request, payload });
+            write.with_leader(term).responder(responder).await.is_ok()
+        };
+        let written = unbroken::<R, _>(write).await;
+        written.filter(|ok| *ok).ok_or(ProposeError::Stopped)?;
         loop {
             let looked =
                 <R::Async as AsyncRuntime>::timeout(inner.timing.election_max, &mut answer);
@@ -186,17 +190,20 @@ impl<R: Runtime> Engine<R> {
         if self.is_busy() {
             return Ok(Proposed::Busy);
         }
-        let written = inner.raft.client_write(Proposal { request, payload });
-        let outcome = <R::Async as AsyncRuntime>::timeout(ttl, written).await;
+        let raft = inner.raft.clone();
+        let write = async move { raft.client_write(Proposal { request, payload }).await };
+        let outcome = <R::Async as AsyncRuntime>::timeout(ttl, unbroken::<R, _>(write)).await;
         drop(entering);
-        match outcome {
-            Ok(Ok(response)) => Ok(applied(response.data.into())),
-            Ok(Err(RaftError::APIError(
+        let Ok(outcome) = outcome else {
+            return Ok(Proposed::TimedOut);
+        };
+        match outcome.ok_or(ProposeError::Stopped)? {
+            Ok(response) => Ok(applied(response.data.into())),
+            Err(RaftError::APIError(
                 ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
-            ))) => Ok(Proposed::NotLeading),
-            Ok(Err(RaftError::APIError(_))) => Ok(Proposed::NotLeading),
-            Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::Stopped),
-            Err(_) => Ok(Proposed::TimedOut),
+            )) => Ok(Proposed::NotLeading),
+            Err(RaftError::APIError(_)) => Ok(Proposed::NotLeading),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
         }
     }
 }

@@ -8,7 +8,7 @@ use openraft::raft::{
 };
 
 use super::{Engine, fits};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, unbroken};
 use crate::settings::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::types::{Snapshot, Types, Vote};
 use crate::v1::{self, Appended, Body, Proposed, Refusal, Reply, Request};
@@ -18,7 +18,12 @@ impl<R: Runtime> Engine<R> {
     /// must be who the transport has proven it to be; any bytes are safe.
     pub async fn handle(&self, from: NodeId, request: Vec<u8>) -> Vec<u8> {
         let reply = match self.admit(from, &request) {
-            Ok(request) => self.answer(request).await.unwrap_or_else(Reply::Refused),
+            Ok(request) => {
+                let engine = self.clone();
+                let answer = unbroken::<R, _>(async move { engine.answer(request).await }).await;
+                let answer = answer.unwrap_or(Err(Refusal::Stopped));
+                answer.unwrap_or_else(Reply::Refused)
+            }
             Err(refusal) => {
                 tracing::debug!(?from, ?refusal, "refused a peer's request");
                 Reply::Refused(refusal)

@@ -9,7 +9,7 @@ use openraft::{AsyncRuntime, ChangeMembers};
 
 use super::Engine;
 use crate::error::WholeError;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, unbroken};
 
 /// How long the others may take to agree that they vote again: two entries, each of which must
 /// reach a majority of all. Until then nothing else is decided.
@@ -57,10 +57,15 @@ impl<R: Runtime> Engine<R> {
     pub async fn make_whole(&self) -> Result<(), WholeError> {
         let all: BTreeSet<u64> = self.inner.voters.clone();
         let change = ChangeMembers::ReplaceAllVoters(all);
-        let changed = self.inner.raft.change_membership(change, true);
+        let raft = self.inner.raft.clone();
+        let changed = unbroken::<R, _>(async move {
+            let changed = raft.change_membership(change, true).await;
+            changed.map_err(|error| error.to_string())
+        });
         match <R::Async as AsyncRuntime>::timeout(WHOLE_WITHIN, changed).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(WholeError::Refused(error.to_string())),
+            Ok(Some(Ok(_))) => Ok(()),
+            Ok(Some(Err(reason))) => Err(WholeError::Refused(reason)),
+            Ok(None) => Err(WholeError::Refused("the engine has stopped".to_owned())),
             Err(_) => Err(WholeError::TimedOut(WHOLE_WITHIN)),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::harness::*;
-use crate::{Disk, DiskError, Event, Image, ProposeError, TransferError, Write};
+use crate::{Disk, DiskError, Event, Image, ProposeError, TransferError, Write, v1};
 
 /// What the test does to the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -191,4 +191,87 @@ async fn a_disk_that_hangs_does_not_hold_a_shutdown_up() {
         .await
         .expect("it is bounded");
     hand.set(Mood::Well);
+}
+
+/// Seed 15 of the whole simulated world: patience with a shutdown ended while the disk hung, and
+/// the next peer to ask brought the process down.
+#[tokio::test]
+async fn whoever_asks_an_engine_that_could_not_be_stopped_in_time_is_answered() {
+    let (mut cluster, hands) = held_cluster().await;
+    let leader = cluster.leader().await;
+    let [asked, asks] = others(leader);
+    let hand = hands[usize::try_from(asked.0).expect("small") - 1].clone();
+    hand.set(Mood::Hangs);
+    let engine = cluster.engine(asked).clone();
+    let vote = v1::Vote {
+        term: 1000,
+        node: asks.0,
+        committed: false,
+    };
+    let ballot = v1::encode(&v1::Asked {
+        generation: engine.generation(),
+        request: &v1::Request::Vote {
+            vote,
+            last: Some(v1::LogId {
+                term: 999,
+                index: 1_000_000,
+            }),
+            transfer: true,
+        },
+    });
+    // Both wait for the disk.
+    let before = tokio::spawn({
+        let (engine, ballot) = (engine.clone(), ballot.clone());
+        async move { engine.handle(asks, ballot).await }
+    });
+    let stopping = cluster.stop(asked);
+    tokio::time::timeout(Duration::from_secs(10), stopping)
+        .await
+        .expect("it is bounded");
+    hand.set(Mood::Well);
+    let reply = tokio::time::timeout(super::harness::PATIENCE, before).await;
+    let reply = reply.expect("it is answered").expect("without a panic");
+    v1::decode::<v1::Reply>(&reply).expect("a reply");
+}
+
+/// A leader that decides before it knows what its predecessors decided decides about a group that is
+/// elsewhere by now (seed 84 of the whole simulated world: opened and taken away within 1 ms).
+#[tokio::test]
+async fn who_leads_has_been_told_what_was_decided_before() {
+    let (mut cluster, hands) = held_cluster().await;
+    let leader = cluster.leader().await;
+    let holds = |mood| {
+        for (node, hand) in ALL.into_iter().zip(&hands) {
+            if node != leader {
+                hand.set(mood);
+            }
+        }
+    };
+    // It reaches the others, and is decided by none of them while this one leads.
+    holds(Mood::Hangs);
+    let proposer = cluster.engine(leader).clone();
+    let proposed = tokio::spawn(async move { proposer.propose(1, b"before".to_vec()).await });
+    let node = cluster.nodes.get_mut(&leader).expect("it runs");
+    node.event(|event| matches!(event, Event::Appended { .. }).then_some(()))
+        .await;
+    for node in others(leader) {
+        let mut waits = || cluster.engine(node).disk_waiting().is_some();
+        while !waits() {
+            tokio::task::yield_now().await;
+        }
+    }
+    cluster.stop(leader).await;
+    drop(proposed);
+    holds(Mood::Well);
+    let next = cluster.leader_but(Some(leader)).await;
+    let node = cluster.nodes.get_mut(&next).expect("it runs");
+    let mut known = false;
+    node.event(|event| {
+        if let Event::Committed { payload, .. } = event {
+            known |= **payload == *b"before";
+        }
+        matches!(event, Event::Leading { .. }).then_some(())
+    })
+    .await;
+    assert!(known, "it leads, and what was decided comes only now");
 }
