@@ -80,7 +80,9 @@
 //! *Conditions met*: committed, clear of older promises, and promised by a majority;
 //! once opened, the promises alone. A node that is assigned the group again in the same
 //! life keeps its old epoch until the new one opens, so that it does not blink: its own
-//! promises to lower epochs do not make it wait. `tests.rs` walks the table.
+//! promises to lower epochs do not make it wait. *Majority above*: a majority has refused it twice
+//! for a newer epoch of somebody else; one of its own (`BelowOwn`) is on its way to it and is waited
+//! for, as long as the lease lasts. `tests.rs` walks the table.
 //!
 //! # How many of each
 //!

@@ -161,7 +161,8 @@ impl Tenure {
         new
     }
 
-    /// Whether a majority has a newer assignment: nothing can be proven any more.
+    /// Whether a majority has a newer assignment to somebody else: nothing can be proven any more.
+    /// One to this very life is waited for: the lease ends by itself if it does not come.
     pub(super) fn overtaken(&self, settings: &Settings) -> bool {
         let above = self
             .votes
@@ -171,9 +172,8 @@ impl Tenure {
         above >= settings.majority()
     }
 
-    /// Whether the proven deadline has stood still for two rounds of renewals. The newer epoch
-    /// may be this holder's own, on its way to its log (an address more): closing in that
-    /// moment would be an outage for nothing, and the deadline itself still ends in time.
+    /// Whether the proven deadline has stood still for two rounds of renewals: a single late answer
+    /// closes nothing, and the deadline itself still ends in time.
     pub(super) fn has_waited(&self, now: Moment, settings: &Settings) -> bool {
         settings.worth(now).since(self.lease) >= settings.heartbeat * 2
     }

@@ -740,7 +740,7 @@ impl Machine {
     fn told_refusal(&mut self, voter: NodeId, answer: &Answer, refusal: Refusal) {
         let (group, epoch, floor) = (answer.group, answer.epoch, answer.floor);
         self.event(match refusal {
-            Refusal::BelowFloor => Event::FloorAbove {
+            Refusal::BelowFloor | Refusal::BelowOwn => Event::FloorAbove {
                 group,
                 epoch,
                 voter,

@@ -89,6 +89,9 @@ pub enum Verdict {
 pub enum Refusal {
     /// A newer assignment has reached this voter's log; the answer names it.
     BelowFloor,
+    /// The same, and it is to this very life: it is on its way to the holder's log as well (an
+    /// address more), and nothing is to be closed for it.
+    BelowOwn,
     /// This epoch, or a later one, was given back by its holder.
     Released,
     /// The epoch belongs to another node, or to another life of this one.

@@ -124,12 +124,16 @@ fn promised_only(renew: &Renew) -> Message {
 }
 
 fn refuse(index: u64, floor: u64) -> Message {
+    refuse_for(Refusal::BelowFloor, index, floor)
+}
+
+fn refuse_for(refusal: Refusal, index: u64, floor: u64) -> Message {
     Message::Answer(Answer {
         group: GROUP,
         epoch: epoch(index),
         seq: 0,
         floor: epoch(floor),
-        verdict: Verdict::Refused(Refusal::BelowFloor),
+        verdict: Verdict::Refused(refusal),
         lower: None,
     })
 }
@@ -183,9 +187,11 @@ enum What {
     Conditions,
     LeaseOver,
     Release,
-    /// For one round of renewals: the newer epoch may be its own.
+    /// For one round of renewals.
     OvertakenOnce,
     Overtaken,
+    /// For as long, by an epoch of its own that has not come yet.
+    OvertakenByItself,
     Truncated,
 }
 
@@ -221,6 +227,12 @@ fn happen(machine: &mut Machine, what: What) -> bool {
             machine.receive(later, A, refuse(1, 9));
             machine.receive(later, B, refuse(1, 9));
         }
+        What::OvertakenByItself => {
+            for (at, from) in [(0, A), (0, B), (40, A), (40, B)] {
+                let refused = refuse_for(Refusal::BelowOwn, 1, 9);
+                machine.receive(ms(THEN + at), from, refused);
+            }
+        }
         What::Truncated => machine.truncated(now, GROUP, epoch(1), None),
     }
     closes(&drain(machine))
@@ -229,7 +241,10 @@ fn happen(machine: &mut Machine, what: What) -> bool {
 #[test]
 fn the_whole_table_of_the_holder() {
     use Phase::{Held, Idle, Lapsed, Opening, Spent};
-    use What::{Conditions, LeaseOver, Mine, Others, Overtaken, OvertakenOnce, Release, Truncated};
+    use What::{
+        Conditions, LeaseOver, Mine, Others, Overtaken, OvertakenByItself, OvertakenOnce, Release,
+        Truncated,
+    };
     let table = [
         (Idle, Mine, Opening, false),
         (Idle, Others, Idle, false),
@@ -237,6 +252,7 @@ fn the_whole_table_of_the_holder() {
         (Idle, LeaseOver, Idle, false),
         (Idle, Release, Idle, false),
         (Idle, Overtaken, Idle, false),
+        (Idle, OvertakenByItself, Idle, false),
         (Idle, Truncated, Idle, false),
         (Opening, Mine, Opening, false),
         (Opening, Others, Idle, true),
@@ -244,6 +260,7 @@ fn the_whole_table_of_the_holder() {
         (Opening, LeaseOver, Opening, false),
         (Opening, Release, Spent, true),
         (Opening, Overtaken, Spent, true),
+        (Opening, OvertakenByItself, Opening, false),
         (Opening, Truncated, Idle, false),
         (Held, Mine, Held, false),
         (Held, Others, Idle, true),
@@ -252,6 +269,7 @@ fn the_whole_table_of_the_holder() {
         (Held, Release, Spent, true),
         (Held, OvertakenOnce, Held, false),
         (Held, Overtaken, Spent, true),
+        (Held, OvertakenByItself, Held, false),
         (Held, Truncated, Held, false),
         (Lapsed, Mine, Lapsed, false),
         (Lapsed, Others, Idle, true),
@@ -259,6 +277,7 @@ fn the_whole_table_of_the_holder() {
         (Lapsed, LeaseOver, Lapsed, false),
         (Lapsed, Release, Spent, true),
         (Lapsed, Overtaken, Spent, true),
+        (Lapsed, OvertakenByItself, Lapsed, false),
         (Lapsed, Truncated, Lapsed, false),
         (Spent, Mine, Opening, false),
         (Spent, Others, Idle, false),
@@ -266,6 +285,7 @@ fn the_whole_table_of_the_holder() {
         (Spent, LeaseOver, Spent, false),
         (Spent, Release, Spent, false),
         (Spent, Overtaken, Spent, false),
+        (Spent, OvertakenByItself, Spent, false),
         (Spent, Truncated, Spent, false),
     ];
     for (from, what, then, close) in table {
@@ -681,7 +701,8 @@ fn each_refusal_has_its_reason() {
         assert_eq!(verdict(machine, from, renew), expected, "{renew:?}");
     };
     check(&mut machine, A, ask(A, 5), Verdict::Promised);
-    check(&mut machine, A, ask(A, 4), refused(Refusal::BelowFloor));
+    check(&mut machine, A, ask(A, 4), refused(Refusal::BelowOwn));
+    check(&mut machine, B, ask(B, 4), refused(Refusal::BelowFloor));
     check(&mut machine, B, ask(B, 5), refused(Refusal::OtherHolder));
     let next = Incarnation {
         counter: 2,
@@ -1096,6 +1117,36 @@ fn a_holder_whose_assignment_took_long_to_be_agreed_on_is_not_deaf() {
     machine.committed(ms(2150), GROUP, epoch(5));
     let long = Duration::from_millis(200);
     assert_eq!(seen(&machine, 2200), Some(long), "it never opens");
+}
+
+/// For as long as nobody heard it, nothing could be known of what it hears. (A voter had an assignment
+/// for 18 s before its holder could be reached, and took the first word of it for that of one who has
+/// been deaf for 18 s: seed 22 of the whole simulated world.)
+#[test]
+fn a_holder_that_is_heard_again_is_not_deaf_for_the_time_before() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.committed(ms(0), GROUP, epoch(5));
+    let seen = |machine: &Machine, at| {
+        let (_, seen) = machine.observations(ms(at)).next().expect("one group");
+        seen.advanced
+    };
+    let proven = |proven| {
+        Message::Renew(Renew {
+            proven,
+            ..ask(A, 5)
+        })
+    };
+    machine.receive(ms(2000), A, proven(0));
+    assert_eq!(seen(&machine, 2000), None, "it may be about to open");
+    machine.receive(ms(2010), A, proven(1));
+    machine.receive(ms(4000), A, proven(1));
+    assert_eq!(seen(&machine, 4000), Some(Duration::ZERO));
+    // Heard all the time, it gets no second chance.
+    for at in [4050, 4100, 4150] {
+        machine.receive(ms(at), A, proven(1));
+    }
+    assert_eq!(seen(&machine, 4150), Some(Duration::from_millis(150)));
 }
 
 #[test]

@@ -80,7 +80,10 @@ impl Voter {
         }
         if let Some(floor) = floor {
             if to.epoch < floor.epoch {
-                return Some(Refusal::BelowFloor);
+                return Some(match settings.same_life(to, &floor.assigned()) {
+                    true => Refusal::BelowOwn,
+                    false => Refusal::BelowFloor,
+                });
             }
             if to.epoch == floor.epoch && !settings.same_life(to, &floor.assigned()) {
                 return Some(Refusal::OtherHolder);
@@ -181,8 +184,8 @@ pub struct Observation {
     pub epoch: Epoch,
     /// Time since the last Renew of that epoch, or since it was first heard of.
     pub renewed: Duration,
-    /// Time since the holder's proven deadline was last seen to advance. Far behind
-    /// `renewed`: the holder hears nobody. None while it may still be waiting for older
+    /// Time since the holder's proven deadline was last seen to advance, or since it was heard
+    /// again. Far behind `renewed`: the holder hears nobody. None while it may still be waiting for older
     /// promises to run out ([`super::OPENING_LEASES`]): until it opens it has no deadline,
     /// and that is no deafness.
     pub advanced: Option<Duration>,
@@ -193,7 +196,8 @@ pub struct Observation {
 pub(super) struct Sighting {
     epoch: Epoch,
     renewed: Moment,
-    /// Since when it is known, or agreed on.
+    /// Since when it is known, agreed on, or heard again after a silence: what came before says
+    /// nothing of what its holder hears.
     since: Moment,
     /// When the deadline advanced, if ever in this epoch.
     advanced: Option<Moment>,
@@ -230,12 +234,17 @@ impl Sighting {
     /// A Renew was heard, from the epoch's own holder, which may be that of the floor: then a higher
     /// epoch that is not renewed any more was never agreed on, and must not hide this one.
     pub(super) fn renewed(&mut self, now: Moment, renew: &Renew, of_floor: bool) {
-        if of_floor && renew.epoch < self.epoch && now.since(self.renewed) >= renew.length {
+        let again = now.since(self.renewed) >= renew.length;
+        if of_floor && renew.epoch < self.epoch && again {
             *self = Self::default();
         }
         self.expect(now, renew.epoch);
         if renew.epoch < self.epoch {
             return;
+        }
+        if again {
+            // Nobody can have told it yet that it is heard.
+            self.since = now;
         }
         self.renewed = now;
         if renew.proven > self.proven {
@@ -247,7 +256,7 @@ impl Sighting {
     /// What it comes to at `now`.
     pub(super) fn observation(&self, now: Moment, settings: &Settings) -> Observation {
         let advanced = match self.advanced {
-            Some(at) => Some(now.since(at)),
+            Some(at) => Some(now.since(at.max(self.since))),
             None => Some(now.since(self.since)).filter(|span| *span >= settings.opening_time()),
         };
         Observation {

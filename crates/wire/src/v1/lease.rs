@@ -68,6 +68,8 @@ enum VerdictForm {
     TooLong,
     Full,
     Excluded,
+    /// A holder that cannot read it waits on, which is what it asks for.
+    BelowOwn,
 }
 
 impl From<Verdict> for VerdictForm {
@@ -81,6 +83,7 @@ impl From<Verdict> for VerdictForm {
             Verdict::Refused(Refusal::TooLong) => Self::TooLong,
             Verdict::Refused(Refusal::Full) => Self::Full,
             Verdict::Refused(Refusal::Excluded) => Self::Excluded,
+            Verdict::Refused(Refusal::BelowOwn) => Self::BelowOwn,
         }
     }
 }
@@ -96,6 +99,7 @@ impl From<VerdictForm> for Verdict {
             VerdictForm::TooLong => Self::Refused(Refusal::TooLong),
             VerdictForm::Full => Self::Refused(Refusal::Full),
             VerdictForm::Excluded => Self::Refused(Refusal::Excluded),
+            VerdictForm::BelowOwn => Self::Refused(Refusal::BelowOwn),
         }
     }
 }
@@ -268,6 +272,7 @@ mod tests {
             Verdict::Refused(Refusal::TooLong),
             Verdict::Refused(Refusal::Full),
             Verdict::Refused(Refusal::Excluded),
+            Verdict::Refused(Refusal::BelowOwn),
         ]);
         (any::<[u64; 8]>(), any::<Option<u64>>(), verdicts, 0..5_u8).prop_map(
             |(n, lower, verdict, kind)| {
