@@ -547,6 +547,10 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
     } = situation;
     let mut silent: Vec<Duration> = Vec::new();
     let mut deaf: Option<Duration> = None;
+    // Who holds the epoch that is agreed is refused by voters with a higher floor, and tells so
+    // itself ([`floor_above`]). Nobody tells that nobody holds it.
+    let gone = view.fresh(*now, current.assign.holder).is_none()
+        || restarted(situation, current).is_some();
     let voters = situation.deciders.len();
     for voter in situation.deciders {
         let Some(heard) = view.fresh(*now, *voter) else {
@@ -556,12 +560,14 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             .report
             .silences
             .iter()
-            .find(|one| one.group == current.assign.group && one.epoch == current.epoch);
+            .find(|one| one.group == current.assign.group && one.epoch >= current.epoch);
         let Some(said) = said else { continue };
+        // A floor that was raised in vain: this voter promises nothing for the epoch that is agreed.
+        let in_vain = said.epoch > current.epoch;
         match hearing(&topology.timing, said.unheard, said.standing) {
-            Hearing::Fine => {}
-            Hearing::Silent => silent.push(said.unheard),
-            Hearing::Deaf => deaf = deaf.max(said.standing),
+            Hearing::Silent if gone || !in_vain => silent.push(said.unheard),
+            Hearing::Deaf if !in_vain => deaf = deaf.max(said.standing),
+            Hearing::Fine | Hearing::Silent | Hearing::Deaf => {}
         }
     }
     if silent.len() >= majority(voters) && !is_behind(situation, current) {

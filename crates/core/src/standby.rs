@@ -16,8 +16,11 @@ pub const HOLD_DOWN_FIRST: Duration = Duration::from_secs(30);
 pub const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 /// A held-down node is taken after this much of well-being if nobody else is fit:
 /// serving again beats waiting, but not while it flaps. It doubles with each failure, as the
-/// hold-down does.
+/// hold-down does, up to [`WAIT_MAX`].
 pub const WELL_MIN: Duration = Duration::from_secs(3);
+/// The longest time that a group which nobody serves waits for a node that has failed it, however
+/// often: what hit all its nodes may long be mended, and a group that is dark loses nothing by a try.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A node that has been well for a group for so long without a break is forgiven what it
 /// failed: six times the longest hold-down, so whoever flaps at a pace that a hold-down
 /// can slow keeps its count.
@@ -180,9 +183,30 @@ impl Wellness {
         group: GroupId,
         node: NodeId,
     ) -> Option<Duration> {
+        self.held_down_within(now, ledger, (group, node), HOLD_DOWN_MAX)
+    }
+
+    /// How much longer a node is not even tried for what runs on the holder alone; none if it is.
+    fn left_alone(
+        &self,
+        now: Moment,
+        ledger: &Ledger,
+        group: GroupId,
+        node: NodeId,
+    ) -> Option<Duration> {
+        self.held_down_within(now, ledger, (group, node), WAIT_MAX)
+    }
+
+    fn held_down_within(
+        &self,
+        now: Moment,
+        ledger: &Ledger,
+        (group, node): (GroupId, NodeId),
+        most: Duration,
+    ) -> Option<Duration> {
         let (_, at) = self.failed_at.get(&(group, node))?;
         let count = ledger.groups.get(&group)?.failures.get(&node)?.count;
-        let until = *at + doubled(HOLD_DOWN_FIRST, count);
+        let until = *at + doubled(HOLD_DOWN_FIRST, count).min(most);
         (now < until).then(|| now.until(until))
     }
 }
@@ -203,7 +227,7 @@ fn doubled(first: Duration, count: u32) -> Duration {
 /// How long a node that has failed a group so often, and is held down, must have been well
 /// without a break before it is taken.
 pub fn well_min(count: u32) -> Duration {
-    doubled(WELL_MIN, count)
+    doubled(WELL_MIN, count).min(WAIT_MAX)
 }
 
 /// Judges one node for one group.
@@ -303,7 +327,10 @@ fn assess(
             let Some(left) = wellness.held_down(now, ledger, group.id, node) else {
                 return (Fitness::Fit, "well".to_owned());
             };
-            if (ruling.idle || group.cold) && failed_to_serve(ledger, group.id, node) {
+            if (ruling.idle || group.cold)
+                && failed_to_serve(ledger, group.id, node)
+                && let Some(left) = wellness.left_alone(now, ledger, group.id, node)
+            {
                 // Nobody knows whether what failed here would do so again.
                 let why = format!(
                     "it failed the group {}, and what it would serve with does not run there now; \

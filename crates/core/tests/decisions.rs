@@ -108,6 +108,8 @@ struct Voice {
     apache: CheckState,
     standing: Standing,
     silence: Option<(u64, u64)>,
+    /// Its silence is of a newer assignment, which was never agreed on.
+    silent_above: Option<Epoch>,
     stopping: bool,
     speaks: bool,
     /// What its floor has seen above the epoch that is agreed.
@@ -194,6 +196,7 @@ impl World {
             apache: CheckState::Ok,
             standing: Standing::Off,
             silence: None,
+            silent_above: None,
             stopping: false,
             speaks: true,
             floor_above: None,
@@ -406,9 +409,13 @@ impl World {
                 departure: self.departure(voice),
                 settling: voice.settling.clone(),
             }],
-            silences: voice
-                .silence
-                .map_or_else(Vec::new, |pair| vec![self.silence(pair)]),
+            silences: voice.silence.map_or_else(Vec::new, |pair| {
+                let epoch = voice.silent_above.unwrap_or(self.epoch_of_group());
+                vec![Silence {
+                    epoch,
+                    ..self.silence(pair)
+                }]
+            }),
             floors_above: voice
                 .floor_above
                 .map(|floor| (www(), floor))
@@ -584,6 +591,40 @@ fn one_cut_link_moves_nothing() {
     world.voice("fra1").silence = Some((5000, 5000));
     world.pass(2000);
     assert_eq!(world.take(), None);
+}
+
+/// Each voter's floor was raised by an entry of its own that was cut off, and the holder is dead, or
+/// another life of it is there: nobody renews anything, and nobody hears that of the epoch that is
+/// agreed. (Seed 119 of the whole simulated world: the group stayed dark for ever.)
+#[test]
+fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
+    for lives in [false, true] {
+        let mut world = World::serving("any");
+        let above = |by: u64| Epoch {
+            index: world.epoch_of_group().index + by,
+            ..world.epoch_of_group()
+        };
+        let (theirs, ours) = (above(1), above(2));
+        world.voice("fra1").silence = Some((5000, 5000));
+        world.voice("fra1").silent_above = Some(theirs);
+        let silence = Silence {
+            epoch: ours,
+            ..world.silence((5000, 5000))
+        };
+        world.step(Event::Silences(vec![silence]));
+        world.pass(1000);
+        // Who holds is refused by both, and says so itself if that is so.
+        assert_eq!(world.take(), None, "the holder lives");
+        world.voice("ams1").speaks = lives;
+        world.voice("ams1").lives = 2;
+        world.voice("ams1").standing = Standing::Off;
+        world.pass(1000);
+        let moved = world.take().expect("a move");
+        match lives {
+            true => assert_eq!(moved.evidence.cause, Cause::HolderRestarted),
+            false => assert_eq!(moved.holder, id("fra1")),
+        }
+    }
 }
 
 /// A voter's floor was raised by an entry that was truncated, and the only other node is

@@ -93,9 +93,10 @@ fn grown(first: Ms, count: u32) -> Ms {
     span.min(600_000)
 }
 
-/// How long a node must have been well that failed: 3 s, doubled for each further failure.
+/// How long a node must have been well that failed: 3 s, doubled for each further failure, a minute at
+/// most.
 fn well_min(failed: Option<&Failed>) -> Ms {
-    grown(WELL_MIN, failed.map_or(1, |failed| failed.count))
+    grown(WELL_MIN, failed.map_or(1, |failed| failed.count)).min(60_000)
 }
 
 /// Two things that matter to one group come too close together.
@@ -183,7 +184,7 @@ impl Oracle {
         match self.hold_ends(group, node) {
             Some(end) if self.now < end => {
                 let failed = here.failed.as_ref();
-                let barred = failed.is_some_and(|failed| group == COLD && failed.served_badly);
+                let barred = self.bar_ends(group, node).is_some_and(|end| self.now < end);
                 if barred || self.now < here.well_since + well_min(failed) {
                     Grade::Recovering
                 } else {
@@ -192,6 +193,13 @@ impl Oracle {
             }
             _ => Grade::Good,
         }
+    }
+
+    /// Until when nobody knows whether what failed on a node would do so again: a minute at most.
+    fn bar_ends(&self, group: usize, node: usize) -> Option<Ms> {
+        let failed = self.here[group][node].failed.as_ref();
+        let failed = failed.filter(|failed| group == COLD && failed.served_badly)?;
+        Some(failed.at + grown(30_000, failed.count).min(60_000))
     }
 
     /// 30 s, doubled for each further failure, at most 10 minutes.
@@ -333,6 +341,7 @@ impl Oracle {
             let here = &self.here[group][*node];
             if self.hosts[*node].up && !self.hosts[*node].stopping && !here.sick {
                 moments.extend(self.hold_ends(group, *node));
+                moments.extend(self.bar_ends(group, *node));
                 if here.failed.is_some() {
                     moments.push(here.well_since + well_min(here.failed.as_ref()));
                     moments.push(here.well_since + FORGIVEN);

@@ -20,6 +20,7 @@ const HOLD_DOWN_MAX: Duration = Duration::from_secs(600);
 /// A node that failed the group serves before nobody does once it has been well for so long, and
 /// twice as long each further time.
 const WELL_MIN: Duration = Duration::from_secs(3);
+const WELL_MAX: Duration = Duration::from_secs(60);
 /// How far the daemon's count of a span may be from ours: a boot until it is heard, checks that
 /// have to be well three times.
 const SLACK: Duration = Duration::from_secs(3);
@@ -238,7 +239,7 @@ impl Oracle {
         let ends = failed.at.max(eyes.leads_since) + doubled(HOLD_DOWN);
         if eyes.hold >= ends {
             Grade::Good
-        } else if self.well_for(node, eyes, Some(failed)) < doubled(WELL_MIN) {
+        } else if self.well_for(node, eyes, Some(failed)) < doubled(WELL_MIN).min(WELL_MAX) {
             Grade::Recovering
         } else {
             Grade::HeldDown
