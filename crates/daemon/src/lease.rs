@@ -21,7 +21,9 @@ use std::time::Duration;
 use evenkeel_core::generation::Voters;
 use evenkeel_core::health::Silence;
 use evenkeel_core::lease::Life;
-use evenkeel_core::lease::{Assignment, Event, Machine, Output, Phase, Settings, Start, Status};
+use evenkeel_core::lease::{
+    Assignment, Event, GROUPS_MAX, Machine, Output, Phase, Settings, Start, Status,
+};
 use evenkeel_core::policy::{Hearing, fine_for, hearing};
 use evenkeel_core::topology::{Timing, membership};
 use evenkeel_core::{Epoch, GroupId, Moment, NodeId};
@@ -46,8 +48,9 @@ const WAITING: &str = "heir";
 /// Orders that may wait. They come one per log entry or connection; a full queue means
 /// that the thread is gone.
 const ORDERS_MAX: usize = 1024;
-/// News that may wait. Lost ones are made good by telling every group's state again.
-const NEWS_MAX: usize = 1024;
+/// News that may wait. Lost ones are made good by telling every group's state again, which must fit
+/// in beside the silences, the voters and the last word: it would never come to an end otherwise.
+const NEWS_MAX: usize = GROUPS_MAX + 64;
 /// Datagrams taken in one go before orders and timers get their turn.
 const DATAGRAMS_PER_TURN: usize = 64;
 /// The longest sleep: orders and datagrams wake the thread, this is for its bookkeeping.
