@@ -29,6 +29,8 @@ struct Ask {
     to: u64,
     fault: Option<String>,
     tell: bool,
+    /// Goes on after a failure, and names each.
+    all: bool,
     replay: Option<(String, usize)>,
     commit: String,
     jobs: u64,
@@ -40,6 +42,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Ask, String> {
         to: SEEDS,
         fault: None,
         tell: false,
+        all: false,
         replay: None,
         commit: std::env::var(COMMIT).unwrap_or_else(|_| "unknown".to_owned()),
         jobs: 1,
@@ -47,6 +50,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Ask, String> {
     while let Some(word) = words.next() {
         if word == "--tell" {
             ask.tell = true;
+            continue;
+        }
+        if word == "--all" {
+            ask.all = true;
             continue;
         }
         let value = words
@@ -75,8 +82,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Ask, String> {
             "--fault" => ask.fault = Some(value),
             _ => {
                 return Err(format!(
-                    "{word} is unknown; there are --seeds, --seed, --tell, --replay, \
-                     --node, --jobs, --commit, --fault"
+                    "{word} is unknown; there are --seeds, --seed, --all, --tell, \
+                     --replay, --node, --jobs, --commit, --fault"
                 ));
             }
         }
@@ -98,6 +105,8 @@ fn fault(ask: &Ask) -> Result<Faults, String> {
 struct Search {
     next: AtomicU64,
     over: AtomicBool,
+    /// Seeds that failed, where the search goes on.
+    failed: AtomicU64,
     sum: Mutex<(Seen, u64)>,
     failure: Mutex<Option<Box<Failure>>>,
 }
@@ -161,6 +170,7 @@ fn search(ask: &Ask, faults: Faults) -> ExitCode {
     let state = Search {
         next: AtomicU64::new(ask.from),
         over: AtomicBool::new(false),
+        failed: AtomicU64::new(0),
         sum: Mutex::default(),
         failure: Mutex::new(None),
     };
@@ -189,13 +199,18 @@ fn search(ask: &Ask, faults: Faults) -> ExitCode {
     }
     let (seen, simulated) = state.sum.into_inner().unwrap_or_default();
     let simulated = Duration::from_nanos(simulated).as_secs_f64();
+    let failed = state.failed.into_inner();
     println!(
         "{} seeds without a broken property: {seen:?}\n{simulated:.0} simulated seconds in {:.1} s, \
          {:.0} a second",
-        ask.to - ask.from,
+        ask.to - ask.from - failed,
         took.as_secs_f64(),
         simulated / took.as_secs_f64()
     );
+    if failed > 0 {
+        println!("{failed} seeds with one");
+        return ExitCode::FAILURE;
+    }
     ExitCode::SUCCESS
 }
 
@@ -213,6 +228,12 @@ fn work(ask: &Ask, faults: Faults, state: &Search) {
                     sum.0 += seen;
                     sum.1 += ended.simulated;
                 }
+            }
+            Err(failure) if ask.all => {
+                let Failure { violation, at, .. } = &*failure;
+                let (property, seen) = (violation.property, &violation.seen);
+                println!("seed {seed}: {property} is broken at {at} ns: {seen}");
+                state.failed.fetch_add(1, Ordering::Relaxed);
             }
             Err(failure) => {
                 state.over.store(true, Ordering::Relaxed);

@@ -153,6 +153,7 @@ impl World {
         self.hosts[host].kernel.guard.guard_closed(all);
         self.seen.started += 1;
         let (process, life) = (self.hosts[host].process, self.hosts[host].incarnation);
+        self.books.s6.begins(self.hosts[host].id, life);
         self.tell(|| Line::node(host, "begins").text(format!("{begin:?} {life:?}")));
         self.wires.seat(host, process, true);
         if begin == Begin::Heir {

@@ -17,9 +17,9 @@ use super::inbox::{Letter, News};
 use super::place;
 use super::recipe::{MS, S};
 use super::story::Line;
-use super::world::{Happening, World};
+use super::world::{Happening, REFUSED, World};
 
-/// How long a node may be without a vote before the operator lets it in again.
+/// How long a node may be without a vote, or refused, before the operator lets it in again.
 const READMIT_AFTER: u64 = 6 * S;
 /// How often the operator looks, once all is mended.
 const LOOK: u64 = S;
@@ -40,7 +40,9 @@ pub(super) struct Operator {
     /// What waits, by number.
     pub(super) waiting: BTreeMap<u64, Question>,
     next: u64,
-    /// Since when each node has no vote.
+    /// When another node last let it not in: its status says so.
+    pub(super) refused: BTreeMap<usize, u64>,
+    /// Since when each node has no vote, or is refused.
     voteless: BTreeMap<usize, u64>,
     looked_at: u64,
 }
@@ -153,7 +155,9 @@ impl World {
             let votes = self.hosts[host]
                 .driver_of()
                 .is_none_or(super::driver::Driver::votes);
-            if votes {
+            let refused = self.operator.refused.get(&host);
+            let refused = refused.is_some_and(|last| self.at < last + 2 * REFUSED);
+            if votes && !refused {
                 self.operator.voteless.remove(&host);
                 continue;
             }

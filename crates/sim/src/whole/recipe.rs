@@ -204,7 +204,8 @@ impl Recipe {
             late_max: lease / chance.pick(&[400, 100, 20]),
             seam_max: chance.pick(&[50_000, 300_000, 2 * MS]),
             seam_stalls: chance.pick(&[0, 100, 3_000]),
-            news_max: chance.pick(&[1024, 1024, 3]),
+            // The least that all of it fits into: silences, each group, the last word.
+            news_max: chance.pick(&[1024, 1024, groups + 2]),
             guard_late: Duration::from_nanos(chance.pick(&[0, 0, lease / 40])),
             writes,
             pause: chance.pick(&[100, 400, 1_500, 5_000]) * MS,

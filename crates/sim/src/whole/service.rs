@@ -9,12 +9,15 @@ use evenkeel_core::role::Run;
 use evenkeel_core::{Epoch, GroupId, Moment};
 
 use super::place::{self, ASKED};
-use super::recipe::{MS, nanos};
+use super::recipe::{MS, S, nanos};
 use super::thread::Order;
 use super::world::{Happening, World};
 
 /// How long a service takes to start: from a program that is there to one that reads its files.
 const START: (u64, u64) = (5 * MS, 600 * MS);
+
+/// The longest pause before a service that could not be started is tried again, after 1 s, 2 s, ...
+const RETRY_MAX: u64 = 60 * S;
 
 /// How a service does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub(super) struct Services {
     runs: BTreeMap<GroupId, Run>,
     /// Groups whose service was started.
     started: BTreeMap<GroupId, bool>,
+    /// Starts that failed in the epoch that is wanted, and when the next try is.
+    tries: BTreeMap<GroupId, (Epoch, u32, u64)>,
+    /// When a start last failed.
+    failed_at: BTreeMap<GroupId, u64>,
     /// The lease thread has told what is open here.
     told: bool,
 }
@@ -78,6 +85,11 @@ impl Services {
     /// Whether its check tells the truth.
     pub(super) fn is_honest(&self, group: GroupId, at: u64) -> bool {
         self.lies.get(&group).is_none_or(|until| at >= *until)
+    }
+
+    /// When what runs on the holder alone could last not be started: nothing is known of it since.
+    pub(super) fn failed_at(&self, group: GroupId) -> Option<u64> {
+        self.failed_at.get(&group).copied()
     }
 
     /// Why the node could not hold a group well.
@@ -132,7 +144,10 @@ impl World {
         let running = self.hosts[host].services.started.get(&group) == Some(&true);
         match run {
             Run::Standby => {
-                self.hosts[host].services.started.remove(&group);
+                let services = &mut self.hosts[host].services;
+                services.started.remove(&group);
+                services.tries.remove(&group);
+                self.tell_readiness_of(host, group);
             }
             Run::Opening { epoch } | Run::Open { epoch } => {
                 let (least, most) = if running { (1, MS) } else { START };
@@ -163,7 +178,28 @@ impl World {
         let well = services.health(group) != Health::Failing;
         services.started.insert(group, well);
         if well {
+            services.tries.remove(&group);
             self.order(host, Order::Ready(group, epoch));
+        } else {
+            // Tried again for as long as it is wanted: perhaps no other node is fit.
+            services.failed_at.insert(group, self.at);
+            let known = services.tries.entry(group).or_default();
+            if known.0 != epoch {
+                *known = (epoch, 0, 0);
+            }
+            let (_, tries, next) = known;
+            if *next <= self.at {
+                *next = self.at + (S << *tries).min(RETRY_MAX);
+                *tries = (*tries + 1).min(6);
+                let (at, process) = (*next, self.hosts[host].process);
+                let up = Happening::Up {
+                    host,
+                    process,
+                    group,
+                    epoch,
+                };
+                self.plan(at, up);
+            }
         }
         self.tell_readiness_of(host, group);
     }

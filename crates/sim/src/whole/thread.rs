@@ -15,7 +15,7 @@ use evenkeel_core::topology::Timing;
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment};
 use evenkeel_wire::v1::lease as form;
 
-use super::check::s1;
+use super::check::{s1, s2};
 use super::host::Begin;
 use super::kernel::Memory;
 use super::place;
@@ -168,6 +168,9 @@ impl World {
             books.hears(from, message);
             self.books.s6.heard(at, now, host, message);
         }
+        if let Input::Order(Order::FloorRaised(one)) = &input {
+            self.books.s6.floor(now, host, one.group, one.epoch);
+        }
         self.tell_input(host, &input);
         let from = match &input {
             Input::Datagram(from, _) => Some(self.hosts[*from].id),
@@ -310,6 +313,10 @@ impl World {
             let id = self.hosts[host].id;
             self.books.s6.gave_up(self.at, group, id);
         }
+        if let Event::Opening { group, .. } = event {
+            let now = self.hosts[host].now(self.at);
+            self.books.s6.asks(now, host, group);
+        }
         match event {
             Event::Opened { .. } => self.seen.opened += 1,
             Event::Resumed { .. } => self.seen.resumed += 1,
@@ -356,8 +363,13 @@ impl World {
             let addresses: Vec<_> = self.hosts[host].kernel.guard.addresses_of(group).collect();
             let overlap = s1::opened(&self.hosts, host, &addresses, at);
             self.note(overlap);
-            let (id, life) = (self.hosts[host].id, self.hosts[host].incarnation);
-            let acted = self.books.s2.acts(group, lease.epoch(), id, life);
+            let one = &self.hosts[host];
+            let actor = s2::Actor {
+                node: one.id,
+                life: one.incarnation,
+                excused: at < one.excused_until,
+            };
+            let acted = self.books.s2.acts(group, lease.epoch(), actor);
             self.note(acted);
         }
     }

@@ -7,6 +7,7 @@ use evenkeel_consensus::{Event as Agreed, virtual_time};
 use evenkeel_core::command::Command;
 use evenkeel_core::lease::Message;
 use evenkeel_core::ledger::Ledger;
+use evenkeel_core::standby::judge;
 use evenkeel_core::topology::Topology;
 use evenkeel_core::{Epoch, GroupId, Incarnation, NodeId};
 use evenkeel_wire::v1::entry;
@@ -33,7 +34,7 @@ const LINKS: u64 = 100 * MS;
 /// How long a connection outlives its link.
 const IDLE_MAX: u64 = 500 * MS;
 /// How long a node that was refused waits before it tries again.
-const REFUSED: u64 = S;
+pub(super) const REFUSED: u64 = S;
 /// How often the checkers of what lasts look.
 const LOOK: u64 = 50 * MS;
 /// A seam that stalls takes so many times as long, within this.
@@ -444,7 +445,9 @@ impl World {
             }
             Agreed::Appended { epoch, payload } => {
                 if let Ok(Command::Assign(assign)) = entry::decode(payload) {
-                    self.books.s6.appended(assign.group, *epoch);
+                    self.books
+                        .s6
+                        .appended(self.at, *epoch, &assign, &self.hosts);
                 }
                 self.tell(|| Line::node(host, "appends").epoch(*epoch));
             }
@@ -487,7 +490,9 @@ impl World {
                 let at = self.at;
                 let explained = self.books.s6.moved(at, epoch, assign, &self.hosts);
                 self.note(explained);
-                let well = self.books.l2.moved(at, assign);
+                let from = assign.evidence.from;
+                let stopping = from.is_some_and(|from| self.books.s6.stops(at, from));
+                let well = self.books.l2.moved(at, assign, stopping);
                 self.note(well);
             }
             Command::Drain(drain) => self.books.s6.drained(self.at, drain.node),
@@ -657,8 +662,6 @@ impl World {
         }
         if self.hosts[host].powered {
             self.begin_worker(host, begin);
-            let (id, life) = (self.hosts[host].id, self.hosts[host].incarnation);
-            self.books.s6.begins(id, life);
         }
     }
 
@@ -745,11 +748,14 @@ impl World {
         let (Some(mine), Some(theirs)) = (self.hello_of(one), self.hello_of(other)) else {
             return;
         };
-        let admitted = self
-            .admit(one, &theirs)
-            .and_then(|()| self.admit(other, &mine));
-        if let Err(reason) = admitted {
+        let admitted = self.admit(one, &theirs).map_err(|reason| (other, reason));
+        let admitted = admitted.and_then(|()| {
+            let admitted = self.admit(other, &mine);
+            admitted.map_err(|reason| (one, reason))
+        });
+        if let Err((refused, reason)) = admitted {
             self.seen.refused += 1;
+            self.operator.refused.insert(refused, self.at);
             self.tries_at.insert((one, other), self.at + REFUSED);
             self.tell(|| Line::world("refused").text(format!("{one} and {other}: {reason}")));
             return;
@@ -799,7 +805,10 @@ impl World {
             let served = self.holder_of(group).is_some();
             let (unserved, looked) = self.books.l1.look(self.at, group, could, served);
             self.seen.unserved = self.seen.unserved.max(unserved);
-            self.note(looked);
+            self.note(looked.map_err(|violation| Violation {
+                seen: format!("{}; {}", violation.seen, self.outlook(group)),
+                ..violation
+            }));
         }
         self.plan(self.at + LOOK, Happening::Looks);
     }
@@ -857,14 +866,65 @@ impl World {
     }
 
     fn could_serve(&self, group: GroupId, sound: &[usize]) -> bool {
-        let nodes = &self.places[0].groups[&group].nodes;
+        let topology = &self.places[0].groups[&group];
         let fit = |host: &usize| {
             let one = &self.hosts[*host];
-            nodes.contains(&one.id)
+            topology.nodes.contains(&one.id)
                 && one.services.health(group) == Health::Well
                 && one.services.is_honest(group, self.at)
+                && !self.may_be_waited_for(group, one.id, topology.cold)
         };
         sound.len() * 2 > self.hosts.len() && sound.iter().any(fit)
+    }
+
+    /// What whoever leads thinks of a group, for people.
+    fn outlook(&self, group: GroupId) -> String {
+        let Some(leader) = self.leader() else {
+            return "nobody leads".to_owned();
+        };
+        let now = self.hosts[leader].now(self.at);
+        let Some(node) = self.hosts[leader].driver_of().map(|driver| &driver.node) else {
+            return format!("node {leader} leads, and does not run");
+        };
+        let (ledger, view) = (node.ledger(), node.view());
+        let current = ledger.current(group).map(|one| {
+            let holder = self.place_of(one.assign.holder);
+            format!("assigned to {holder:?} in {:?}", one.epoch)
+        });
+        let mut text = format!("node {leader} leads, {}", current.unwrap_or_default());
+        for (number, host) in self.hosts.iter().enumerate() {
+            let Some(policy) = node.topology().groups.get(&group) else {
+                return format!("{text}, and its file has not the group");
+            };
+            if policy.nodes.contains(&host.id) {
+                let one = judge(now, ledger, view, node.wellness(), policy, host.id);
+                text.push_str(&format!("; {number}: {:?}, {}", one.fitness, one.why));
+            }
+            let role = host.driver_of().and_then(|driver| driver.node.role(group));
+            if let Some(role) = role {
+                let (standing, epoch) = (role.standing(), role.epoch());
+                text.push_str(&format!("; at {number} {standing:?} in {epoch:?}"));
+            }
+        }
+        text
+    }
+
+    /// Whether a node that failed a group may be left alone for longer than the bound has room for.
+    fn may_be_waited_for(&self, group: GroupId, node: NodeId, cold: bool) -> bool {
+        let host = self.place_of(node).map(|host| &self.hosts[host]);
+        let start = host.and_then(|host| host.services.failed_at(group));
+        if start.is_some_and(|failed| self.at < failed + l1::WAIT) {
+            return true;
+        }
+        let Some(failed_at) = self.books.l2.failed_at(group, node) else {
+            return false;
+        };
+        let ledgers = self.hosts.iter().filter_map(Host::driver_of);
+        let ledgers = ledgers.map(|driver| driver.node.ledger());
+        let newest = ledgers.max_by_key(|ledger| ledger.applied);
+        let failures = newest.and_then(|ledger| ledger.groups.get(&group)?.failures.get(&node));
+        let often = failures.is_some_and(|failures| failures.count > l1::FAILURES);
+        (often || cold) && self.at < failed_at + l1::WAIT
     }
 
     // ---- the end ------------------------------------------------------------------------

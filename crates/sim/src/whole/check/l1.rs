@@ -2,19 +2,27 @@
 //!
 //! In the first phase "live and talk" is meant strictly: among machines of which nothing is wrong,
 //! over links of which nothing is. The bound is for what may come first: a new leader, the silence
-//! of voters that have just started, a node that must be well for a while after it failed.
+//! of voters that have just started, a node that must be well for a while after it failed once or
+//! twice. One that failed the group more often, or for which nothing shows whether it would fail
+//! again, is not counted as fit while it may be waited for.
 
 use std::collections::BTreeMap;
 
 use evenkeel_core::GroupId;
+use evenkeel_core::standby::WAIT_MAX;
 
 use super::{Violation, broken};
 use crate::whole::recipe::S;
 
 /// How long a group may be without service though it need not be, in the first phase.
 pub(in crate::whole) const SERVED_WITHIN: u64 = 20 * S;
-/// How long the cluster may take to come to rest once all is mended.
-pub(in crate::whole) const MENDED_WITHIN: u64 = 60 * S;
+/// How long the cluster may take to come to rest once all is mended: also for nodes that have failed
+/// a group often, and are waited for.
+pub(in crate::whole) const MENDED_WITHIN: u64 = 60 * S + WAIT;
+/// How long a node that failed a group may be waited for.
+pub(in crate::whole) const WAIT: u64 = WAIT_MAX.as_secs() * S;
+/// Failures after which a node is taken again within the bound, if its checks show that it is well.
+pub(in crate::whole) const FAILURES: u32 = 2;
 
 /// Its books.
 #[derive(Default)]

@@ -21,14 +21,25 @@ pub(in crate::whole) struct Books {
 }
 
 impl Books {
-    /// A move is decided.
-    pub(in crate::whole) fn moved(&mut self, at: u64, assign: &Assign) -> Result<(), Violation> {
+    /// When a node last failed a group, if it has not served well since.
+    pub(in crate::whole) fn failed_at(&self, group: GroupId, node: NodeId) -> Option<u64> {
+        self.failed.get(&(group, node)).copied()
+    }
+
+    /// A move is decided. A holder that is about to stop is as good as lost.
+    pub(in crate::whole) fn moved(
+        &mut self,
+        at: u64,
+        assign: &Assign,
+        stopping: bool,
+    ) -> Result<(), Violation> {
         let to = (assign.group, assign.holder);
         let cause = &assign.evidence.cause;
         let failed = self.failed.get(&to).copied();
         let while_ago = nanos(WELL_MIN) * 9 / 10 - SLACK;
         if let Some(since) = failed
             && is_choice(cause)
+            && !stopping
             && assign.evidence.from != Some(assign.holder)
             && at < since + while_ago
         {

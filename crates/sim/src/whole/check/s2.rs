@@ -10,6 +10,15 @@ use evenkeel_wire::v1::entry;
 
 use super::{Violation, broken};
 
+/// Who acts.
+pub(in crate::whole) struct Actor {
+    pub(in crate::whole) node: NodeId,
+    pub(in crate::whole) life: Incarnation,
+    /// Whether what it was allowed before a pause of the whole machine still seems to run: such a
+    /// one may act after its successor (DESIGN 3.1 rule 9), as for S1.
+    pub(in crate::whole) excused: bool,
+}
+
 /// Its books.
 #[derive(Default)]
 pub(in crate::whole) struct Books {
@@ -59,15 +68,15 @@ impl Books {
         &mut self,
         group: GroupId,
         epoch: Epoch,
-        node: NodeId,
-        life: Incarnation,
+        actor: Actor,
     ) -> Result<(), Violation> {
+        let Actor { node, life, .. } = actor;
         let newest = self.newest.entry(group).or_insert(epoch);
-        if epoch < *newest {
+        if epoch < *newest && !actor.excused {
             let seen = format!("node {node:?} acts under {epoch:?} after {newest:?}");
             return broken("S2", seen);
         }
-        *newest = epoch;
+        *newest = epoch.max(*newest);
         match self.holders.get(&epoch) {
             Some(known) if *known == (group, node, life) => Ok(()),
             Some(known) => broken(

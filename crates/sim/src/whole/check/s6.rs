@@ -4,7 +4,7 @@
 //! explained by it; each decided assignment must find its cause among what was so lately.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::Cause;
@@ -21,9 +21,6 @@ use crate::whole::recipe::S;
 /// How long ago something may have been so: a report is fresh for 700 ms, a proposal may take as
 /// long as its leader leads without a majority, and a check's answer counts for some intervals.
 const LATELY: u64 = 15 * S;
-
-/// How many holders of a group are remembered.
-const HOLDERS_MAX: usize = 8;
 
 /// What a voter heard of a holder, on its own clock, and when that was a reason to suspect it.
 #[derive(Clone, Copy, Default)]
@@ -54,6 +51,8 @@ pub(in crate::whole) struct Books {
     /// When a node said that it could not serve a group, or gave it up.
     unready: BTreeMap<(GroupId, NodeId), u64>,
     released: BTreeMap<(GroupId, NodeId), u64>,
+    /// The assignments that a node has on its disk, and whether their cause was so then.
+    written: BTreeMap<Epoch, bool>,
     /// The newest assignment that any node has on its disk.
     floors: BTreeMap<GroupId, Epoch>,
     lives: BTreeMap<NodeId, BTreeSet<Incarnation>>,
@@ -61,8 +60,6 @@ pub(in crate::whole) struct Books {
     leaders: BTreeMap<u64, NodeId>,
     /// The newest assignment of each group.
     current: BTreeMap<GroupId, (Epoch, Assign)>,
-    /// The last holders of each group, and since when.
-    holders: BTreeMap<GroupId, VecDeque<(u64, NodeId)>>,
     drained: BTreeMap<NodeId, u64>,
 }
 
@@ -78,11 +75,11 @@ impl Books {
             stopped: BTreeMap::new(),
             unready: BTreeMap::new(),
             released: BTreeMap::new(),
+            written: BTreeMap::new(),
             floors: BTreeMap::new(),
             lives: BTreeMap::new(),
             leaders: BTreeMap::new(),
             current: BTreeMap::new(),
-            holders: BTreeMap::new(),
             drained: BTreeMap::new(),
         }
     }
@@ -94,19 +91,39 @@ impl Books {
         };
         let (silent, deaf) = (self.silent_after(), self.deaf_after());
         let ear = self.ears.entry((node, renew.group)).or_default();
-        if now.since(ear.heard) >= silent {
+        if renew.epoch < ear.epoch {
+            return;
+        }
+        let unheard = now.since(ear.heard);
+        if unheard >= silent {
             ear.silent = Some(at);
         }
-        if renew.epoch > ear.epoch {
-            (ear.epoch, ear.proven, ear.advanced) = (renew.epoch, renew.proven, now);
-        } else if renew.epoch < ear.epoch {
-            return;
-        } else if renew.proven > ear.proven {
-            (ear.proven, ear.advanced) = (renew.proven, now);
+        if renew.epoch > ear.epoch || renew.proven > ear.proven || unheard >= renew.length {
+            // After a silence, what it hears is judged from now on.
+            ear.advanced = now;
         } else if now.since(ear.advanced) >= deaf {
             ear.deaf = Some(at);
         }
+        (ear.epoch, ear.proven) = (renew.epoch, renew.proven);
         ear.heard = now;
+    }
+
+    /// A voter's machine is told of an assignment on its disk: from here on its holder is to renew it,
+    /// and what renews an older one says nothing.
+    pub(in crate::whole) fn floor(
+        &mut self,
+        now: Moment,
+        node: usize,
+        group: GroupId,
+        floor: Epoch,
+    ) {
+        let known = self.floors.entry(group).or_insert(floor);
+        *known = floor.max(*known);
+        let ear = self.ears.entry((node, group)).or_default();
+        if floor > ear.epoch {
+            (ear.epoch, ear.proven) = (floor, 0);
+            (ear.heard, ear.advanced) = (now, now);
+        }
     }
 
     /// A holder's lease advances.
@@ -116,6 +133,12 @@ impl Books {
         if now.since(own.0) >= deaf {
             own.1 = Some(at);
         }
+        own.0 = now;
+    }
+
+    /// A holder begins to ask for its lease: from here on it is expected to advance.
+    pub(in crate::whole) fn asks(&mut self, now: Moment, node: usize, group: GroupId) {
+        let own = self.leases.entry((node, group)).or_insert((now, None));
         own.0 = now;
     }
 
@@ -166,6 +189,12 @@ impl Books {
         self.stopped.insert(node, at);
     }
 
+    /// Whether a node was lately told to stop, or said that it stops.
+    pub(in crate::whole) fn stops(&self, at: u64, node: NodeId) -> bool {
+        let since = self.stopped.get(&node);
+        since.is_some_and(|since| at <= since + LATELY)
+    }
+
     /// A drain was decided, or ended.
     pub(in crate::whole) fn drained(&mut self, at: u64, node: NodeId) {
         self.drained.insert(node, at);
@@ -199,9 +228,21 @@ impl Books {
         }
     }
 
-    /// An assignment is on the disk of a node, decided or not.
-    pub(in crate::whole) fn appended(&mut self, group: GroupId, epoch: Epoch) {
-        let known = self.floors.entry(group).or_insert(epoch);
+    /// An assignment is on the disk of a node, decided or not: whoever first has it there has heard of
+    /// it just now from the leader that decided so, or is that leader. That is when its cause must be
+    /// so; it may be decided much later, when a majority can be reached again.
+    pub(in crate::whole) fn appended(
+        &mut self,
+        at: u64,
+        epoch: Epoch,
+        assign: &Assign,
+        hosts: &[Host],
+    ) {
+        if !self.written.contains_key(&epoch) {
+            let so = self.explains(at, self.current.get(&assign.group), assign, hosts);
+            self.written.insert(epoch, so);
+        }
+        let known = self.floors.entry(assign.group).or_insert(epoch);
         *known = epoch.max(*known);
     }
 
@@ -241,23 +282,20 @@ impl Books {
             return broken("S6", seen);
         }
         let from = before.as_ref().map(|(_, before)| before.holder);
-        // A leader decides without what it has been waiting for in vain; that may come after all.
-        let past = self.holders.entry(assign.group).or_default();
-        let young = past.back().is_some_and(|(since, _)| at <= since + LATELY);
-        let earlier = |from| past.iter().any(|(_, holder)| *holder == from);
-        let known = assign.evidence.from.is_none_or(earlier);
-        if assign.evidence.from != from && !(young && known) {
+        if assign.evidence.from != from {
             let seen = format!(
                 "{epoch:?} says that the group leaves {:?}, and it was on {from:?}",
                 assign.evidence.from
             );
             return broken("S6", seen);
         }
-        past.push_back((at, assign.holder));
-        if past.len() > HOLDERS_MAX {
-            past.pop_front();
-        }
-        if self.explains(at, before.as_ref(), assign, hosts) {
+        let so = match self.written.get(&epoch) {
+            Some(so) => *so,
+            None => self.explains(at, before.as_ref(), assign, hosts),
+        };
+        // What is older is decided, or never will be.
+        self.written.retain(|written, _| *written > epoch);
+        if so {
             return Ok(());
         }
         let seen = format!(
