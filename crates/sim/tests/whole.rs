@@ -9,12 +9,30 @@ use evenkeel_sim::whole::run::{once, play, replay, run};
 use evenkeel_sim::whole::story::Telling;
 use evenkeel_sim::whole::world::{Seen, World};
 
-/// Seeds that have found something, and what.
-const OLD: &[(u64, &str)] = &[(4, "an engine whose disk had failed was never started again")];
+/// Seeds that have found something in the product, and what. What they play has changed since, with
+/// every change of the machines; each has a test of its own where it was mended.
+const OLD: &[(u64, &str)] = &[
+    (4, "an engine whose disk had failed was never started again"),
+    (
+        15,
+        "an engine that could not be stopped in time took the process with it",
+    ),
+    (
+        22,
+        "a holder that is heard again was deaf for the time before",
+    ),
+    (
+        84,
+        "who has just been elected decided before it knew what was decided",
+    ),
+    (
+        119,
+        "floors that were raised in vain hid that nobody held a group",
+    ),
+];
 
-/// New seeds in every build: about a minute of one processor. Further ones break S6 and L1 in ways that
-/// are not explained yet, 25 and 27 first: whether the world or the product is wrong is open.
-const SEEDS: core::ops::Range<u64> = 0..25;
+/// New seeds in every build, a thousand in four parts, so that four processors can share them.
+const PARTS: [core::ops::Range<u64>; 4] = [0..250, 250..500, 500..750, 750..1000];
 
 fn search(seeds: impl Iterator<Item = u64>) -> Seen {
     let mut sum = Seen::default();
@@ -27,11 +45,10 @@ fn search(seeds: impl Iterator<Item = u64>) -> Seen {
     sum
 }
 
-#[test]
-#[ignore = "the whole world is young: seed 4 breaks S2 since the merge, the world or the product is wrong"]
-fn no_new_seed_breaks_a_property() {
-    let sum = search(SEEDS);
-    let count = SEEDS.end - SEEDS.start;
+fn new_seeds(part: usize) {
+    let seeds = PARTS[part].clone();
+    let count = seeds.end - seeds.start;
+    let sum = search(seeds);
     // A search in which nothing moves would prove nothing.
     assert!(sum.moves > 5 * count, "{sum:?}");
     assert!(sum.opened > 5 * count, "{sum:?}");
@@ -43,14 +60,32 @@ fn no_new_seed_breaks_a_property() {
 }
 
 #[test]
-#[ignore = "the whole world is young: seed 4 breaks S2 since the merge, the world or the product is wrong"]
+fn no_new_seed_breaks_a_property_1() {
+    new_seeds(0);
+}
+
+#[test]
+fn no_new_seed_breaks_a_property_2() {
+    new_seeds(1);
+}
+
+#[test]
+fn no_new_seed_breaks_a_property_3() {
+    new_seeds(2);
+}
+
+#[test]
+fn no_new_seed_breaks_a_property_4() {
+    new_seeds(3);
+}
+
+#[test]
 fn no_old_seed_breaks_a_property_again() {
     search(OLD.iter().map(|(seed, _)| *seed));
 }
 
 /// Also in another process, on another day: nothing but the seed goes into a run.
 #[test]
-#[ignore = "the whole world is young: seed 4 breaks S2 since the merge, the world or the product is wrong"]
 fn equal_seeds_give_equal_stories() {
     for seed in [5, 18] {
         let told = || {
@@ -76,7 +111,6 @@ fn equal_seeds_give_equal_stories() {
 
 /// What a story says went into a decision machine makes it want the same again.
 #[test]
-#[ignore = "the whole world is young: seed 4 breaks S2 since the merge, the world or the product is wrong"]
 fn a_story_can_be_fed_back() {
     for seed in [5, 18] {
         let story = once(seed, Faults::default(), Telling::Kept)
@@ -97,7 +131,6 @@ fn a_story_can_be_fed_back() {
 
 /// Without trouble nobody moves, and nobody is without service after the start.
 #[test]
-#[ignore = "the whole world is young: seed 4 breaks S2 since the merge, the world or the product is wrong"]
 fn a_calm_world_stays_as_it_is() {
     for nodes in [2, 3, 5] {
         let mut recipe = Recipe::calm(nodes, 2);
@@ -127,7 +160,6 @@ const FOUND: &[(&str, &str, u64)] = &[
 ];
 
 #[test]
-#[ignore = "the whole world is young: seed 4 breaks S2 since the merge, the world or the product is wrong"]
 fn deliberate_faults_are_found() {
     for (name, property, within) in FOUND {
         let faults = Faults::named(name).expect("a fault");

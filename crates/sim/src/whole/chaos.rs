@@ -325,12 +325,18 @@ impl World {
             let driver = host.driver_of();
             driver.is_some_and(super::driver::Driver::votes)
         };
-        let leader = self
-            .leader()
-            .and_then(|leader| self.hosts[leader].driver_of());
+        let Some(number) = self.leader() else {
+            return false;
+        };
+        // One that was restored may think that it votes; the others do not let it in.
+        let admitted = |other: usize| other == number || self.wires.is_connected(number, other);
+        let leader = self.hosts[number].driver_of();
         let recorded =
             leader.is_some_and(|leader| leader.node.ledger().counts(one.id, one.incarnation));
-        self.hosts.len() >= 3 && recorded && self.hosts.iter().all(votes)
+        self.hosts.len() >= 3
+            && recorded
+            && self.hosts.iter().all(votes)
+            && (0..self.hosts.len()).all(admitted)
     }
 
     fn lose_log(&mut self, host: usize) {

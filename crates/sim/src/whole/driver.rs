@@ -489,6 +489,11 @@ impl World {
         }
         let assigns = matches!(command, Command::Assign(_));
         let payload = entry::encode(&command);
+        if let Command::Assign(assign) = &command {
+            self.books
+                .s6
+                .proposes(self.at, assign, &payload, &self.hosts);
+        }
         let process = self.hosts[host].process;
         let nonce = self.hosts[host].incarnation.nonce;
         let inbox = self.inbox.clone();

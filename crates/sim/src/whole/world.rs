@@ -445,9 +445,7 @@ impl World {
             }
             Agreed::Appended { epoch, payload } => {
                 if let Ok(Command::Assign(assign)) = entry::decode(payload) {
-                    self.books
-                        .s6
-                        .appended(self.at, *epoch, &assign, &self.hosts);
+                    self.books.s6.appended(assign.group, *epoch);
                 }
                 self.tell(|| Line::node(host, "appends").epoch(*epoch));
             }
@@ -488,7 +486,7 @@ impl World {
             Command::Assign(assign) => {
                 self.seen.moves += 1;
                 let at = self.at;
-                let explained = self.books.s6.moved(at, epoch, assign, &self.hosts);
+                let explained = self.books.s6.moved(epoch, assign, payload);
                 self.note(explained);
                 let from = assign.evidence.from;
                 let stopping = from.is_some_and(|from| self.books.s6.stops(at, from));

@@ -51,8 +51,10 @@ pub(in crate::whole) struct Books {
     /// When a node said that it could not serve a group, or gave it up.
     unready: BTreeMap<(GroupId, NodeId), u64>,
     released: BTreeMap<(GroupId, NodeId), u64>,
-    /// The assignments that a node has on its disk, and whether their cause was so then.
-    written: BTreeMap<Epoch, bool>,
+    /// The epoch of which a node last said that it holds it no more, and when.
+    over: BTreeMap<(GroupId, NodeId), (Epoch, u64)>,
+    /// The assignments that a node has proposed, as entries, and whether their cause was so then.
+    proposed: BTreeMap<Vec<u8>, bool>,
     /// The newest assignment that any node has on its disk.
     floors: BTreeMap<GroupId, Epoch>,
     lives: BTreeMap<NodeId, BTreeSet<Incarnation>>,
@@ -75,7 +77,8 @@ impl Books {
             stopped: BTreeMap::new(),
             unready: BTreeMap::new(),
             released: BTreeMap::new(),
-            written: BTreeMap::new(),
+            over: BTreeMap::new(),
+            proposed: BTreeMap::new(),
             floors: BTreeMap::new(),
             lives: BTreeMap::new(),
             leaders: BTreeMap::new(),
@@ -216,10 +219,9 @@ impl Books {
             self.stopped.insert(node, at);
         }
         for one in &report.groups {
-            let over = matches!(one.standing, Standing::Released | Standing::Off);
-            let current = self.current.get(&one.group);
-            if over && current.is_some_and(|(epoch, _)| *epoch == one.epoch) {
-                self.released.insert((one.group, node), at);
+            if matches!(one.standing, Standing::Released | Standing::Off) {
+                // Maybe before it is agreed on that it should hold it.
+                self.over.insert((one.group, node), (one.epoch, at));
             }
             let ready = report.votes && report.caught_up && report.log_fault.is_none();
             if one.unready.is_some() || !ready {
@@ -228,21 +230,22 @@ impl Books {
         }
     }
 
-    /// An assignment is on the disk of a node, decided or not: whoever first has it there has heard of
-    /// it just now from the leader that decided so, or is that leader. That is when its cause must be
-    /// so; it may be decided much later, when a majority can be reached again.
-    pub(in crate::whole) fn appended(
+    /// A leader proposes a move: that is when its cause must be so. It may be decided much later, when
+    /// a majority can be reached again.
+    pub(in crate::whole) fn proposes(
         &mut self,
         at: u64,
-        epoch: Epoch,
         assign: &Assign,
+        entry: &[u8],
         hosts: &[Host],
     ) {
-        if !self.written.contains_key(&epoch) {
-            let so = self.explains(at, self.current.get(&assign.group), assign, hosts);
-            self.written.insert(epoch, so);
-        }
-        let known = self.floors.entry(assign.group).or_insert(epoch);
+        let so = self.explains(at, self.current.get(&assign.group), assign, hosts);
+        self.proposed.insert(entry.to_vec(), so);
+    }
+
+    /// An assignment is on the disk of a node, decided or not.
+    pub(in crate::whole) fn appended(&mut self, group: GroupId, epoch: Epoch) {
+        let known = self.floors.entry(group).or_insert(epoch);
         *known = epoch.max(*known);
     }
 
@@ -263,10 +266,9 @@ impl Books {
     /// A move is decided.
     pub(in crate::whole) fn moved(
         &mut self,
-        at: u64,
         epoch: Epoch,
         assign: &Assign,
-        hosts: &[Host],
+        entry: &[u8],
     ) -> Result<(), Violation> {
         let before = self.current.insert(assign.group, (epoch, assign.clone()));
         let decided_by = assign.evidence.decided_by;
@@ -289,13 +291,7 @@ impl Books {
             );
             return broken("S6", seen);
         }
-        let so = match self.written.get(&epoch) {
-            Some(so) => *so,
-            None => self.explains(at, before.as_ref(), assign, hosts),
-        };
-        // What is older is decided, or never will be.
-        self.written.retain(|written, _| *written > epoch);
-        if so {
+        if self.proposed.remove(entry) == Some(true) {
             return Ok(());
         }
         let seen = format!(
@@ -347,7 +343,11 @@ impl Books {
                 let lives = self.lives.get(&from).into_iter().flatten();
                 lives.count() > 1
             }
-            Cause::HolderReleased => lately(self.released.get(&of_holder)),
+            Cause::HolderReleased => {
+                let over = self.over.get(&of_holder);
+                let over = over.is_some_and(|(epoch, at)| epoch == held && lately(Some(at)));
+                over || lately(self.released.get(&of_holder))
+            }
             Cause::FloorAbove { .. } => self.floors.get(&group).is_some_and(|floor| floor > held),
             Cause::Failback => hosts.iter().any(|host| host.id == assign.holder),
             Cause::Reconfigured => assign.addresses != before.addresses,
