@@ -255,7 +255,7 @@ async fn who_leads_has_been_told_what_was_decided_before() {
     node.event(|event| matches!(event, Event::Appended { .. }).then_some(()))
         .await;
     for node in others(leader) {
-        let mut waits = || cluster.engine(node).disk_waiting().is_some();
+        let waits = || cluster.engine(node).disk_waiting().is_some();
         while !waits() {
             tokio::task::yield_now().await;
         }
