@@ -155,8 +155,16 @@ impl Tenure {
         let vote = self.votes.entry(voter).or_default();
         let new = vote.said.0 != Some((refusal, floor));
         vote.said.0 = Some((refusal, floor));
-        if refusal == Refusal::BelowFloor {
-            vote.floor = vote.floor.max(floor);
+        match refusal {
+            Refusal::BelowFloor => vote.floor = vote.floor.max(floor),
+            // What it refused for before was cut off, or is older than what is on its way here.
+            Refusal::BelowOwn => vote.floor = Epoch::NONE,
+            Refusal::Released
+            | Refusal::OtherHolder
+            | Refusal::OtherMembership
+            | Refusal::TooLong
+            | Refusal::Full
+            | Refusal::Excluded => {}
         }
         new
     }

@@ -1149,6 +1149,25 @@ fn a_holder_that_is_heard_again_is_not_deaf_for_the_time_before() {
     assert_eq!(seen(&machine, 4150), Some(Duration::from_millis(150)));
 }
 
+/// What it was refused for first was cut off, or is older than what is on its way here.
+#[test]
+fn a_newer_epoch_of_its_own_takes_an_older_one_of_somebody_else_back() {
+    let mut machine = fresh();
+    hold(&mut machine, ms(0), 1);
+    for (at, refusal, floor) in [
+        (1, Refusal::BelowFloor, 7),
+        (2, Refusal::BelowOwn, 9),
+        (60, Refusal::BelowOwn, 9),
+    ] {
+        machine.receive(ms(at), A, refuse_for(refusal, 1, floor));
+        machine.receive(ms(at), B, refuse_for(refusal, 1, floor));
+    }
+    assert!(!closes(&drain(&mut machine)), "it is waited for");
+    machine.receive(ms(70), A, refuse_for(Refusal::BelowFloor, 1, 11));
+    machine.receive(ms(70), B, refuse_for(Refusal::BelowFloor, 1, 11));
+    assert!(closes(&drain(&mut machine)), "that is of somebody else");
+}
+
 #[test]
 fn what_was_proven_for_an_earlier_epoch_is_not_shown_for_the_next() {
     let mut machine = fresh();
