@@ -186,17 +186,7 @@ impl Wellness {
         self.held_down_within(now, ledger, (group, node), HOLD_DOWN_MAX)
     }
 
-    /// How much longer a node is not even tried for what runs on the holder alone; none if it is.
-    fn left_alone(
-        &self,
-        now: Moment,
-        ledger: &Ledger,
-        group: GroupId,
-        node: NodeId,
-    ) -> Option<Duration> {
-        self.held_down_within(now, ledger, (group, node), WAIT_MAX)
-    }
-
+    /// The same, `most` at most.
     fn held_down_within(
         &self,
         now: Moment,
@@ -329,7 +319,8 @@ fn assess(
             };
             if (ruling.idle || group.cold)
                 && failed_to_serve(ledger, group.id, node)
-                && let Some(left) = wellness.left_alone(now, ledger, group.id, node)
+                && let Some(left) =
+                    wellness.held_down_within(now, ledger, (group.id, node), WAIT_MAX)
             {
                 // Nobody knows whether what failed here would do so again.
                 let why = format!(

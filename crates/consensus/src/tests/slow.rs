@@ -219,11 +219,15 @@ async fn whoever_asks_an_engine_that_could_not_be_stopped_in_time_is_answered() 
             transfer: true,
         },
     });
-    // Both wait for the disk.
+    // It waits for the disk.
     let before = tokio::spawn({
         let (engine, ballot) = (engine.clone(), ballot.clone());
         async move { engine.handle(asks, ballot).await }
     });
+    // The vote is being written: the engine has let the request in.
+    while engine.disk_waiting().is_none() {
+        tokio::task::yield_now().await;
+    }
     let stopping = cluster.stop(asked);
     tokio::time::timeout(Duration::from_secs(10), stopping)
         .await
