@@ -36,6 +36,10 @@ pub const REPORT_REPEAT: Duration = Duration::from_millis(200);
 /// had appended and may have got agreed on, before it decides on the group without it; and before
 /// it proposes again what may be agreed on twice.
 pub const PROPOSAL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the leader leaves a group alone whose move was not agreed on: an engine that does not
+/// take it, because it hands leadership on or too much waits for its disk, says so at once, and
+/// would be asked again as fast as the processor can.
+pub const PROPOSAL_PAUSE: Duration = Duration::from_millis(100);
 /// How long a holder waits before it tells anew how an opening went, if that was not agreed on.
 pub const ACCOUNT_PAUSE: Duration = Duration::from_secs(1);
 /// How long an operator waits for a switchover before hearing that it did not work.
@@ -322,6 +326,8 @@ pub struct Node {
     silences: Vec<Silence>,
     floors_above: BTreeMap<GroupId, Epoch>,
     proposing: BTreeMap<GroupId, Proposing>,
+    /// When the last move of a group was not agreed on, by this leader.
+    not_agreed: BTreeMap<GroupId, Moment>,
     /// The newest assignment of each group that this node's log has, agreed on or not.
     appended: BTreeMap<GroupId, Epoch>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
@@ -465,6 +471,7 @@ impl Node {
             silences: Vec::new(),
             floors_above: BTreeMap::new(),
             proposing: BTreeMap::new(),
+            not_agreed: BTreeMap::new(),
             appended: BTreeMap::new(),
             accounts: BTreeMap::new(),
             untold: BTreeMap::new(),
@@ -867,6 +874,7 @@ impl Node {
         }
         self.leader = leader;
         self.proposing.clear();
+        self.not_agreed.clear();
         self.switchovers.clear();
         if leader == Some(self.me) {
             self.leading_since = now;
@@ -900,6 +908,7 @@ impl Node {
         };
         if let Some(group) = known.map(|(group, _)| *group) {
             self.proposing.remove(&group);
+            self.not_agreed.insert(group, now);
             self.act(Act::Say(Said::NotAgreed {
                 group,
                 reason: reason.clone(),
@@ -1106,13 +1115,15 @@ impl Node {
     fn lead(&mut self, now: Moment, wall_ms: u64) {
         let waits = |at| now.since(at) < PROPOSAL_PATIENCE;
         self.proposing.retain(|_, one| one.agreed.is_none_or(waits));
+        let pauses = |at| now.since(at) < PROPOSAL_PAUSE;
+        self.not_agreed.retain(|_, at| pauses(*at));
         let ledger = &self.ledger;
         self.switchovers
             .keep_current(|group| ledger.current(group).map(|current| current.epoch));
         self.grant_wishes(now, wall_ms);
         let groups: Vec<GroupId> = self.topology.groups.keys().copied().collect();
         for id in groups {
-            if self.is_moving(now, id) {
+            if self.is_moving(now, id) || self.not_agreed.contains_key(&id) {
                 continue;
             }
             let mut noticed = core::mem::take(&mut self.noticed);

@@ -546,11 +546,13 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         ..
     } = situation;
     let mut silent: Vec<Duration> = Vec::new();
+    let mut astray: Option<NodeId> = None;
     let mut deaf: Option<Duration> = None;
     // Who holds the epoch that is agreed is refused by voters with a higher floor, and tells so
     // itself ([`floor_above`]). Nobody tells that nobody holds it.
     let gone = view.fresh(*now, current.assign.holder).is_none()
-        || restarted(situation, current).is_some();
+        || restarted(situation, current).is_some()
+        || holds_no_more(situation, current);
     let voters = situation.deciders.len();
     for voter in situation.deciders {
         let Some(heard) = view.fresh(*now, *voter) else {
@@ -566,15 +568,21 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         let in_vain = said.epoch > current.epoch;
         match hearing(&topology.timing, said.unheard, said.standing) {
             Hearing::Silent if gone || !in_vain => silent.push(said.unheard),
+            // Whoever renews it waits for what will never be agreed on: what could be, this leader has.
+            Hearing::Fine | Hearing::Deaf if gone && in_vain => {
+                astray = Some(*voter);
+                silent.push(said.unheard);
+            }
             Hearing::Deaf if !in_vain => deaf = deaf.max(said.standing),
             Hearing::Fine | Hearing::Silent | Hearing::Deaf => {}
         }
     }
     if silent.len() >= majority(voters) && !is_behind(situation, current) {
         let silence = silent.iter().copied().min().unwrap_or_default();
-        let cause = match restarted(situation, current) {
-            Some(cause) => cause,
-            None => Cause::HolderSilent {
+        let cause = match (restarted(situation, current), astray) {
+            (Some(cause), _) => cause,
+            (None, Some(voter)) => Cause::FloorAbove { voter },
+            (None, None) => Cause::HolderSilent {
                 voters: u32::try_from(silent.len()).unwrap_or(u32::MAX),
                 of: u32::try_from(voters).unwrap_or(u32::MAX),
                 silence,
@@ -583,6 +591,18 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         return Some(cause);
     }
     deaf.map(|standing| Cause::HolderDeaf { standing })
+}
+
+/// Whether a holder that lives has been without the group for longer than its assignment may take,
+/// and nobody says that a floor is to blame: what it was told of one may have been lost.
+fn holds_no_more(situation: &Situation<'_>, current: &Assigned) -> bool {
+    let Situation { now, view, .. } = *situation;
+    let group = current.assign.group;
+    let known_for = situation.wellness.assigned_for(now, group);
+    let said = view.standing(now, current.assign.holder, group);
+    known_for.is_none_or(|known| known >= ASSIGNMENT_PATIENCE)
+        && said.is_some_and(|said| said.epoch <= current.epoch && said.standing != Standing::Open)
+        && floor_above(situation, current).is_none()
 }
 
 /// Whether a new holder that lives has not got its assignment yet, and may still take its time.

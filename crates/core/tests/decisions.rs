@@ -625,6 +625,49 @@ fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
             false => assert_eq!(moved.holder, id("fra1")),
         }
     }
+    // Somebody renews what was cut off, and waits for it: that is no holder.
+    for lives in [false, true] {
+        let mut world = World::serving("any");
+        let above = Epoch {
+            index: world.epoch_of_group().index + 1,
+            ..world.epoch_of_group()
+        };
+        world.voice("fra1").silence = Some((5, 5000));
+        world.voice("fra1").silent_above = Some(above);
+        let silence = Silence {
+            epoch: above,
+            ..world.silence((5, 5000))
+        };
+        world.step(Event::Silences(vec![silence]));
+        world.pass(1000);
+        assert_eq!(world.take(), None, "the holder lives");
+        world.voice("ams1").speaks = lives;
+        world.voice("ams1").lives = 2;
+        world.voice("ams1").standing = Standing::Off;
+        world.pass(1000);
+        let cause = world.take().expect("a move").evidence.cause;
+        match lives {
+            true => assert_eq!(cause, Cause::HolderRestarted),
+            false => assert!(matches!(cause, Cause::FloorAbove { .. }), "{cause:?}"),
+        }
+    }
+    // Refused by both, and what it was told of that was lost on the way.
+    let mut world = World::serving("any");
+    let above = Epoch {
+        index: world.epoch_of_group().index + 1,
+        ..world.epoch_of_group()
+    };
+    world.voice("fra1").silence = Some((5000, 5000));
+    world.voice("fra1").silent_above = Some(above);
+    let silence = Silence {
+        epoch: above,
+        ..world.silence((5000, 5000))
+    };
+    world.step(Event::Silences(vec![silence]));
+    world.voice("ams1").standing = Standing::Lapsed;
+    world.pass(1000);
+    let moved = world.take().expect("a move");
+    assert!(matches!(moved.evidence.cause, Cause::HolderSilent { .. }));
 }
 
 /// A voter's floor was raised by an entry that was truncated, and the only other node is
@@ -2027,6 +2070,28 @@ fn a_move_is_proposed_once_however_long_its_agreement_takes() {
     assert_eq!(world.take().map(|one| one.holder), Some(self::id("fra1")));
     let record = &world.node.ledger().groups[&www()];
     assert_eq!(record.failures[&self::id("ams1")].count, 1);
+}
+
+/// An engine that hands leadership on, or has too much to write, says no at once.
+#[test]
+fn a_move_that_is_not_taken_is_not_proposed_again_as_fast_as_it_is_refused() {
+    let mut world = World::serving("any");
+    world.held_back = Some(Vec::new());
+    world.voice("ams1").apache = CheckState::Failing;
+    world.pass(500);
+    let refused = "this node leads no more".to_owned();
+    let mut times = 0;
+    for _ in 0..50 {
+        world.pass(20);
+        // No time passes between a refusal and the next proposal, if there is one.
+        while let Some((id, _)) = world.held_back.as_mut().and_then(Vec::pop) {
+            times += 1;
+            assert!(times <= 10, "as fast as it is refused");
+            let failed = Some(refused.clone());
+            world.step(Event::Proposed { id, failed });
+        }
+    }
+    assert!(times >= 5, "{times}: it goes on");
 }
 
 impl Own {
