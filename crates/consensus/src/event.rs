@@ -75,17 +75,43 @@ pub enum Event {
         reason: String,
     },
     /// The driver was too slow: so many events were dropped. What they said is in
-    /// [`Engine::floors`](crate::Engine::floors), [`Engine::status`](crate::Engine::status) and
-    /// the machine, which has missed nothing.
+    /// [`Engine::floors`](crate::Engine::floors) and the machine, which has missed nothing; who
+    /// leads and how the disk does is told again, as it is by then.
     Missed {
         /// How many.
         count: u64,
     },
 }
 
+/// What events of one kind say stays so until the next: of those that found no room the last one
+/// counts, and is not dropped.
+#[derive(Clone, Copy)]
+enum State {
+    Leadership,
+    Disk,
+}
+
+fn state_of(event: &Event) -> Option<State> {
+    match event {
+        Event::Leading { .. } | Event::Following { .. } => Some(State::Leadership),
+        Event::DiskSlow { .. } | Event::DiskQuick { .. } | Event::DiskFailed { .. } => {
+            Some(State::Disk)
+        }
+        Event::Appended { .. }
+        | Event::Committed { .. }
+        | Event::Truncated { .. }
+        | Event::Restored { .. }
+        // The stream ends behind it, which says the same.
+        | Event::Stopped { .. }
+        | Event::Missed { .. } => None,
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Event>,
+    /// States that found no room, one of each kind: told when all that waits has been.
+    late: [Option<Event>; 2],
     missed: u64,
     reader: Option<Waker>,
     closed: bool,
@@ -110,11 +136,7 @@ impl Teller {
     pub(crate) fn tell(&self, event: Event) {
         let waker = {
             let mut queue = lock(&self.0);
-            if queue.waiting.len() < EVENTS_WAITING_MAX {
-                queue.waiting.push_back(event);
-            } else {
-                queue.missed += 1;
-            }
+            queue.add(event);
             queue.reader.take()
         };
         if let Some(waker) = waker {
@@ -150,7 +172,7 @@ impl Events {
     pub async fn next(&mut self) -> Option<Event> {
         poll_fn(|context| {
             let mut queue = lock(&self.0);
-            if let Some(event) = take(&mut queue) {
+            if let Some(event) = queue.take() {
                 return Poll::Ready(Some(event));
             }
             if queue.closed {
@@ -164,31 +186,80 @@ impl Events {
 
     /// The next event, if one is waiting.
     pub fn try_next(&mut self) -> Option<Event> {
-        take(&mut lock(&self.0))
+        lock(&self.0).take()
     }
 }
 
-fn take(queue: &mut Queue) -> Option<Event> {
-    if queue.missed > 0 {
-        let count = core::mem::take(&mut queue.missed);
-        return Some(Event::Missed { count });
+impl Queue {
+    fn add(&mut self, event: Event) {
+        let full = self.waiting.len() >= EVENTS_WAITING_MAX;
+        match state_of(&event) {
+            // None overtakes an older one of its kind.
+            Some(state) if full || self.late[state as usize].is_some() => {
+                self.late[state as usize] = Some(event);
+            }
+            _ if full => self.missed += 1,
+            _ => self.waiting.push_back(event),
+        }
     }
-    queue.waiting.pop_front()
+
+    fn take(&mut self) -> Option<Event> {
+        if self.missed > 0 {
+            let count = core::mem::take(&mut self.missed);
+            return Some(Event::Missed { count });
+        }
+        let late = || self.late.iter_mut().find_map(Option::take);
+        self.waiting.pop_front().or_else(late)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn truncated(since: u64) -> Event {
+        Event::Truncated { since }
+    }
+
     #[test]
     fn a_driver_that_sleeps_is_told_how_much_it_missed() {
         let (teller, mut events) = Teller::new();
-        for term in 0..EVENTS_WAITING_MAX as u64 + 7 {
-            teller.tell(Event::Leading { term });
+        for since in 0..EVENTS_WAITING_MAX as u64 + 7 {
+            teller.tell(truncated(since));
         }
         assert_eq!(events.try_next(), Some(Event::Missed { count: 7 }));
-        assert_eq!(events.try_next(), Some(Event::Leading { term: 0 }));
+        assert_eq!(events.try_next(), Some(truncated(0)));
         let rest = core::iter::from_fn(|| events.try_next()).count();
         assert_eq!(rest, EVENTS_WAITING_MAX - 1);
+    }
+
+    /// Nobody would say again who leads, or that the disk is quick.
+    #[test]
+    fn a_driver_that_sleeps_does_not_miss_who_leads() {
+        let (teller, mut events) = Teller::new();
+        for since in 0..=EVENTS_WAITING_MAX as u64 {
+            teller.tell(truncated(since));
+        }
+        let waiting = Duration::from_secs(1);
+        let took = Duration::ZERO;
+        let leader = None;
+        teller.tell(Event::Following { leader, term: 4 });
+        teller.tell(Event::DiskSlow { waiting });
+        teller.tell(Event::Leading { term: 5 });
+        assert_eq!(events.try_next(), Some(Event::Missed { count: 1 }));
+        assert_eq!(events.try_next(), Some(truncated(0)));
+        // There is room again, and none overtakes an older one of its kind.
+        teller.tell(Event::DiskQuick { took });
+        teller.tell(truncated(7));
+        let rest: Vec<Event> = core::iter::from_fn(|| events.try_next()).collect();
+        let last = [
+            truncated(7),
+            Event::Leading { term: 5 },
+            Event::DiskQuick { took },
+        ];
+        assert!(rest.ends_with(&last));
+        assert_eq!(rest.len(), EVENTS_WAITING_MAX - 1 + last.len());
+        teller.tell(Event::Leading { term: 6 });
+        assert_eq!(events.try_next(), Some(Event::Leading { term: 6 }));
     }
 }
