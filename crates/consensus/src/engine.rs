@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use evenkeel_core::names::NodeId;
+use evenkeel_core::names::{Epoch, NodeId};
 use openraft::alias::InstantOf;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Config, Instant as _, Raft, SnapshotPolicy, StepDownPolicy};
@@ -281,6 +281,12 @@ impl<R: Runtime> Engine<R> {
     /// start and after [`Event::Restored`] and [`Event::Missed`].
     pub fn floors(&self) -> Vec<Floor> {
         self.inner.writer.floors()
+    }
+
+    /// Whether the entry of an epoch is in this node's log. One that is not was decided and has been
+    /// purged since, which the machine knows, or was truncated.
+    pub fn has_entry(&self, epoch: Epoch) -> bool {
+        self.inner.log.has(epoch)
     }
 
     /// Who leads, as far as this node knows: a leader that has died is named until another asks

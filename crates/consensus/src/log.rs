@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use evenkeel_core::names::Epoch;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 
@@ -148,6 +149,13 @@ impl<R: Runtime> Log<R> {
             .next_back()
             .copied()
             .or(mirror.purged.map(|id| id.index))
+    }
+
+    /// Whether the log has the entry of an epoch.
+    pub(crate) fn has(&self, epoch: Epoch) -> bool {
+        let mirror = lock(&self.mirror);
+        let entry = mirror.entries.get(&epoch.index);
+        entry.is_some_and(|entry| epoch_of(&entry.log_id) == epoch)
     }
 
     /// The newest vote, durable or about to be.

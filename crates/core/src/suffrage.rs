@@ -22,7 +22,9 @@
 //!
 //! What the table cannot see: the whole directory lost in the first second of a life, before that
 //! life is on record with the others; and of three voters two without a log (lost with the
-//! directory, or never installed) while the third, the only one that has it, is away.
+//! directory, or never installed) while the third, the only one that has it, is away. Nor can
+//! anybody see that a log is an old copy (with its mark, from a backup) whose voter is heard only
+//! by others that lag so far behind that they do not know its last life either.
 
 use std::collections::{BTreeMap, BTreeSet};
 

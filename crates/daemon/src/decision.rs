@@ -19,6 +19,7 @@ use evenkeel_core::command::{Assign, Command};
 use evenkeel_core::generation::Generations;
 use evenkeel_core::health::Standing;
 use evenkeel_core::lease::{Assignment, Event as Leased};
+use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, Node};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::role::Want;
@@ -192,7 +193,6 @@ struct Books {
     waiting: BTreeMap<u64, Waiting>,
     next_wish: u64,
     notes: BTreeMap<NodeId, String>,
-    appended: BTreeMap<u64, (GroupId, Epoch)>,
     farewells: BTreeMap<GroupId, (Assignment, Moment)>,
     stop_by: Option<Moment>,
     /// Until when what runs here is waited for, once nothing is held here any more.
@@ -569,9 +569,7 @@ impl Driver {
             },
             Agreed::Truncated { since } => {
                 self.books.durable = self.books.durable.min(since.saturating_sub(1));
-                for (_, (group, epoch)) in self.books.appended.split_off(&since) {
-                    self.lease.order(Order::Truncated(group, epoch));
-                }
+                self.tell_truncated();
             }
             Agreed::Leading { term } => {
                 self.books.leading_in = term;
@@ -715,8 +713,26 @@ impl Driver {
         }
         self.node
             .step(clock::now(), Event::Restored { ledger }, wall_ms());
+        self.tell_truncated();
         self.lease.order(Order::Tell);
         self.tell_lost();
+    }
+
+    /// Which floors are of entries that were truncated: nothing becomes of them, and who waits for
+    /// one would only hide that nobody holds the group. They may have been truncated before this
+    /// worker, or while it missed events.
+    fn tell_truncated(&self) {
+        let Some(engine) = &self.engine else { return };
+        for floor in engine.floors() {
+            if engine.has_entry(floor.epoch) {
+                continue;
+            }
+            // Asked afterwards: what has been purged meanwhile is in the ledger.
+            let decided = |ledger: &Ledger| ledger.current(floor.group).map(|one| one.epoch);
+            if self.ledger.with(decided) < Some(floor.epoch) {
+                self.lease.order(Order::Truncated(floor.group, floor.epoch));
+            }
+        }
     }
 
     fn appended(&mut self, epoch: Epoch, assign: Assign, bring: &mpsc::Sender<Brought>) {
@@ -727,7 +743,6 @@ impl Driver {
             holder: assign.holder,
             incarnation: assign.incarnation,
         };
-        self.books.appended.insert(epoch.index, (group, epoch));
         self.guard(group, epoch, &assign.addresses);
         let ours = assign.holder == self.me && assign.incarnation == self.incarnation;
         let open = self
@@ -761,7 +776,6 @@ impl Driver {
                 if self.generations.may_open() {
                     self.lease.order(Order::Committed(assign.group, epoch));
                 }
-                self.books.appended = self.books.appended.split_off(&(epoch.index + 1));
             }
             Command::Readmit { node } => {
                 self.gate.readmitted(*node, Some(epoch));

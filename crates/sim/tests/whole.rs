@@ -29,6 +29,10 @@ const OLD: &[(u64, &str)] = &[
         119,
         "floors that were raised in vain hid that nobody held a group",
     ),
+    (
+        459,
+        "a worker that started again waited for an epoch whose entry had been truncated",
+    ),
 ];
 
 /// New seeds in every build, a thousand in four parts, so that four processors can share them.

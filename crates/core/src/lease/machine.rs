@@ -821,6 +821,8 @@ impl Machine {
         let group = self.groups.get_mut(&id)?;
         let epoch = group.tenures.last()?.epoch;
         if reusable {
+            // One that has not opened would ask again at each Released, its own included.
+            group.tenures.retain(|tenure| tenure.opened);
             group.tenures.iter_mut().for_each(Tenure::unprove);
             group.lapse = Lapse::Told;
         } else {

@@ -318,7 +318,7 @@ impl World {
 
     /// Whether a node may lose what it has stored: no protocol survives that at two voters before
     /// the first has been let in again, and what `core::suffrage` says it cannot see is left out:
-    /// a life that is not on record yet.
+    /// a life that is not on record yet, with each of the others.
     fn may_forget(&self, host: usize) -> bool {
         let one = &self.hosts[host];
         let votes = |host: &super::host::Host| {
@@ -330,11 +330,12 @@ impl World {
         };
         // One that was restored may think that it votes; the others do not let it in.
         let admitted = |other: usize| other == number || self.wires.is_connected(number, other);
-        let leader = self.hosts[number].driver_of();
-        let recorded =
-            leader.is_some_and(|leader| leader.node.ledger().counts(one.id, one.incarnation));
+        let knows = |other: &super::host::Host| {
+            let ledger = other.driver_of().map(|driver| driver.node.ledger());
+            ledger.is_some_and(|ledger| ledger.counts(one.id, one.incarnation))
+        };
         self.hosts.len() >= 3
-            && recorded
+            && self.hosts.iter().all(knows)
             && self.hosts.iter().all(votes)
             && (0..self.hosts.len()).all(admitted)
     }

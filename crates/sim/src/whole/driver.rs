@@ -16,6 +16,7 @@ use evenkeel_core::generation::{
 };
 use evenkeel_core::health::Standing;
 use evenkeel_core::lease::{Assignment, Event as Leased};
+use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, Node, Start as NodeStart};
 use evenkeel_core::role::Want;
 use evenkeel_core::suffrage::{Greeting, Suffrage};
@@ -62,7 +63,6 @@ pub(super) struct Driver {
     told_deciders: Option<(u64, BTreeSet<NodeId>)>,
     may_open: bool,
     voting: Voting,
-    appended: BTreeMap<u64, (GroupId, Epoch)>,
     farewells: BTreeMap<GroupId, Assignment>,
     durable: u64,
     leading_in: u64,
@@ -365,7 +365,6 @@ impl World {
                 again_at: Moment::ZERO,
                 told: false,
             },
-            appended: BTreeMap::new(),
             farewells: BTreeMap::new(),
             durable: 0,
             leading_in: 0,
@@ -659,11 +658,8 @@ impl World {
                     return;
                 };
                 driver.durable = driver.durable.min(since.saturating_sub(1));
-                let gone = driver.appended.split_off(&since);
-                self.seen.truncated += gone.len() as u64;
-                for (group, epoch) in gone.into_values() {
-                    self.order(host, Order::Truncated(group, epoch));
-                }
+                self.seen.truncated += 1;
+                self.tell_truncated(host);
             }
             Agreed::Leading { term } => {
                 let me = self.hosts[host].id;
@@ -702,7 +698,6 @@ impl World {
         let Some(driver) = self.hosts[host].driver() else {
             return;
         };
-        driver.appended.insert(epoch.index, (group, epoch));
         let role = driver.node.role(group);
         let open =
             role.is_some_and(|role| role.standing() == Standing::Open && role.epoch() < epoch);
@@ -744,9 +739,6 @@ impl World {
                 let driver = self.hosts[host].driver();
                 if driver.is_some_and(|one| one.generations.may_open()) {
                     self.order(host, Order::Committed(assign.group, epoch));
-                }
-                if let Some(driver) = self.hosts[host].driver() {
-                    driver.appended = driver.appended.split_off(&(epoch.index + 1));
                 }
                 self.forgive_at_once(host, epoch, &assign);
             }
@@ -849,7 +841,26 @@ impl World {
             }
         }
         self.step(host, Event::Restored { ledger });
+        self.tell_truncated(host);
         self.order(host, Order::Tell);
+    }
+
+    /// Which floors are of entries that were truncated.
+    fn tell_truncated(&mut self, host: usize) {
+        let Some(worker) = &self.hosts[host].worker else {
+            return;
+        };
+        let engine = self.hosts[host].driver_of();
+        let Some(engine) = engine.and_then(|one| one.engine.clone()) else {
+            return;
+        };
+        let ledger = worker.ledger.clone();
+        for floor in engine.floors() {
+            let decided = |ledger: &Ledger| ledger.current(floor.group).map(|one| one.epoch);
+            if !engine.has_entry(floor.epoch) && ledger.with(decided) < Some(floor.epoch) {
+                self.order(host, Order::Truncated(floor.group, floor.epoch));
+            }
+        }
     }
 
     fn log_fault(&mut self, host: usize, reason: Option<&str>) {
@@ -1008,6 +1019,10 @@ impl World {
         let groups = self.own_groups(host);
         for group in groups {
             self.turn(host, super::thread::Input::Order(Order::Release(group)));
+        }
+        // It may have been killed on the way.
+        if self.hosts[host].worker.is_none() {
+            return;
         }
         self.tell(|| Line::node(host, "stopped"));
         self.hosts[host].kernel.placed.clear();

@@ -44,6 +44,10 @@ const STALL_MAX: u64 = 300 * MS;
 /// A write that takes longer makes a disk unwell.
 const QUICK_WRITE: u64 = 20 * MS;
 
+/// How much may happen within a second: several times what has been seen of any seed. More comes of
+/// nodes that answer each other without end, or of one that asks as fast as it is refused.
+const HAPPENINGS_MAX: u64 = 100_000;
+
 /// Something that happens at a moment of true time.
 pub(super) enum Happening {
     /// A datagram reaches a node's socket.
@@ -177,6 +181,8 @@ pub struct Seen {
     pub decisions: u64,
     /// Happenings.
     pub happenings: u64,
+    /// The most of them within a second.
+    pub busiest: u64,
     /// How long the cluster took to come to rest in the end, in nanoseconds.
     pub to_rest: u64,
     /// The longest time that a group was without service though it need not be.
@@ -201,6 +207,7 @@ impl std::ops::AddAssign for Seen {
         self.steps += other.steps;
         self.decisions += other.decisions;
         self.happenings += other.happenings;
+        self.busiest = self.busiest.max(other.busiest);
         self.to_rest = self.to_rest.max(other.to_rest);
         self.unserved = self.unserved.max(other.unserved);
     }
@@ -232,6 +239,8 @@ pub struct World {
     tries_at: BTreeMap<(usize, usize), u64>,
     queue: BTreeMap<(u64, u64), Happening>,
     number: u64,
+    /// When the second began in which happenings are counted, and how many there have been.
+    second: (u64, u64),
     calm: bool,
     story: Story,
 }
@@ -272,6 +281,7 @@ impl World {
             tries_at: BTreeMap::new(),
             queue: BTreeMap::new(),
             number: 0,
+            second: (0, 0),
             calm: false,
             story: Story::new(telling),
             recipe,
@@ -306,12 +316,14 @@ impl World {
         while self.violation.is_none() {
             self.at = nanos(virtual_time::now());
             while let Some(letter) = self.inbox.take() {
+                self.pace();
                 self.open(letter);
             }
             let due = self.queue.first_key_value().map(|(key, _)| key.0);
             match due {
                 Some(due) if due <= self.at => {
                     if let Some((_, happening)) = self.queue.pop_first() {
+                        self.pace();
                         self.happen(happening);
                     }
                 }
@@ -321,6 +333,20 @@ impl World {
                     self.inbox.wait(next).await;
                 }
             }
+        }
+    }
+
+    /// Something happens: not endlessly without time passing.
+    fn pace(&mut self) {
+        if self.at >= self.second.0 + S {
+            self.second = (self.at, 0);
+        }
+        self.second.1 += 1;
+        self.seen.busiest = self.seen.busiest.max(self.second.1);
+        if self.second.1 > HAPPENINGS_MAX {
+            let seen = format!("{HAPPENINGS_MAX} happenings within a second: a storm");
+            let property = "bounds";
+            self.note(Err(Violation { property, seen }));
         }
     }
 
