@@ -285,6 +285,10 @@ impl View {
     /// nobody knows.
     fn note_openings(&mut self, now: Moment, node: NodeId, report: &Report) {
         let seen = self.heard.contains_key(&node).then_some(now);
+        // Of no more groups than one report may name.
+        let named = |group: GroupId| report.groups.iter().any(|one| one.group == group);
+        self.opened
+            .retain(|(of, group), _| *of != node || named(*group));
         let open = report.groups.iter();
         for one in open.filter(|one| one.standing == Standing::Open) {
             let known = self.opened.entry((node, one.group));

@@ -21,7 +21,7 @@ use crate::maintenance::{Ask, Desk};
 use crate::names::{CheckName, Epoch, GroupId, Incarnation, NodeId, ServiceName};
 use crate::policy::{self, Hearing, Noticed, Situation, Wish, hearing};
 use crate::quorum::majority;
-use crate::role::{Farewell, Role, Run, Want};
+use crate::role::{Farewell, Leased, Role, Run, Want};
 use crate::settling::{Fresh, Settle, Settling};
 use crate::standby::Wellness;
 use crate::story::Said;
@@ -331,6 +331,9 @@ pub struct Node {
     /// The newest assignment of each group that this node's log has, agreed on or not.
     appended: BTreeMap<GroupId, Epoch>,
     accounts: BTreeMap<u64, (GroupId, Epoch)>,
+    /// The lease machine's last word of each group: it may be ahead of what the log has shown. A
+    /// worker that goes on for another may learn only from the next leader that its epoch is agreed.
+    leased: BTreeMap<GroupId, (Epoch, Leased)>,
     /// Openings that are still to be told of, and from when on.
     untold: BTreeMap<GroupId, (Epoch, Moment)>,
     recording: BTreeMap<NodeId, Moment>,
@@ -474,6 +477,7 @@ impl Node {
             not_agreed: BTreeMap::new(),
             appended: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            leased: BTreeMap::new(),
             untold: BTreeMap::new(),
             recording: BTreeMap::new(),
             wishes: Vec::new(),
@@ -794,6 +798,11 @@ impl Node {
         };
         if assign.holder == self.me && assign.incarnation == self.incarnation {
             role.assigned(now, epoch, &assign.addresses);
+            // It will not say so again.
+            match self.leased.get(&assign.group) {
+                Some((said, word)) if *said == epoch => role.leased(now, epoch, *word),
+                Some(_) | None => {}
+            }
         } else {
             role.assigned_away(now, epoch);
         }
@@ -934,6 +943,7 @@ impl Node {
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
+        self.leased.insert(group, (epoch, Leased::Open));
         self.settling.opened(now, group);
         if role.opened(now, epoch) {
             let after = role.after_assignment(now);
@@ -951,6 +961,7 @@ impl Node {
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
+        self.leased.insert(group, (epoch, Leased::Lapsed));
         if role.lapsed(now, epoch) {
             self.act(Act::Say(Said::Lapsed { group, epoch }));
             self.dirty = true;
@@ -962,6 +973,7 @@ impl Node {
         let Some(role) = self.roles.get_mut(&group) else {
             return;
         };
+        self.leased.insert(group, (epoch, Leased::Released));
         role.released(now, epoch);
         self.act(Act::Say(Said::Released { group, epoch }));
         self.dirty = true;

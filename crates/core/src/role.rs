@@ -21,6 +21,17 @@ use crate::names::{Epoch, GroupId, NodeId};
 use crate::switchover::{Departure, Leave, UNASKED_MAX};
 use crate::topology::ServiceAddress;
 
+/// What the lease machine says of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// It is open.
+    Open,
+    /// It was open; its lease ran out and may come back.
+    Lapsed,
+    /// It was given up.
+    Released,
+}
+
 /// What the movers should make true for a group (a level, not an order).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
@@ -302,6 +313,19 @@ impl Role {
             self.stand(now, Standing::Lapsed);
         }
         news
+    }
+
+    /// What the lease machine had said of the epoch before it was known here.
+    pub fn leased(&mut self, now: Moment, epoch: Epoch, word: Leased) {
+        match word {
+            Leased::Open => {
+                self.opened(now, epoch);
+            }
+            Leased::Lapsed => {
+                self.lapsed(now, epoch);
+            }
+            Leased::Released => self.released(now, epoch),
+        }
     }
 
     /// Notes a phase of the move.

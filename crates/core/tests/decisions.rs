@@ -2160,6 +2160,39 @@ fn an_account_is_given_once_the_lease_is_there_again_and_not_for_what_is_gone() 
     assert_eq!(own.accounts(20), []);
 }
 
+/// A worker that goes on for another learns from the next leader only that the epoch is agreed which
+/// its lease machine has held all the while, and will not tell again.
+#[test]
+fn what_the_lease_machine_said_before_the_epoch_was_known_counts() {
+    let (group, epoch) = (www(), Own::EPOCH);
+    let ledger = Own::ledger();
+    let assign = &ledger.current(group).expect("assigned").assign;
+    for (said, standing) in [
+        (vec![Event::Opened { group, epoch }], Standing::Open),
+        (
+            vec![
+                Event::Opened { group, epoch },
+                Event::Lapsed { group, epoch },
+            ],
+            Standing::Lapsed,
+        ),
+        (vec![Event::Released { group, epoch }], Standing::Released),
+    ] {
+        let mut own = Own::new(Some(Ledger::default()));
+        for event in said {
+            own.step(event);
+        }
+        assert_eq!(own.says().standing, Standing::Off);
+        own.step(Event::Committed {
+            epoch,
+            command: Command::Assign(assign.clone()),
+        });
+        assert_eq!(own.says().standing, standing);
+        let open = matches!(own.wanted, Some(Want::Open { .. }));
+        assert_eq!(open, standing == Standing::Open, "{:?}", own.wanted);
+    }
+}
+
 // What `why` names.
 
 #[test]

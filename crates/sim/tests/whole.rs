@@ -33,6 +33,10 @@ const OLD: &[(u64, &str)] = &[
         459,
         "a worker that started again waited for an epoch whose entry had been truncated",
     ),
+    (
+        6007,
+        "a worker that started again did not know that its epoch was open when it was agreed anew",
+    ),
 ];
 
 /// New seeds in every build, a thousand in four parts, so that four processors can share them.

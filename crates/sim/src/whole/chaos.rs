@@ -150,7 +150,7 @@ impl World {
             Deed::PowerCut => self.power_cut(host),
             Deed::Blackout => (0..self.hosts.len()).for_each(|host| self.power_cut(host)),
             Deed::LoseLog => {
-                if self.may_forget(host) {
+                if self.may_forget() {
                     self.power_cut(host);
                     self.lose_log(host);
                 }
@@ -319,8 +319,7 @@ impl World {
     /// Whether a node may lose what it has stored: no protocol survives that at two voters before
     /// the first has been let in again, and what `core::suffrage` says it cannot see is left out:
     /// a life that is not on record yet, with each of the others.
-    fn may_forget(&self, host: usize) -> bool {
-        let one = &self.hosts[host];
+    fn may_forget(&self) -> bool {
         let votes = |host: &super::host::Host| {
             let driver = host.driver_of();
             driver.is_some_and(super::driver::Driver::votes)
@@ -330,9 +329,14 @@ impl World {
         };
         // One that was restored may think that it votes; the others do not let it in.
         let admitted = |other: usize| other == number || self.wires.is_connected(number, other);
+        let lives: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|one| (one.id, one.incarnation))
+            .collect();
         let knows = |other: &super::host::Host| {
             let ledger = other.driver_of().map(|driver| driver.node.ledger());
-            ledger.is_some_and(|ledger| ledger.counts(one.id, one.incarnation))
+            ledger.is_some_and(|ledger| lives.iter().all(|(id, life)| ledger.counts(*id, *life)))
         };
         self.hosts.len() >= 3
             && self.hosts.iter().all(knows)
@@ -352,7 +356,7 @@ impl World {
 
     /// Makes a backup, or restores one that lacks at least one start since.
     fn back_up_or_restore(&mut self, host: usize) {
-        let may = self.may_forget(host);
+        let may = self.may_forget();
         let one = &mut self.hosts[host];
         let counter = one.state.counter;
         let older = one

@@ -215,8 +215,8 @@ impl World {
             self.plan(at + stall, Happening::Resumes { host, process });
         } else {
             self.carry_out(host, None);
+            self.check_floors(host);
         }
-        self.check_floors(host);
         self.look(host);
         self.plan_wake(host);
     }
@@ -226,6 +226,7 @@ impl World {
         let decided = self.hosts[host].thread().and_then(|one| one.decided);
         if decided.is_some() {
             self.carry_out(host, decided);
+            self.check_floors(host);
         }
         self.plan_wake(host);
     }
@@ -440,6 +441,7 @@ impl World {
         }
     }
 
+    /// What it has decided and not done yet dies with it, and was never said.
     fn check_floors(&mut self, host: usize) {
         let groups: Vec<GroupId> = (0..self.recipe.groups).map(place::group_id).collect();
         for group in groups {
