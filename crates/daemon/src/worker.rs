@@ -401,7 +401,7 @@ impl Starting<'_> {
             if let Some(keeper) = &mut keeper {
                 if engine.is_none() {
                     // Nobody can say what is agreed, but what was is what the guard has.
-                    only_guarded(&mut groups, keeper)?;
+                    only_guarded(&mut groups, keeper);
                 }
                 // The log may have addresses that the file has not.
                 let agreed = groups.iter().flat_map(|(_, addresses)| addresses);
@@ -638,10 +638,13 @@ enum Known {
 
 /// Gives each group the addresses that the guard has in it, as they are placed here; one that is
 /// not, as the file has it.
-fn only_guarded(groups: &mut OwnGroups, keeper: &Keeper) -> anyhow::Result<()> {
+fn only_guarded(groups: &mut OwnGroups, keeper: &Keeper) {
     let mut placed = BTreeMap::new();
-    for one in evenkeel_traffic::placed()? {
-        placed.insert(one.ip.to_canonical(), one);
+    match evenkeel_traffic::placed() {
+        Ok(all) => placed.extend(all.into_iter().map(|one| (one.ip.to_canonical(), one))),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not list its addresses; the file's are used")
+        }
     }
     for (group, addresses) in groups {
         let of_file = core::mem::take(addresses);
@@ -653,7 +656,6 @@ fn only_guarded(groups: &mut OwnGroups, keeper: &Keeper) -> anyhow::Result<()> {
             })
             .collect();
     }
-    Ok(())
 }
 
 /// Opens the log, but does not wait long for its disk: the worker serves without its log rather
