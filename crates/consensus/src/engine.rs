@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use evenkeel_core::names::{Epoch, NodeId};
+use evenkeel_core::names::{Epoch, GroupId, NodeId};
 use openraft::alias::InstantOf;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{AsyncRuntime, Config, Instant as _, Raft, SnapshotPolicy, StepDownPolicy};
@@ -281,6 +281,11 @@ impl<R: Runtime> Engine<R> {
     /// start and after [`Event::Restored`] and [`Event::Missed`].
     pub fn floors(&self) -> Vec<Floor> {
         self.inner.writer.floors()
+    }
+
+    /// The epoch of the newest assignment of a group that this node's log has ever had.
+    pub fn floor_of(&self, group: GroupId) -> Option<Epoch> {
+        self.inner.writer.floor_of(group)
     }
 
     /// Whether the entry of an epoch is in this node's log. One that is not was decided and has been

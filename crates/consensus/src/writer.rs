@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use evenkeel_core::names::GroupId;
+use evenkeel_core::names::{Epoch, GroupId};
 use openraft::AsyncRuntime;
 use openraft::Instant as _;
 use openraft::alias::{InstantOf, MpscReceiverOf, MpscSenderOf, OneshotSenderOf};
@@ -174,6 +174,14 @@ impl<R: Runtime> Writer<R> {
     /// The durable floors, in the order of their groups.
     pub(crate) fn floors(&self) -> Vec<Floor> {
         lock(&self.gauge).floors.values().cloned().collect()
+    }
+
+    /// The epoch of one.
+    pub(crate) fn floor_of(&self, group: GroupId) -> Option<Epoch> {
+        lock(&self.gauge)
+            .floors
+            .get(&group)
+            .map(|floor| floor.epoch)
     }
 }
 

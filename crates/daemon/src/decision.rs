@@ -704,7 +704,9 @@ impl Driver {
             self.gate.readmitted(*node, record.readmitted);
         }
         for (group, record) in &ledger.groups {
-            if let Some(current) = &record.current {
+            if let Some(current) = &record.current
+                && !self.is_outdated(*group, current.epoch)
+            {
                 self.guard(*group, current.epoch, &ledger.addresses_of(current));
                 if self.generations.may_open() {
                     self.lease.order(Order::Committed(*group, current.epoch));
@@ -716,6 +718,18 @@ impl Driver {
         self.tell_truncated();
         self.lease.order(Order::Tell);
         self.tell_lost();
+    }
+
+    /// Whether this node's log has a newer assignment of the group: a worker that goes on for another
+    /// reads what is agreed from where the mark of that was written last, and the group may be open
+    /// here under the newer one. What an older one lists would open with it, though it may be another
+    /// group's by now (rule 10), and opening the older one is barred by the floor in any case.
+    fn is_outdated(&self, group: GroupId, epoch: Epoch) -> bool {
+        let floor = self
+            .engine
+            .as_ref()
+            .and_then(|engine| engine.floor_of(group));
+        floor > Some(epoch)
     }
 
     /// Which floors are of entries that were truncated: nothing becomes of them, and who waits for
@@ -771,6 +785,7 @@ impl Driver {
 
     fn committed(&mut self, epoch: Epoch, command: Command, bring: &mpsc::Sender<Brought>) {
         match &command {
+            Command::Assign(assign) if self.is_outdated(assign.group, epoch) => {}
             Command::Assign(assign) => {
                 self.guard(assign.group, epoch, &assign.addresses);
                 if self.generations.may_open() {

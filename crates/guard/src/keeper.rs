@@ -221,7 +221,8 @@ impl Keeper {
     ///
     /// Never opens anything: an address that is new in a group waits, closed, while
     /// the group is open under an older epoch; one that is no longer listed stays
-    /// closed until [`Keeper::forget`]. An address listed for another group moves.
+    /// closed until [`Keeper::forget`]. An address listed for another group moves. What an older
+    /// assignment lists than the one under which the group is open changes nothing.
     ///
     /// # Errors
     ///
@@ -245,6 +246,9 @@ impl Keeper {
             && self.guarded.len() + listed.len() - known > ADDRESSES_MAX
         {
             return Err(GuardError::TooManyAddresses { address: *address });
+        }
+        if clock::now() < self.slots.deadline(slot) && assigned.number() < self.slots.epoch(slot) {
+            return Ok(());
         }
         self.waiting
             .retain(|address, (of, _)| *of != group && !listed.contains(address));

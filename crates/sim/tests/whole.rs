@@ -37,6 +37,10 @@ const OLD: &[(u64, &str)] = &[
         6007,
         "a worker that started again did not know that its epoch was open when it was agreed anew",
     ),
+    (
+        30641,
+        "a worker that started again had an address of an older assignment open with a newer one",
+    ),
 ];
 
 /// New seeds in every build, a thousand in four parts, so that four processors can share them.

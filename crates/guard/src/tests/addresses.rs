@@ -36,6 +36,30 @@ fn an_address_that_joins_an_open_group_waits_for_its_epoch() {
     }
 }
 
+/// A worker that goes on for another reads older assignments once more.
+#[test]
+fn what_an_older_assignment_lists_does_not_open_with_a_newer_one() {
+    let older = Epoch { index: 6, ..EPOCH };
+    for backends in ALL_BACKENDS {
+        let world = World::new();
+        let (mut guard, mut keeper) = world.guard(backends);
+        keeper
+            .set_addresses(GROUP, EPOCH, &[ip(V4)])
+            .expect("one left");
+        guard.set_deadline(GROUP, EPOCH.index, now() + PATIENCE, now);
+        until("the first answers", || world.answers(V4));
+        keeper
+            .set_addresses(GROUP, older, &[ip(V6)])
+            .expect("no error");
+        keeper.verify_and_repair().expect("a verification");
+        assert!(!world.answers(V6), "{backends:?}: it had left");
+        assert!(world.answers(V4), "{backends:?}: it stays");
+        guard.set_deadline(GROUP, EPOCH.index, now() + PATIENCE, now);
+        keeper.verify_and_repair().expect("a verification");
+        assert!(!world.answers(V6), "{backends:?}: renewed, and it had left");
+    }
+}
+
 /// A changed configuration: what nobody guards is closed, and what is open stays so.
 #[test]
 fn addresses_without_an_assignment_are_guarded_closed() {

@@ -724,6 +724,7 @@ impl World {
 
     fn committed(&mut self, host: usize, epoch: Epoch, command: Command) {
         match &command {
+            Command::Assign(assign) if self.is_outdated(host, assign.group, epoch) => {}
             Command::Assign(assign) => {
                 let assign = assign.clone();
                 self.guard(host, assign.group, epoch, &assign.addresses);
@@ -833,7 +834,9 @@ impl World {
         let may_open = self.hosts[host].driver_of();
         let may_open = may_open.is_some_and(|one| one.generations.may_open());
         for (group, record) in &ledger.groups {
-            if let Some(current) = &record.current {
+            if let Some(current) = &record.current
+                && !self.is_outdated(host, *group, current.epoch)
+            {
                 self.guard(host, *group, current.epoch, &ledger.addresses_of(current));
                 if may_open {
                     self.order(host, Order::Committed(*group, current.epoch));
@@ -843,6 +846,13 @@ impl World {
         self.step(host, Event::Restored { ledger });
         self.tell_truncated(host);
         self.order(host, Order::Tell);
+    }
+
+    /// Whether this node's log has a newer assignment of the group.
+    fn is_outdated(&self, host: usize, group: GroupId, epoch: Epoch) -> bool {
+        let engine = self.hosts[host].driver_of();
+        let engine = engine.and_then(|one| one.engine.as_ref());
+        engine.and_then(|engine| engine.floor_of(group)) > Some(epoch)
     }
 
     /// Which floors are of entries that were truncated.

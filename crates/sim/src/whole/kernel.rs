@@ -58,7 +58,10 @@ impl Guard {
         listed: &BTreeSet<IpAddr>,
         now: Moment,
     ) {
-        self.slots.entry(group).or_insert((0, Moment::ZERO));
+        let (epoch, until) = *self.slots.entry(group).or_insert((0, Moment::ZERO));
+        if now < until && assigned.number() < epoch {
+            return;
+        }
         self.waiting
             .retain(|ip, (of, _)| *of != group && !listed.contains(ip));
         let late = self.opened_before(group, assigned.number(), now);

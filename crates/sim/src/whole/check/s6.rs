@@ -107,7 +107,9 @@ impl Books {
         } else if now.since(ear.advanced) >= deaf {
             ear.deaf = Some(at);
         }
-        (ear.epoch, ear.proven) = (renew.epoch, renew.proven);
+        // One that was overtaken on the way proves nothing less.
+        let known = if renew.epoch > ear.epoch { 0 } else { ear.proven };
+        (ear.epoch, ear.proven) = (renew.epoch, renew.proven.max(known));
         ear.heard = now;
     }
 
