@@ -51,8 +51,8 @@ pub(in crate::whole) struct Books {
     /// When a node said that it could not serve a group, or gave it up.
     unready: BTreeMap<(GroupId, NodeId), u64>,
     released: BTreeMap<(GroupId, NodeId), u64>,
-    /// The epoch of which a node last said that it holds it no more, and when.
-    over: BTreeMap<(GroupId, NodeId), (Epoch, u64)>,
+    /// When a node last said of an epoch that it holds it no more.
+    over: BTreeMap<(GroupId, NodeId, Epoch), u64>,
     /// The assignments that a node has proposed, as entries, and whether their cause was so then.
     proposed: BTreeMap<Vec<u8>, bool>,
     /// The newest assignment that any node has on its disk.
@@ -108,7 +108,11 @@ impl Books {
             ear.deaf = Some(at);
         }
         // One that was overtaken on the way proves nothing less.
-        let known = if renew.epoch > ear.epoch { 0 } else { ear.proven };
+        let known = if renew.epoch > ear.epoch {
+            0
+        } else {
+            ear.proven
+        };
         (ear.epoch, ear.proven) = (renew.epoch, renew.proven.max(known));
         ear.heard = now;
     }
@@ -223,7 +227,7 @@ impl Books {
         for one in &report.groups {
             if matches!(one.standing, Standing::Released | Standing::Off) {
                 // Maybe before it is agreed on that it should hold it.
-                self.over.insert((one.group, node), (one.epoch, at));
+                self.over.insert((one.group, node, one.epoch), at);
             }
             let ready = report.votes && report.caught_up && report.log_fault.is_none();
             if one.unready.is_some() || !ready {
@@ -346,9 +350,8 @@ impl Books {
                 lives.count() > 1
             }
             Cause::HolderReleased => {
-                let over = self.over.get(&of_holder);
-                let over = over.is_some_and(|(epoch, at)| epoch == held && lately(Some(at)));
-                over || lately(self.released.get(&of_holder))
+                lately(self.over.get(&(group, from, *held)))
+                    || lately(self.released.get(&of_holder))
             }
             Cause::FloorAbove { .. } => self.floors.get(&group).is_some_and(|floor| floor > held),
             Cause::Failback => hosts.iter().any(|host| host.id == assign.holder),
