@@ -194,9 +194,12 @@ impl Queue {
     fn add(&mut self, event: Event) {
         let full = self.waiting.len() >= EVENTS_WAITING_MAX;
         match state_of(&event) {
-            // None overtakes an older one of its kind.
+            // None overtakes an older one of its kind. An engine whose disk has failed stops.
             Some(state) if full || self.late[state as usize].is_some() => {
-                self.late[state as usize] = Some(event);
+                let known = &mut self.late[state as usize];
+                if !matches!(known, Some(Event::DiskFailed { .. })) {
+                    *known = Some(event);
+                }
             }
             _ if full => self.missed += 1,
             _ => self.waiting.push_back(event),

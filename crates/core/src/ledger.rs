@@ -224,8 +224,12 @@ impl Ledger {
                 failure.epoch = epoch;
                 failure.count = failure.count.saturating_add(1);
             }
-            // It lost its lease and gave up: neither its failure nor well to the end.
-            (Some(_), false) if assign.evidence.cause == Cause::HolderReleased => {}
+            // It lost its lease and gave up, or was refused: neither its failure nor well to the end.
+            (Some(_), false)
+                if matches!(
+                    assign.evidence.cause,
+                    Cause::HolderReleased | Cause::FloorAbove { .. }
+                ) => {}
             // It served well to the end: earlier failures are forgiven. Who never opened has shown
             // nothing.
             (Some(from), false) => {

@@ -844,6 +844,7 @@ impl Node {
         if proposing.any(|one| one.evidence == *evidence) {
             self.proposing.remove(&group);
         }
+        self.noticed.nothing(group);
         let (epoch, holder) = (current.epoch, current.assign.holder);
         let cause = current.assign.evidence.cause.clone();
         if self
@@ -1080,7 +1081,6 @@ impl Node {
 
     fn propose(&mut self, assign: Assign) -> u64 {
         let id = self.fresh_id();
-        self.noticed.nothing(assign.group);
         let proposing = Proposing {
             id,
             evidence: assign.evidence.clone(),
@@ -1348,7 +1348,12 @@ impl Node {
                 continue;
             };
             let took = role.after_assignment(now);
-            let late = role.standing() == Standing::Opening && took >= preparing + OPENING_SLACK;
+            // What was never agreed on, nobody waits for.
+            let current = self.ledger.current(*group);
+            let agreed = current.is_some_and(|current| current.epoch == role.epoch());
+            let late = role.standing() == Standing::Opening
+                && (agreed || role.is_unlogged())
+                && took >= preparing + OPENING_SLACK;
             if late && self.late.insert(*group, role.epoch()) != Some(role.epoch()) {
                 self.dirty = true;
             }

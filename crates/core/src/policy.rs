@@ -546,13 +546,12 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         ..
     } = situation;
     let mut silent: Vec<Duration> = Vec::new();
-    let mut astray: Option<NodeId> = None;
+    let mut astray: Vec<NodeId> = Vec::new();
     let mut deaf: Option<Duration> = None;
     // Who holds the epoch that is agreed is refused by voters with a higher floor, and tells so
     // itself ([`floor_above`]). Nobody tells that nobody holds it.
     let gone = view.fresh(*now, current.assign.holder).is_none()
-        || restarted(situation, current).is_some()
-        || holds_no_more(situation, current);
+        || restarted(situation, current).is_some();
     let voters = situation.deciders.len();
     for voter in situation.deciders {
         let Some(heard) = view.fresh(*now, *voter) else {
@@ -565,23 +564,28 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
             .find(|one| one.group == current.assign.group && one.epoch >= current.epoch);
         let Some(said) = said else { continue };
         // A floor that was raised in vain: this voter promises nothing for the epoch that is agreed.
-        let in_vain = said.epoch > current.epoch;
+        // If it hears somebody renew the other, that one waits for what will never be agreed on: what
+        // could be, this leader has.
+        if said.epoch > current.epoch {
+            astray.push(*voter);
+            continue;
+        }
         match hearing(&topology.timing, said.unheard, said.standing) {
-            Hearing::Silent if gone || !in_vain => silent.push(said.unheard),
-            // Whoever renews it waits for what will never be agreed on: what could be, this leader has.
-            Hearing::Fine | Hearing::Deaf if gone && in_vain => {
-                astray = Some(*voter);
-                silent.push(said.unheard);
-            }
-            Hearing::Deaf if !in_vain => deaf = deaf.max(said.standing),
-            Hearing::Fine | Hearing::Silent | Hearing::Deaf => {}
+            Hearing::Silent => silent.push(said.unheard),
+            Hearing::Deaf => deaf = deaf.max(said.standing),
+            Hearing::Fine => {}
         }
     }
-    if silent.len() >= majority(voters) && !is_behind(situation, current) {
+    // They say nothing of the holder, and count only where nothing else is known of it.
+    let refusing = astray
+        .first()
+        .filter(|_| gone && silent.len() < majority(voters));
+    let missing = silent.len() + refusing.map_or(0, |_| astray.len());
+    if missing >= majority(voters) && !is_behind(situation, current) {
         let silence = silent.iter().copied().min().unwrap_or_default();
-        let cause = match (restarted(situation, current), astray) {
+        let cause = match (restarted(situation, current), refusing) {
             (Some(cause), _) => cause,
-            (None, Some(voter)) => Cause::FloorAbove { voter },
+            (None, Some(voter)) => Cause::FloorAbove { voter: *voter },
             (None, None) => Cause::HolderSilent {
                 voters: u32::try_from(silent.len()).unwrap_or(u32::MAX),
                 of: u32::try_from(voters).unwrap_or(u32::MAX),
@@ -591,18 +595,6 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         return Some(cause);
     }
     deaf.map(|standing| Cause::HolderDeaf { standing })
-}
-
-/// Whether a holder that lives has been without the group for longer than its assignment may take,
-/// and nobody says that a floor is to blame: what it was told of one may have been lost.
-fn holds_no_more(situation: &Situation<'_>, current: &Assigned) -> bool {
-    let Situation { now, view, .. } = *situation;
-    let group = current.assign.group;
-    let known_for = situation.wellness.assigned_for(now, group);
-    let said = view.standing(now, current.assign.holder, group);
-    known_for.is_none_or(|known| known >= ASSIGNMENT_PATIENCE)
-        && said.is_some_and(|said| said.epoch <= current.epoch && said.standing != Standing::Open)
-        && floor_above(situation, current).is_none()
 }
 
 /// Whether a new holder that lives has not got its assignment yet, and may still take its time.
@@ -659,7 +651,32 @@ fn floor_above(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
         }
     }
     let holder = current.assign.holder;
-    is_ahead(situation, current).then_some(Cause::FloorAbove { voter: holder })
+    if is_ahead(situation, current) {
+        return Some(Cause::FloorAbove { voter: holder });
+    }
+    refused(situation, current).map(|voter| Cause::FloorAbove { voter })
+}
+
+/// A voter of the majority that has a higher floor, while the holder lives and has been without the
+/// group for longer than its assignment may take: what it was told of the floor was lost on its way.
+fn refused(situation: &Situation<'_>, current: &Assigned) -> Option<NodeId> {
+    let Situation { now, view, .. } = *situation;
+    let (group, holder) = (current.assign.group, current.assign.holder);
+    let known_for = situation.wellness.assigned_for(now, group);
+    let same_life = |heard: &Heard| heard.report.incarnation == current.assign.incarnation;
+    let said = view.standing(now, holder, group)?;
+    let without = view.fresh(now, holder).is_some_and(same_life)
+        && known_for.is_none_or(|known| known >= ASSIGNMENT_PATIENCE)
+        && said.epoch <= current.epoch
+        && said.standing != Standing::Open;
+    let above = |voter: &&NodeId| {
+        let heard = view.fresh(now, **voter);
+        let mut silences = heard.into_iter().flat_map(|heard| &heard.report.silences);
+        silences.any(|one| one.group == group && one.epoch > current.epoch)
+    };
+    let mut above = situation.deciders.iter().filter(above);
+    let first = above.next().filter(|_| without)?;
+    (above.count() + 1 >= majority(situation.deciders.len())).then_some(*first)
 }
 
 /// Whether the holder itself has got a newer assignment that this leader knows nothing of, once

@@ -11,7 +11,7 @@ use evenkeel_core::health::{
 };
 use evenkeel_core::lease::Assignment;
 use evenkeel_core::ledger::Ledger;
-use evenkeel_core::node::{Act, Event, Node, Start};
+use evenkeel_core::node::{Act, Event, NOT_OPEN_IN_TIME, Node, Start};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::role::{Run, Want};
 use evenkeel_core::rule::Rule;
@@ -666,8 +666,32 @@ fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
     world.step(Event::Silences(vec![silence]));
     world.voice("ams1").standing = Standing::Lapsed;
     world.pass(1000);
+    let moved = world.take().expect("a new epoch");
+    assert!(matches!(moved.evidence.cause, Cause::FloorAbove { .. }));
+    assert_eq!(moved.holder, id("ams1"), "it lives, and has failed nothing");
+}
+
+/// Who waits in vain for an epoch of its own has not found the holder silent: nobody says so.
+#[test]
+fn who_waits_for_what_was_cut_off_lends_no_silence() {
+    let mut world = World::serving("any");
+    let above = Epoch {
+        index: world.epoch_of_group().index + 1,
+        ..world.epoch_of_group()
+    };
+    world.voice("fra1").silence = Some((5, 5000));
+    world.voice("fra1").silent_above = Some(above);
+    world.voice("ams1").speaks = false;
+    world.pass(1000);
+    world.hear(500, 500);
+    world.pass(20);
     let moved = world.take().expect("a move");
-    assert!(matches!(moved.evidence.cause, Cause::HolderSilent { .. }));
+    assert!(
+        matches!(moved.evidence.cause, Cause::FloorAbove { .. }),
+        "one of three is no majority"
+    );
+    let record = &world.node.ledger().groups[&www()];
+    assert_eq!(record.failures.len(), 0);
 }
 
 /// A voter's floor was raised by an entry that was truncated, and the only other node is
@@ -2190,6 +2214,28 @@ fn what_the_lease_machine_said_before_the_epoch_was_known_counts() {
         assert_eq!(own.says().standing, standing);
         let open = matches!(own.wanted, Some(Want::Open { .. }));
         assert_eq!(open, standing == Standing::Open, "{:?}", own.wanted);
+    }
+}
+
+/// What was cut off is never agreed on: who waits for it is as good as any other.
+#[test]
+fn an_opening_that_was_never_agreed_on_is_not_late() {
+    for agreed in [true, false] {
+        let ledger = Own::ledger();
+        let assign = ledger.current(www()).expect("assigned").assign.clone();
+        let mut own = Own::new(Some(Ledger::default()));
+        let epoch = Own::EPOCH;
+        own.step(match agreed {
+            true => Event::Committed {
+                epoch,
+                command: Command::Assign(assign),
+            },
+            false => Event::Appended { epoch, assign },
+        });
+        assert_eq!(own.says().standing, Standing::Opening);
+        (0..200).for_each(|_| own.step(Event::Tick));
+        let late = own.says().unready.as_deref() == Some(NOT_OPEN_IN_TIME);
+        assert_eq!(late, agreed, "{:?}", own.says().unready);
     }
 }
 

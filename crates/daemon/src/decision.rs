@@ -738,15 +738,19 @@ impl Driver {
     fn tell_truncated(&self) {
         let Some(engine) = &self.engine else { return };
         for floor in engine.floors() {
-            if engine.has_entry(floor.epoch) {
-                continue;
-            }
-            // Asked afterwards: what has been purged meanwhile is in the ledger.
-            let decided = |ledger: &Ledger| ledger.current(floor.group).map(|one| one.epoch);
-            if self.ledger.with(decided) < Some(floor.epoch) {
+            if self.is_truncated(engine, floor.group, floor.epoch) {
                 self.lease.order(Order::Truncated(floor.group, floor.epoch));
             }
         }
+    }
+
+    fn is_truncated(&self, engine: &Engine, group: GroupId, epoch: Epoch) -> bool {
+        if engine.has_entry(epoch) {
+            return false;
+        }
+        // Asked afterwards: what has been purged meanwhile is in the ledger.
+        let decided = |ledger: &Ledger| ledger.current(group).map(|one| one.epoch);
+        self.ledger.with(decided) < Some(epoch)
     }
 
     fn appended(&mut self, epoch: Epoch, assign: Assign, bring: &mpsc::Sender<Brought>) {
@@ -772,6 +776,14 @@ impl Driver {
         } else {
             self.lease.order(Order::FloorRaised(assignment));
             self.give_back_unknown(&assignment);
+            // Who missed events may be told of it after its end.
+            if self
+                .engine
+                .as_ref()
+                .is_some_and(|engine| self.is_truncated(engine, group, epoch))
+            {
+                self.lease.order(Order::Truncated(group, epoch));
+            }
         }
         self.note_cause(epoch, &assign);
         self.step(Event::Appended { epoch, assign }, bring);

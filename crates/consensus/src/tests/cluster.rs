@@ -158,11 +158,13 @@ async fn what_is_proposed_in_a_term_is_decided_in_it_or_never() {
     cluster.wires.lose_entries(true);
     let lost = tokio::spawn(async move { proposer.propose_in(term, 3, b"lost".to_vec()).await });
     let node = cluster.nodes.get_mut(&leader).expect("it runs");
-    node.event(|event| match event {
-        Event::Appended { payload, .. } => (payload[..] == b"lost"[..]).then_some(()),
-        _ => None,
-    })
-    .await;
+    let cut_off = node
+        .event(|event| match event {
+            Event::Appended { epoch, payload } => (payload[..] == b"lost"[..]).then_some(*epoch),
+            _ => None,
+        })
+        .await;
+    assert!(cluster.engine(leader).has_entry(cut_off));
     cluster.wires.isolate(leader);
     cluster.wires.lose_entries(false);
     let next = cluster.leader_but(Some(leader)).await;
@@ -170,9 +172,11 @@ async fn what_is_proposed_in_a_term_is_decided_in_it_or_never() {
     next.propose(4, b"next".to_vec()).await.expect("applied");
     cluster.wires.heal();
     assert_eq!(lost.await.expect("no panic"), refused);
-    next.propose(5, b"last".to_vec()).await.expect("applied");
+    let last = next.propose(5, b"last".to_vec()).await.expect("applied");
     for node in ALL {
         cluster.applied(node, b"last").await;
+        assert!(cluster.engine(node).has_entry(last));
+        assert!(!cluster.engine(node).has_entry(cut_off), "{node:?}");
         let decided = cluster.nodes[&node].journal.payloads();
         assert_eq!(decided, [&b"in time"[..], b"next", b"last"]);
     }
