@@ -715,6 +715,9 @@ impl World {
             );
         } else if !self.faults.floor_at_commit {
             self.order(host, Order::FloorRaised(assignment));
+            if self.is_truncated(host, group, epoch) {
+                self.order(host, Order::Truncated(group, epoch));
+            }
         }
         if self.faults.opens_at_append {
             self.order(host, Order::Committed(group, epoch));
@@ -857,20 +860,25 @@ impl World {
 
     /// Which floors are of entries that were truncated.
     fn tell_truncated(&mut self, host: usize) {
-        let Some(worker) = &self.hosts[host].worker else {
-            return;
-        };
         let engine = self.hosts[host].driver_of();
         let Some(engine) = engine.and_then(|one| one.engine.clone()) else {
             return;
         };
-        let ledger = worker.ledger.clone();
         for floor in engine.floors() {
-            let decided = |ledger: &Ledger| ledger.current(floor.group).map(|one| one.epoch);
-            if !engine.has_entry(floor.epoch) && ledger.with(decided) < Some(floor.epoch) {
+            if self.is_truncated(host, floor.group, floor.epoch) {
                 self.order(host, Order::Truncated(floor.group, floor.epoch));
             }
         }
+    }
+
+    fn is_truncated(&self, host: usize, group: GroupId, epoch: Epoch) -> bool {
+        let engine = self.hosts[host].driver_of();
+        let engine = engine.and_then(|one| one.engine.as_ref());
+        let (Some(engine), Some(worker)) = (engine, &self.hosts[host].worker) else {
+            return false;
+        };
+        let decided = |ledger: &Ledger| ledger.current(group).map(|one| one.epoch);
+        !engine.has_entry(epoch) && worker.ledger.with(decided) < Some(epoch)
     }
 
     fn log_fault(&mut self, host: usize, reason: Option<&str>) {

@@ -970,14 +970,32 @@ impl World {
             one.disk.hang_until(core::time::Duration::ZERO);
             one.disk.set_latency(core::time::Duration::from_micros(300));
             one.services.heal();
+            let frozen = [one.thread_frozen, one.driver_frozen];
             one.thread_frozen = one.thread_frozen.min(now);
             one.driver_frozen = one.driver_frozen.min(now);
+            self.thaw(host, frozen.into_iter().filter(|until| *until > now));
+            let one = &mut self.hosts[host];
             (one.dies_after, one.stalls_for) = (None, 0);
             let shows = one.clock.shows(now).as_nanos();
             if one.paused {
                 self.unpause(host, shows);
             }
             self.plan(now + MS, Happening::Reloads { host, file: newest });
+        }
+    }
+
+    /// What waited for the end of a freeze happens now, in its order.
+    fn thaw(&mut self, host: usize, ends: impl Iterator<Item = u64>) {
+        for end in ends {
+            let of_host = |happening: &Happening| addressee(happening).1 == Some(host);
+            let waiting = self.queue.range((end, 0)..=(end, u64::MAX));
+            let waiting = waiting.filter(|(_, happening)| of_host(happening));
+            let keys: Vec<(u64, u64)> = waiting.map(|(key, _)| *key).collect();
+            for key in keys {
+                if let Some(happening) = self.queue.remove(&key) {
+                    self.plan(self.at, happening);
+                }
+            }
         }
     }
 
