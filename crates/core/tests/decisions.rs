@@ -246,6 +246,22 @@ impl World {
         self
     }
 
+    /// The same, and the floors of `fra1` and of the leader were raised so far above what is agreed,
+    /// by entries that were cut off, of which nothing was heard for `unheard` ms.
+    fn raised_in_vain(unheard: u64, (theirs, ours): (u64, u64)) -> Self {
+        let mut world = Self::serving("any");
+        let theirs = world.above(theirs);
+        let voice = world.voice("fra1");
+        voice.silence = Some((unheard, 5000));
+        voice.silent_above = Some(theirs);
+        let silence = Silence {
+            epoch: world.above(ours),
+            ..world.silence((unheard, 5000))
+        };
+        world.step(Event::Silences(vec![silence]));
+        world
+    }
+
     /// The same with an apache that runs on the holder alone.
     fn serving_actively(rule: &str) -> Self {
         let mut topology = topology(rule);
@@ -439,6 +455,15 @@ impl World {
         }
     }
 
+    /// An epoch by so much above what is agreed.
+    fn above(&self, by: u64) -> Epoch {
+        let agreed = self.epoch_of_group();
+        Epoch {
+            index: agreed.index + by,
+            ..agreed
+        }
+    }
+
     fn epoch_of_group(&self) -> Epoch {
         self.node
             .ledger()
@@ -599,19 +624,7 @@ fn one_cut_link_moves_nothing() {
 #[test]
 fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
     for lives in [false, true] {
-        let mut world = World::serving("any");
-        let above = |by: u64| Epoch {
-            index: world.epoch_of_group().index + by,
-            ..world.epoch_of_group()
-        };
-        let (theirs, ours) = (above(1), above(2));
-        world.voice("fra1").silence = Some((5000, 5000));
-        world.voice("fra1").silent_above = Some(theirs);
-        let silence = Silence {
-            epoch: ours,
-            ..world.silence((5000, 5000))
-        };
-        world.step(Event::Silences(vec![silence]));
+        let mut world = World::raised_in_vain(5000, (1, 2));
         world.pass(1000);
         // Who holds is refused by both, and says so itself if that is so.
         assert_eq!(world.take(), None, "the holder lives");
@@ -627,18 +640,7 @@ fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
     }
     // Somebody renews what was cut off, and waits for it: that is no holder.
     for lives in [false, true] {
-        let mut world = World::serving("any");
-        let above = Epoch {
-            index: world.epoch_of_group().index + 1,
-            ..world.epoch_of_group()
-        };
-        world.voice("fra1").silence = Some((5, 5000));
-        world.voice("fra1").silent_above = Some(above);
-        let silence = Silence {
-            epoch: above,
-            ..world.silence((5, 5000))
-        };
-        world.step(Event::Silences(vec![silence]));
+        let mut world = World::raised_in_vain(5, (1, 1));
         world.pass(1000);
         assert_eq!(world.take(), None, "the holder lives");
         world.voice("ams1").speaks = lives;
@@ -652,18 +654,7 @@ fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
         }
     }
     // Refused by both, and what it was told of that was lost on the way.
-    let mut world = World::serving("any");
-    let above = Epoch {
-        index: world.epoch_of_group().index + 1,
-        ..world.epoch_of_group()
-    };
-    world.voice("fra1").silence = Some((5000, 5000));
-    world.voice("fra1").silent_above = Some(above);
-    let silence = Silence {
-        epoch: above,
-        ..world.silence((5000, 5000))
-    };
-    world.step(Event::Silences(vec![silence]));
+    let mut world = World::raised_in_vain(5000, (1, 1));
     world.voice("ams1").standing = Standing::Lapsed;
     world.pass(1000);
     let moved = world.take().expect("a new epoch");
@@ -675,10 +666,7 @@ fn floors_that_were_raised_in_vain_do_not_hide_that_nobody_holds() {
 #[test]
 fn who_waits_for_what_was_cut_off_lends_no_silence() {
     let mut world = World::serving("any");
-    let above = Epoch {
-        index: world.epoch_of_group().index + 1,
-        ..world.epoch_of_group()
-    };
+    let above = world.above(1);
     world.voice("fra1").silence = Some((5, 5000));
     world.voice("fra1").silent_above = Some(above);
     world.voice("ams1").speaks = false;
@@ -704,10 +692,7 @@ fn a_floor_above_is_put_right_though_the_holder_seems_lost() {
     world.pass(1000);
     world.hear(5, 500);
     assert_eq!(world.take(), None, "nobody would do better");
-    let above = Epoch {
-        index: world.epoch_of_group().index + 1,
-        ..world.epoch_of_group()
-    };
+    let above = world.above(1);
     world.voice("ams1").floor_above = Some(above);
     world.pass(20);
     let moved = world.take().expect("a new epoch");

@@ -587,7 +587,9 @@ impl Machine {
         let floor = group.floor;
         let epoch = floor.map_or(Epoch::NONE, |f| f.epoch);
         let own = floor.is_some_and(|f| f.epoch == renew.epoch && f.is_of(from, renew.incarnation));
-        if own || renew.epoch > epoch {
+        // An epoch above the floor may never be agreed on: a node that waits for it in vain must not
+        // hide how the holder does. Opened, it was agreed on, and this voter is behind.
+        if own || renew.epoch > epoch && renew.proven > 0 {
             group.sighting.renewed(now, renew, own);
         }
         if quiet {

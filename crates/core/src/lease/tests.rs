@@ -1050,14 +1050,18 @@ fn suspicion_has_what_it_needs() {
     );
 }
 
-/// A leader assigned the group to itself, asked for promises, and died before any voter had the
-/// assignment: the holder that goes on must still be missed when it dies as well.
+/// Somebody showed a newer epoch as opened and was not heard again, while the holder that this voter
+/// knows goes on: it must still be missed when it dies.
 #[test]
 fn an_epoch_that_nobody_renews_does_not_hide_the_holder() {
     let mut machine = fresh();
     machine.floor_raised(ms(0), &to(A, 5));
     machine.receive(ms(10), A, Message::Renew(ask(A, 5)));
-    machine.receive(ms(12), B, Message::Renew(ask(B, 6)));
+    let opened = Renew {
+        proven: 1,
+        ..ask(B, 6)
+    };
+    machine.receive(ms(12), B, Message::Renew(opened));
     let seen = |machine: &Machine, at| {
         let (_, seen) = machine.observations(ms(at)).next().expect("one group");
         (seen.epoch, seen.renewed)
@@ -1147,6 +1151,37 @@ fn a_holder_that_is_heard_again_is_not_deaf_for_the_time_before() {
         machine.receive(ms(at), A, proven(1));
     }
     assert_eq!(seen(&machine, 4150), Some(Duration::from_millis(150)));
+}
+
+/// It may have been told of an assignment that was never agreed on, and wait for it for ever. (Found by
+/// a review: the holder's renewals were not looked at any more, so that its reports alone kept it from
+/// being taken for silent.)
+#[test]
+fn who_waits_for_an_epoch_in_vain_does_not_hide_the_holder() {
+    let mut machine = fresh();
+    machine.floor_raised(ms(0), &to(A, 5));
+    machine.committed(ms(0), GROUP, epoch(5));
+    let seen = |machine: &Machine, at| {
+        let (_, seen) = machine.observations(ms(at)).next().expect("one group");
+        (seen.epoch, seen.renewed)
+    };
+    let renew = |from, number, proven| {
+        Message::Renew(Renew {
+            proven,
+            ..ask(from, number)
+        })
+    };
+    for at in [10, 60, 110] {
+        machine.receive(ms(at), A, renew(A, 5, at));
+        machine.receive(ms(at + 5), B, renew(B, 6, 0));
+    }
+    assert_eq!(seen(&machine, 115), (epoch(5), Duration::from_millis(5)));
+    machine.receive(ms(120), B, renew(B, 6, 1));
+    assert_eq!(
+        seen(&machine, 120),
+        (epoch(6), Duration::ZERO),
+        "opened: this voter is behind"
+    );
 }
 
 /// What it was refused for first was cut off, or is older than what is on its way here.
