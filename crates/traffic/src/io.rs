@@ -182,6 +182,8 @@ impl Mover {
             changes,
             route,
             placing: std::collections::VecDeque::new(),
+            clearing: std::collections::VecDeque::new(),
+            clears_at: evenkeel_core::Moment::ZERO,
             frames,
             ender,
             ended,

@@ -6,7 +6,7 @@
 //! | nothing said yet | addresses           | none: an earlier life's stay                  |
 //! | nothing said, no group | stopgap, for [`STOPGAP_MAX`] | `RemoveStopgaps`               |
 //! | `Absent`  | sockets not ended yet      | `EndSockets`, once per `Absent`               |
-//! | `Absent`  | some of its addresses, stopgaps | `Remove`, `RemoveStopgaps`                |
+//! | `Absent`  | some of its addresses, stopgaps | `Clear`, `RemoveStopgaps`                 |
 //! | `Absent`  | none of its addresses      | report `Gone`, once                           |
 //! | `Closed`, `Open` | one missing         | `Add`, all that are missing                   |
 //! | `Closed`, `Open` | one on another device | `Remove` there                             |
@@ -62,6 +62,8 @@ pub struct Machine {
     owners: BTreeMap<IpAddr, (GroupId, usize)>,
     leaving: BTreeSet<IpAddr>,
     leaving_tries: Tries,
+    /// Those that leave are being deleted.
+    leaving_clears: bool,
     /// When to look for stopgaps that were left behind.
     stopgaps_at: Moment,
     kernel: Kernel,
@@ -82,6 +84,7 @@ impl Machine {
             owners: BTreeMap::new(),
             leaving: BTreeSet::new(),
             leaving_tries: Tries::NEW,
+            leaving_clears: false,
             stopgaps_at: Moment::MAX,
             kernel: Kernel::default(),
             refresh_every,
@@ -113,6 +116,7 @@ impl Machine {
                 }
             }
             Event::Tried(group) => self.tried(now, group),
+            Event::Cleared(group) => self.cleared(now, group),
             Event::Refused(group, what, error) => self.trouble(group, what, error),
             Event::SocketsEnded(ticket, outcome) => self.sockets_ended(now, ticket, outcome),
             Event::Sent(group, round) => self.sent(now, group, round),
@@ -154,7 +158,7 @@ impl Machine {
             Some(_) if self.groups.values().any(Group::wants_addresses) => self.refresh_at,
             Some(_) | None => Moment::MAX,
         };
-        let leaving = if self.leaving.is_empty() {
+        let leaving = if self.leaving.is_empty() || self.leaving_clears {
             Moment::MAX
         } else {
             self.leaving_tries.next
@@ -257,6 +261,25 @@ impl Machine {
         {
             group.placing = false;
             group.look_at = now;
+        }
+    }
+
+    /// Whether a group wants the address on this machine.
+    pub fn keeps(&self, ip: IpAddr) -> bool {
+        let owner = self.owners.get(&ip);
+        owner.is_some_and(|(owner, _)| self.places(*owner))
+    }
+
+    /// Looks what is still there.
+    fn cleared(&mut self, now: Moment, id: Option<GroupId>) {
+        match id {
+            None => self.leaving_clears = false,
+            Some(id) => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.clearing = false;
+                    group.look_at = now;
+                }
+            }
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Group {
     pub(super) tries: Tries,
     /// Its addresses are being placed: what is missing is not asked for again.
     pub(super) placing: bool,
+    /// Its addresses are being deleted: what is left is not asked for again.
+    pub(super) clearing: bool,
     /// How many were missing when it was last looked.
     pub(super) missing: usize,
     pub(super) ending: Ending,
@@ -78,6 +80,7 @@ impl Group {
             look_at: Moment::ZERO,
             tries: Tries::NEW,
             placing: false,
+            clearing: false,
             missing: 0,
             ending: Ending::Idle,
             told: Told::Nothing,

@@ -56,6 +56,9 @@ impl Machine {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
+        if group.clearing {
+            return;
+        }
         let left: Vec<Placement> = group
             .sites
             .iter()
@@ -80,7 +83,8 @@ impl Machine {
             group.tries.tried(now);
             group.look_at = group.tries.next;
             if !left.is_empty() {
-                self.effects.push(Effect::Remove(Some(id), left));
+                group.clearing = true;
+                self.effects.push(Effect::Clear(Some(id), left));
             }
             self.remove_stopgaps(gaps);
         } else {
@@ -176,7 +180,7 @@ impl Machine {
                 group.look_at = group.look_at.min(group.tries.next);
                 // Away from the wrong place first: no moment with two.
                 if !lack.stray.is_empty() {
-                    self.effects.push(Effect::Remove(Some(id), lack.stray));
+                    self.effects.push(Effect::Remove(id, lack.stray));
                 }
                 if !lack.missing.is_empty() {
                     group.placing = true;
@@ -217,7 +221,7 @@ impl Machine {
 
     /// Addresses that belong to no group any more: their sockets end and they go.
     pub(super) fn plan_leaving(&mut self, now: Moment) {
-        if self.leaving.is_empty() || now < self.leaving_tries.next {
+        if self.leaving.is_empty() || self.leaving_clears || now < self.leaving_tries.next {
             return;
         }
         let kernel = &self.kernel;
@@ -239,7 +243,8 @@ impl Machine {
         self.effects
             .push(Effect::EndSockets(ticket, self.leaving.clone()));
         if !left.is_empty() {
-            self.effects.push(Effect::Remove(None, left));
+            self.leaving_clears = true;
+            self.effects.push(Effect::Clear(None, left));
         }
         self.remove_stopgaps(gaps);
     }

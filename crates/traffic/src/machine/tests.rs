@@ -57,6 +57,8 @@ struct World {
     addresses: BTreeMap<(u32, IpAddr), Owner>,
     /// Adding hangs: what is to be added waits here.
     slow: Option<Vec<Placement>>,
+    /// Deleting hangs: what is to be deleted waits here.
+    tardy: Option<Vec<Placement>>,
     /// Adding fails, as if the right were missing.
     refuses: bool,
     /// Ended sockets are not told.
@@ -71,6 +73,7 @@ impl World {
             now: Moment::from_nanos(1_000_000_000),
             addresses: BTreeMap::new(),
             slow: None,
+            tardy: None,
             refuses: false,
             ender_hangs: false,
             log: Vec::new(),
@@ -151,6 +154,21 @@ impl World {
         }
     }
 
+    fn clear(&mut self, group: Option<GroupId>, places: &[Placement]) {
+        if let Some(tardy) = &mut self.tardy {
+            tardy.extend(places);
+        } else {
+            self.delete_now(places);
+            self.step(Event::Cleared(group));
+        }
+    }
+
+    fn delete_now(&mut self, places: &[Placement]) {
+        for place in places {
+            self.vanishes(place.device, &place.ip.to_string());
+        }
+    }
+
     /// Plans and carries out until nothing is planned; gives what was carried out.
     fn settle(&mut self) -> Vec<Effect> {
         let mut all = Vec::new();
@@ -163,11 +181,8 @@ impl World {
             for effect in &effects {
                 match effect {
                     Effect::Add(group, places) => self.place(*group, places),
-                    Effect::Remove(_, places) => {
-                        for place in places {
-                            self.vanishes(place.device, &place.ip.to_string());
-                        }
-                    }
+                    Effect::Remove(_, places) => self.delete_now(places),
+                    Effect::Clear(group, places) => self.clear(*group, places),
                     Effect::RemoveStopgaps(places) => {
                         for place in places {
                             self.step(Event::Change(Change::StopgapGone(*place)));
@@ -226,6 +241,10 @@ fn reports(effects: &[Effect]) -> Vec<&Report> {
 
 fn count(effects: &[Effect], is: impl Fn(&Effect) -> bool) -> usize {
     effects.iter().filter(|effect| is(effect)).count()
+}
+
+fn clears(effects: &[Effect]) -> usize {
+    count(effects, |effect| matches!(effect, Effect::Clear(..)))
 }
 
 fn adds(effects: &[Effect]) -> usize {
@@ -465,7 +484,7 @@ fn absent_ends_sockets_then_removes_then_tells() {
         .map(|effect| match effect {
             Effect::EndSockets(_, ips) => format!("end {}", ips.len()),
             Effect::Report(Report::Reset { sockets, .. }) => format!("reset {sockets}"),
-            Effect::Remove(Some(WWW), places) => format!("remove {}", places.len()),
+            Effect::Clear(Some(WWW), places) => format!("remove {}", places.len()),
             Effect::Report(Report::Gone { .. }) => "gone".to_owned(),
             other => format!("{other:?}"),
         })
@@ -747,6 +766,68 @@ fn an_address_that_leaves_its_group_is_taken_away() {
 }
 
 #[test]
+fn what_is_being_deleted_is_not_asked_for_again() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.tardy = Some(Vec::new());
+    let effects = world.want(WWW, Want::Absent);
+    assert_eq!(clears(&effects), 1);
+    let (first, rest) = {
+        let mut all = world.tardy.take().expect("they wait");
+        (all.remove(0), all)
+    };
+    world.tardy = Some(Vec::new());
+    world.delete_now(&[first]);
+    let effects = world.wait(Duration::from_secs(1));
+    assert_eq!(clears(&effects), 0, "{effects:?}");
+    world.delete_now(&rest);
+    world.step(Event::Cleared(Some(WWW)));
+    let effects = world.settle();
+    assert!(
+        matches!(reports(&effects)[..], [Report::Gone { .. }]),
+        "{effects:?}"
+    );
+    assert_eq!(world.machine.deadline(), Moment::MAX);
+}
+
+#[test]
+fn what_comes_back_while_it_is_being_deleted_is_kept_and_the_rest_comes_again() {
+    let mut world = World::www();
+    world.want(WWW, OPEN);
+    world.tardy = Some(Vec::new());
+    world.want(WWW, Want::Absent);
+    let all = world.tardy.take().expect("they wait");
+    assert!(all.iter().all(|place| !world.machine.keeps(place.ip)));
+    world.delete_now(&all[..1]);
+    assert_eq!(adds(&world.want(WWW, OPEN)), 1);
+    assert!(all.iter().all(|place| world.machine.keeps(place.ip)));
+    world.step(Event::Cleared(Some(WWW)));
+    assert_eq!(adds(&world.settle()), 0);
+    assert_eq!(world.ours().len(), 2);
+    // And it can leave again.
+    assert_eq!(clears(&world.want(WWW, Want::Absent)), 1);
+    assert_eq!(world.ours(), []);
+}
+
+#[test]
+fn what_leaves_its_group_is_deleted_once_and_kept_if_another_one_wants_it() {
+    let mut world = World::www();
+    world.want(WWW, Want::Closed);
+    world.tardy = Some(Vec::new());
+    world.step(Event::Assign(WWW, vec![site("192.0.2.1", "eth0")]));
+    assert_eq!(clears(&world.settle()), 1);
+    assert_eq!(clears(&world.wait(Duration::from_secs(1))), 0);
+    let left = ip("2001:db8::1");
+    assert!(!world.machine.keeps(left));
+    world.step(Event::Assign(DB, vec![site("2001:db8::1", "eth0")]));
+    world.want(DB, Want::Closed);
+    assert!(world.machine.keeps(left));
+    world.step(Event::Cleared(None));
+    assert_eq!(clears(&world.wait(Duration::from_secs(1))), 0);
+    assert_eq!(world.ours().len(), 2);
+}
+
+#[test]
 fn the_same_addresses_assigned_again_change_nothing() {
     let mut world = World::www();
     world.want(WWW, OPEN);
@@ -767,11 +848,7 @@ fn an_address_that_moves_to_another_group_here_stays() {
     world.step(Event::Assign(WWW, vec![site("192.0.2.1", "eth0")]));
     world.step(Event::Assign(DB, vec![site("2001:db8::1", "eth0")]));
     let effects = world.want(DB, Want::Closed);
-    assert_eq!(
-        count(&effects, |effect| matches!(effect, Effect::Remove(..))),
-        0,
-        "{effects:?}"
-    );
+    assert_eq!(clears(&effects), 0, "{effects:?}");
     assert_eq!(world.ours().len(), 2);
 }
 
@@ -873,10 +950,7 @@ fn stopgaps_leave_with_their_group_and_it_is_gone_only_without_them() {
     assert_eq!(stopgaps_removed(&effects), [place]);
     let gone = |report: &&Report| matches!(report, Report::Gone { .. });
     assert_eq!(reports(&effects).into_iter().filter(gone).count(), 1);
-    assert_eq!(
-        count(&effects, |effect| matches!(effect, Effect::Remove(..))),
-        0
-    );
+    assert_eq!(clears(&effects), 0);
 }
 
 #[test]

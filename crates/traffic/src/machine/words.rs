@@ -244,6 +244,8 @@ pub enum Event {
     Refused(GroupId, Attempt, String),
     /// An `EndSockets` with this ticket ended so many sockets, or failed.
     SocketsEnded(u64, Result<usize, String>),
+    /// What the last [`Effect::Clear`] of the group names was tried.
+    Cleared(Option<GroupId>),
     /// So much became of the last [`Volley`] of the group.
     Sent(GroupId, Round),
 }
@@ -257,8 +259,14 @@ pub enum Effect {
     ///
     /// [`Machine::places`]: super::Machine::places
     Add(GroupId, Vec<Placement>),
-    /// Delete these; of no group if they left theirs.
-    Remove(Option<GroupId>, Vec<Placement>),
+    /// Delete these now: the group has them on a wrong interface.
+    Remove(GroupId, Vec<Placement>),
+    /// Delete these in some turns, after everything that is to be placed: nobody waits for it. Of
+    /// no group if they left theirs. Ask [`Machine::keeps`] of each, and say [`Event::Cleared`] at
+    /// the end.
+    ///
+    /// [`Machine::keeps`]: super::Machine::keeps
+    Clear(Option<GroupId>, Vec<Placement>),
     /// Take their stopgaps away.
     RemoveStopgaps(Vec<Placement>),
     /// Put back their local routes.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const WWW: GroupId = GroupId(1);
+pub(crate) const DB: GroupId = GroupId(2);
 pub(crate) const OPEN: Want = Want::Open {
     epoch: Epoch { term: 1, index: 1 },
 };

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::net::{Lan, OPEN, PATIENCE, WWW, service, wait_for};
+use crate::net::{DB, Lan, OPEN, PATIENCE, WWW, service, wait_for};
 use evenkeel_host::address::{self, Existing, Lifetime, Placement};
 use evenkeel_host::netlink::{Connection, Family};
-use evenkeel_traffic::Want;
+use evenkeel_traffic::{Report, Settings, Want};
 
 fn a_neighbour_follows(address: &str) {
     let Some(lan) = Lan::new(3) else { return };
@@ -117,6 +117,44 @@ fn an_address_outlives_the_systems_own_in_its_subnet() {
         (0, 0),
         "nothing had to be put right"
     );
+}
+
+/// Enough that their deletion in turns takes longer than a test waits between two words.
+const MANY: u16 = 8_000;
+
+/// A node that loses a large group gains a small one in the same moment: the mover hears of it,
+/// and places it, before the large one is gone.
+#[test]
+fn a_group_that_arrives_does_not_wait_for_one_that_leaves() {
+    let Some(lan) = Lan::new(1) else { return };
+    let one = lan.host(1);
+    let address = |at: u16| service(&format!("10.0.{}.{}/16@eth0", at / 250, at % 250 + 1));
+    let mut both = one
+        .start(Settings::new(vec![
+            (WWW, vec![service("192.0.2.100/24")]),
+            (DB, (0..MANY).map(address).collect()),
+        ]))
+        .expect("it starts");
+    both.mover.want(DB, Want::Closed);
+    both.placed();
+    both.mover.want(DB, Want::Absent);
+    // From here on it is about the addresses.
+    both.report(|report| matches!(report, Report::Reset { .. }).then_some(()));
+    both.mover.want(WWW, OPEN);
+    let mut order = Vec::new();
+    both.report(|report| {
+        match report {
+            Report::Placed { group, .. } => order.push(("placed", *group)),
+            Report::Gone { group, .. } => order.push(("gone", *group)),
+            _ => {}
+        }
+        (order.len() == 2).then_some(())
+    });
+    assert_eq!(order, [("placed", WWW), ("gone", DB)]);
+    wait_for("the status says so", || {
+        both.mover.status()[&DB].placed == 0
+    });
+    assert!(one.has("192.0.2.100") && !one.has("10.0.0.1"));
 }
 
 /// Addresses configured and deleted one after the other in [`an_ipv6_address_is_taken_at_once`]:
