@@ -40,27 +40,26 @@ pub enum ResolveError {
 
 /// What node `me` asks: of itself where the check is from the node, of every other node
 /// of the group where it is from peers. A witness is a peer too. Reads the files of
-/// authorities that checks name.
+/// authorities that checks name; a check for which one cannot be used is always unknown
+/// ([`faults_of`]): a file that is gone keeps no daemon from going on.
 ///
 /// Those that rest ask nothing before the prober is told where their group is open.
 pub fn probes_of(
     topology: &Topology,
     checks: &BTreeMap<GroupId, Vec<CheckSpec>>,
     me: NodeId,
-) -> Result<Vec<Probe>, ResolveError> {
+) -> Vec<Probe> {
     let mut probes = Vec::new();
     for group in topology.groups.values() {
         for spec in checks.get(&group.id).into_iter().flatten() {
             let judged = group.nodes.iter().filter_map(|id| topology.nodes.get(id));
-            for judged in judged {
-                probes.extend(probe_of(group, spec, judged, me)?);
-            }
+            probes.extend(judged.filter_map(|judged| probe_of(group, spec, judged, me)));
         }
     }
-    Ok(probes)
+    probes
 }
 
-/// Everything for which [`probes_of`] would fail, one for each check.
+/// What [`probes_of`] cannot use of what node `me` asks, one for each check.
 pub fn faults_of(
     topology: &Topology,
     checks: &BTreeMap<GroupId, Vec<CheckSpec>>,
@@ -69,46 +68,51 @@ pub fn faults_of(
     let mut faults = Vec::new();
     for group in topology.groups.values() {
         for spec in checks.get(&group.id).into_iter().flatten() {
-            let mut judged = group.nodes.iter().filter_map(|id| topology.nodes.get(id));
-            faults.extend(judged.find_map(|judged| probe_of(group, spec, judged, me).err()));
+            let judged = group.nodes.iter().filter_map(|id| topology.nodes.get(id));
+            let mut roles = judged.map(|judged| role_of(judged, me));
+            if !roles.any(|role| asks(spec, role)) {
+                continue;
+            }
+            let Some(config::Trust::Ca(path)) = spec.question.trust() else {
+                continue;
+            };
+            faults.extend(
+                read_authorities(path)
+                    .err()
+                    .map(|source| ResolveError::Authorities {
+                        group: group.id,
+                        check: spec.policy.name.clone(),
+                        path: path.clone(),
+                        source,
+                    }),
+            );
         }
     }
     faults
 }
 
-/// A file of authorities that cannot be used.
-struct Unreadable {
-    path: PathBuf,
-    source: io::Error,
+fn role_of(judged: &Node, me: NodeId) -> Asker {
+    match judged.id == me {
+        true => Asker::Node,
+        false => Asker::Peer,
+    }
 }
 
-fn probe_of(
-    group: &Group,
-    spec: &CheckSpec,
-    judged: &Node,
-    me: NodeId,
-) -> Result<Option<Probe>, ResolveError> {
+fn asks(spec: &CheckSpec, role: Asker) -> bool {
+    match role {
+        Asker::Node => spec.policy.from_node,
+        Asker::Peer => spec.policy.from_peers,
+    }
+}
+
+fn probe_of(group: &Group, spec: &CheckSpec, judged: &Node, me: NodeId) -> Option<Probe> {
     let policy = &spec.policy;
-    let role = if judged.id == me {
-        Asker::Node
-    } else {
-        Asker::Peer
-    };
-    let asks = match role {
-        Asker::Node => policy.from_node,
-        Asker::Peer => policy.from_peers,
-    };
-    if !asks {
-        return Ok(None);
+    let role = role_of(judged, me);
+    if !asks(spec, role) {
+        return None;
     }
     let question = resolve(&spec.question, judged.address.ip());
-    let question = question.map_err(|Unreadable { path, source }| ResolveError::Authorities {
-        group: group.id,
-        check: policy.name.clone(),
-        path,
-        source,
-    })?;
-    Ok(Some(Probe {
+    Some(Probe {
         group: group.id,
         check: policy.name.clone(),
         judged: judged.id,
@@ -121,17 +125,17 @@ fn probe_of(
         rise: policy.rise,
         rests: policy.rests,
         service: policy.service.as_ref().map(|of| of.name.clone()),
-    }))
+    })
 }
 
 /// The question with the address of the judged node for its name.
-fn resolve(question: &Question, node: IpAddr) -> Result<Resolved, Unreadable> {
-    Ok(match question {
+fn resolve(question: &Question, node: IpAddr) -> Resolved {
+    match question {
         Question::Ping { target } => Resolved::Ping {
             target: target.at(node),
             source: None,
         },
-        Question::Http(http) => Resolved::Http(page_of(http, node)?),
+        Question::Http(http) => Resolved::Http(page_of(http, node)),
         Question::Tcp(tcp) => Resolved::Tcp(Tcp {
             connect: tcp.address(node),
             send: tcp.send.clone(),
@@ -158,48 +162,41 @@ fn resolve(question: &Question, node: IpAddr) -> Result<Resolved, Unreadable> {
         }),
         Question::Smtp(smtp) => Resolved::Smtp(Smtp {
             connect: smtp.address(node),
-            starttls: match &smtp.starttls {
-                None => None,
-                Some(trust) => Some(TlsExpect {
-                    trust: trust_of(trust)?,
-                    name: smtp.server_name(node),
-                }),
-            },
+            starttls: smtp.starttls.as_ref().map(|trust| TlsExpect {
+                trust: trust_of(trust),
+                name: smtp.server_name(node),
+            }),
         }),
-    })
+    }
 }
 
-fn page_of(http: &config::Http, node: IpAddr) -> Result<Http, Unreadable> {
-    let tls = match &http.tls {
-        None => None,
-        Some(trust) => Some(TlsExpect {
-            trust: trust_of(trust)?,
-            name: http.server_name(node),
-        }),
-    };
-    Ok(Http {
+fn page_of(http: &config::Http, node: IpAddr) -> Http {
+    Http {
         connect: http.address(node),
         method: http.method,
-        tls,
+        tls: http.tls.as_ref().map(|trust| TlsExpect {
+            trust: trust_of(trust),
+            name: http.server_name(node),
+        }),
         host: http.host_header(node),
         path: http.path.fill(node),
         statuses: http.status.clone(),
         body: http.body.clone(),
-    })
+    }
 }
 
-fn trust_of(trust: &config::Trust) -> Result<Trust, Unreadable> {
-    Ok(match trust {
+fn trust_of(trust: &config::Trust) -> Trust {
+    match trust {
         config::Trust::WebRoots => Trust::WebRoots,
         config::Trust::Anybody => Trust::Anybody,
-        config::Trust::Ca(path) => {
-            let failed = |source| Unreadable {
-                path: path.clone(),
-                source,
-            };
-            Trust::Authorities(read_authorities(path).map_err(failed)?.into())
-        }
-    })
+        config::Trust::Ca(path) => match read_authorities(path) {
+            Ok(authorities) => Trust::Authorities(authorities.into()),
+            Err(error) => Trust::Unusable(format!(
+                "the authorities in {} cannot be used: {error}; put that right and reload",
+                path.display()
+            )),
+        },
+    }
 }
 
 fn read_authorities(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -248,7 +245,7 @@ mod tests {
 
     fn asked_by(me: &str, extra: &str) -> Vec<Probe> {
         let config = file(extra);
-        probes_of(&config.topology, &config.checks, id(me)).expect("resolves")
+        probes_of(&config.topology, &config.checks, id(me))
     }
 
     #[test]
@@ -338,14 +335,31 @@ mod tests {
             path.display()
         );
         let config = file(&extra);
-        let resolve = || probes_of(&config.topology, &config.checks, id("ams1"));
+        let trust = || {
+            let probes = probes_of(&config.topology, &config.checks, id("ams1"));
+            let safe = probes.iter().find(|probe| probe.check.as_str() == "safe");
+            let Resolved::Http(page) = &safe.expect("asked all the same").question else {
+                panic!("a page")
+            };
+            let expect = page.tls.as_ref().expect("https");
+            assert_eq!(expect.name, "www.example.com");
+            expect.trust.clone()
+        };
+        let faults = || faults_of(&config.topology, &config.checks, id("ams1"));
         let refused = |expected: &str| {
-            let text = resolve().expect_err(expected).to_string();
+            let [fault] = &faults()[..] else {
+                panic!("one check, one fault: {:?}", faults())
+            };
+            let text = fault.to_string();
             assert!(
                 text.starts_with("read the authorities of check safe from "),
                 "{text}"
             );
             assert!(text.contains(expected), "{text}");
+            let Trust::Unusable(why) = trust() else {
+                panic!("{:?}", trust())
+            };
+            assert!(why.contains(expected) && why.contains("reload"), "{why}");
         };
         refused("No such file");
         std::fs::write(&path, "nothing").expect("our directory");
@@ -356,19 +370,7 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(["www.example.com".to_owned()]);
         let made = made.expect("a certificate").cert;
         std::fs::write(&path, made.pem()).expect("our directory");
-        let probes = resolve().expect("resolves");
-        let safe = probes
-            .iter()
-            .find(|probe| probe.check.as_str() == "safe")
-            .expect("one");
-        let Resolved::Http(page) = &safe.question else {
-            panic!("a page")
-        };
-        let expect = page.tls.as_ref().expect("https");
-        assert_eq!(expect.name, "www.example.com");
-        assert_eq!(
-            expect.trust,
-            Trust::Authorities(vec![made.der().clone()].into())
-        );
+        assert_eq!(trust(), Trust::Authorities(vec![made.der().clone()].into()));
+        assert!(faults().is_empty());
     }
 }

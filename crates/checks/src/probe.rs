@@ -193,6 +193,8 @@ pub enum Trust {
     Authorities(Arc<[CertificateDer<'static>]>),
     /// Anybody: the check is about the service, not about who runs it.
     Anybody,
+    /// Who that is could not be read, for this reason: the check is unknown until a reload.
+    Unusable(String),
 }
 
 /// What a plugin measured.

@@ -14,7 +14,7 @@ use crate::dns::{self, Dns};
 use crate::duration;
 use crate::exec::{self, Exec};
 use crate::fault::{Report, shown};
-use crate::http::{self, Http};
+use crate::http::{self, Http, Trust};
 use crate::name;
 use crate::process::{self, Process};
 use crate::section::{Keys, Section, Text};
@@ -208,6 +208,21 @@ impl Question {
             Self::Dns(dns) => Some(dns.target),
             Self::Smtp(smtp) => Some(smtp.target),
             Self::Exec(_) | Self::Nagios(_) | Self::Process(_) | Self::Unit(_) => None,
+        }
+    }
+
+    /// Who must have signed the certificate that it is shown; none if it is shown none.
+    pub const fn trust(&self) -> Option<&Trust> {
+        match self {
+            Self::Http(http) => http.tls.as_ref(),
+            Self::Smtp(smtp) => smtp.starttls.as_ref(),
+            Self::Ping { .. }
+            | Self::Tcp(_)
+            | Self::Exec(_)
+            | Self::Nagios(_)
+            | Self::Process(_)
+            | Self::Unit(_)
+            | Self::Dns(_) => None,
         }
     }
 

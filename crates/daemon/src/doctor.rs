@@ -295,7 +295,14 @@ fn by_file(chart: &mut Chart, places: &Places, config: &Config, unheld: Option<&
             chart.add("checks", found);
         }
     }
+    let faults = evenkeel_checks::faults_of(topology, &config.checks, node.id);
+    chart.add("checks", faults.iter().map(unusable_authorities));
     waiting(chart, config, node, unheld.is_none());
+}
+
+fn unusable_authorities(fault: &evenkeel_checks::ResolveError) -> Finding {
+    Finding::unfit("", format!("failed to {fault}"))
+        .remedy("put the file there, readable, and reload; until then the check says unknown")
 }
 
 /// What has to be waited for: other nodes, systemd.
@@ -355,10 +362,7 @@ async fn units_asked_about(config: &Config, node: &Node) -> Vec<Finding> {
     {
         return Vec::new();
     }
-    let probes = match evenkeel_checks::probes_of(&config.topology, &config.checks, node.id) {
-        Ok(probes) => probes,
-        Err(error) => return vec![Finding::unfit("", error.to_string())],
-    };
+    let probes = evenkeel_checks::probes_of(&config.topology, &config.checks, node.id);
     let systemd = Systemd::start(SYSTEM_BUS);
     let faults = evenkeel_checks::doctor::examine_units(&probes, &systemd).await;
     let unfit = |fault: String| Finding::unfit("", fault);

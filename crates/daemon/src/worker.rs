@@ -439,7 +439,10 @@ impl Starting<'_> {
         };
         let (verdicts_out, verdicts) = mpsc::channel(REPORTS_MAX);
         let config = &self.prepared.config;
-        let probes = probes_of(&config.topology, &config.checks, me)?;
+        let probes = probes_of(&config.topology, &config.checks, me);
+        for fault in evenkeel_checks::faults_of(&config.topology, &config.checks, me) {
+            tracing::error!("failed to {fault}: that check is unknown until a reload");
+        }
         let prober = {
             let _inside = ordinary.enter();
             Arc::new(Prober::start(probes, verdicts_out.clone()))

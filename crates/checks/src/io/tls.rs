@@ -41,6 +41,7 @@ impl Tls {
             Trust::Authorities(authorities) => {
                 builder.with_root_certificates(store_of(authorities)?)
             }
+            Trust::Unusable(why) => return Err(why.clone()),
             Trust::Anybody => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Anybody { provider })),
