@@ -74,6 +74,18 @@ pub(crate) struct Candidate {
     pub(crate) ready: bool,
     /// Why not.
     pub(crate) reason: Option<String>,
+    /// Its checks.
+    pub(crate) checks: Vec<CheckStatus>,
+}
+
+/// A check of a node in a group.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CheckStatus {
+    /// Which.
+    pub(crate) name: String,
+    /// `ok`, `failing`, `unknown` or `idle`.
+    pub(crate) state: String,
 }
 
 /// A node of the cluster.

@@ -78,8 +78,7 @@ pub(crate) enum Scenario {
     /// drains and failbacks: each group is where the order says. Only if asked for by name, for
     /// it takes long.
     Spare,
-    /// A group of 2,200 addresses moves: all announced soon, no heartbeat late. Only if asked for
-    /// by name, while it does not hold for a planned move.
+    /// A group of 2,200 addresses moves: all announced soon, no heartbeat late.
     Addresses,
     /// Forged, cut, repeated and reordered traffic, certificates that do not count, and a flood of
     /// the daemons' port for `--seconds`: nothing moves and no request fails.
@@ -107,6 +106,7 @@ const USUAL: &[Scenario] = &[
     Scenario::Services,
     Scenario::Pool,
     Scenario::ManyChecks,
+    Scenario::Addresses,
     Scenario::Hostile,
     Scenario::Rest,
 ];

@@ -13,7 +13,7 @@ use super::place::{GROUPS, Group, SERVERS, number};
 use crate::apache;
 use crate::client::{Client, QUICK};
 use crate::cluster::{Cluster, WITNESS};
-use crate::daemon::{GroupStatus, Status};
+use crate::daemon::{Candidate, GroupStatus, Status};
 
 /// From one question of a client to the next: outages are told to within twice that.
 const PACE: Duration = Duration::from_millis(20);
@@ -88,6 +88,9 @@ fn group_lacks(
         return Some(format!("it is {}", told.state));
     }
     for one in &told.nodes {
+        if let Some(what) = apache_lacks(one, oracle) {
+            return Some(what);
+        }
         let wanted = number(&one.name);
         let wanted = wanted.and_then(|node| oracle.is_ready(group, node, now(), leads_since));
         if wanted.is_some_and(|wanted| wanted != one.ready) {
@@ -101,6 +104,17 @@ fn group_lacks(
         }
     }
     None
+}
+
+/// What is known of a living server's Apache, if it is not so: whether it is ready may depend on other
+/// things, and the next step is to find it known.
+fn apache_lacks(told: &Candidate, oracle: &Oracle) -> Option<String> {
+    let server = &oracle.servers[number(&told.name)?];
+    let wanted = if server.sick { "failing" } else { "ok" };
+    let check = told.checks.iter().find(|check| check.name == "apache");
+    let state = check.map(|check| check.state.as_str());
+    (server.up && state != Some(wanted))
+        .then(|| format!("{}'s apache is {state:?}, not {wanted}", told.name))
 }
 
 /// A move of `why` as a step of the oracle's.
