@@ -403,6 +403,7 @@ impl Saying {
 }
 
 /// What a node starts from.
+#[derive(Clone)]
 pub struct Start {
     /// This node.
     pub me: NodeId,

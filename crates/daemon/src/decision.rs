@@ -20,7 +20,7 @@ use evenkeel_core::generation::Generations;
 use evenkeel_core::health::Standing;
 use evenkeel_core::lease::{Assignment, Event as Leased};
 use evenkeel_core::ledger::Ledger;
-use evenkeel_core::node::{Act, Event, Node};
+use evenkeel_core::node::{Act, Event};
 use evenkeel_core::policy::Wish;
 use evenkeel_core::role::Want;
 use evenkeel_core::story::Loudness;
@@ -39,6 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::{SharedLedger, assignment_of};
 use crate::checks::{self, Resting};
+use crate::flight::Recorded;
 use crate::flows::FlowCarrier;
 use crate::generations::{Changed, LogPlace, Pending, close};
 use crate::guarded::Guarded;
@@ -121,8 +122,8 @@ pub struct Sources {
 
 /// Where everything goes.
 pub struct Driver {
-    /// The decision machine.
-    pub node: Node,
+    /// The decision machine, on record.
+    pub node: Recorded,
     /// This node.
     pub me: NodeId,
     /// This life.
@@ -277,7 +278,7 @@ impl Driver {
         reason = "each is one of the rooms, named once, here"
     )]
     pub fn new(
-        node: Node,
+        node: Recorded,
         me: NodeId,
         incarnation: Incarnation,
         config_digest: u64,
@@ -400,6 +401,7 @@ impl Driver {
                 Input::Tick => {
                     ticked = clock::now();
                     self.tick(&bring);
+                    self.node.mind(ticked, wall_ms());
                     if self.may_end() {
                         self.leave(&mut sources).await;
                         return End::Stopped;
@@ -422,7 +424,7 @@ impl Driver {
             Input::Service(report) => self.served(report, bring),
             Input::Guard(news) => self.kept(news, bring),
             Input::Verdicts(verdicts) => {
-                let events = verdicts.into_iter().map(checks::event_of);
+                let events = verdicts.into_iter().map(checks::event_of).collect();
                 self.node.step_all(clock::now(), events, wall_ms());
                 self.carry_out(bring);
             }

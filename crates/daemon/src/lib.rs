@@ -6,6 +6,7 @@ mod decision;
 mod departure;
 pub mod doctor;
 mod drain;
+mod flight;
 mod flows;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -38,6 +39,7 @@ use std::process::ExitCode;
 
 use evenkeel_host::sys::sched;
 
+pub use flight::replay;
 pub use options::Options;
 
 /// What `ps` and `pgrep` call all processes of the daemon (DESIGN 5).

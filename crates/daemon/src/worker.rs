@@ -33,7 +33,7 @@ use evenkeel_consensus::{ElectionTiming, Engine, Events, LogFile, Ports};
 use evenkeel_console::server::ControlSocket;
 use evenkeel_core::generation::{Generations, Members, Start as GenerationsStart, Voters};
 use evenkeel_core::lease::{Life, Start};
-use evenkeel_core::node::{Event, Node, Start as NodeStart};
+use evenkeel_core::node::{Event, Start as NodeStart};
 use evenkeel_core::topology::{ServiceAddress, Timing};
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment};
 use evenkeel_guard::{Claim, Guard, Keeper};
@@ -50,6 +50,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agreement::{AssignmentsRaiseFloors, OverQuic, SharedLedger, assignment_of};
 use crate::checks::Resting;
 use crate::decision::{self, Driver, End, QUESTIONS_MAX, Restart, Rooms, Sources};
+use crate::flight::{self, Recorded};
 use crate::flows::FlowCarrier;
 use crate::generations::{LogPlace, members_of};
 use crate::guarded::Guarded;
@@ -551,7 +552,7 @@ impl Starting<'_> {
     }
 
     /// The decision machine, ready for every group of this node.
-    fn node(&self, known: Known) -> Node {
+    fn node(&self, known: Known) -> Recorded {
         let (ledger, had) = match known {
             Known::Ledger => (Some(self.ledger.copy()), BTreeMap::new()),
             Known::Had(had) => (None, had),
@@ -565,7 +566,12 @@ impl Starting<'_> {
             had,
             first_seq: clock::now().as_nanos(),
         };
-        let mut node = Node::new(clock::now(), start);
+        let place = flight::Place {
+            node: self.options.node.to_string(),
+            file: self.prepared.config.text().into(),
+            state: self.options.state.clone(),
+        };
+        let mut node = Recorded::new(clock::now(), start, place);
         for (group, _) in own_groups(&self.prepared) {
             let event = Event::Readiness {
                 group,

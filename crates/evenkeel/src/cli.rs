@@ -113,6 +113,17 @@ pub enum Command {
         #[command(flatten)]
         client: Client,
     },
+    /// Feed a file of the flight recorder into this program's decision machine again.
+    ///
+    /// The daemon writes one around each move into its state directory. Exit code 1: the machine
+    /// wants something else than it did then.
+    Replay {
+        /// The file.
+        file: PathBuf,
+        /// Print what went in and what came out, but for reports.
+        #[arg(long)]
+        tell: bool,
+    },
     /// What this program understands of another one's leavings.
     #[command(hide = true)]
     Forms {

@@ -68,6 +68,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Upgrade { client } => {
             change(&client, |client: &mut reload::Client<'_>| client.upgrade())
         }
+        Command::Replay { file, tell } => {
+            let replayed = evenkeel_daemon::replay(&file, tell, &mut std::io::stdout().lock());
+            replayed.map(|()| ExitCode::SUCCESS)
+        }
         Command::Forms { of } => {
             println!("{}", evenkeel_daemon::forms(of.as_deref()));
             Ok(ExitCode::SUCCESS)

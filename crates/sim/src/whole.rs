@@ -43,7 +43,6 @@ mod kernel;
 mod operator;
 mod place;
 pub mod recipe;
-pub mod record;
 pub mod run;
 mod service;
 pub mod story;

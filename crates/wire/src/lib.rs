@@ -5,6 +5,7 @@
 //! version. A reader refuses a version that it does not know, by name, and refuses a
 //! form that is longer than its bound before it looks into it.
 
+pub mod flight;
 pub mod v1;
 
 /// Why bytes are no message. The text follows "cannot read a peer's message: ".

@@ -22,6 +22,7 @@ use evenkeel_core::role::Want;
 use evenkeel_core::suffrage::{Greeting, Suffrage};
 use evenkeel_core::topology::ServiceAddress;
 use evenkeel_core::{Epoch, GroupId, Incarnation, Moment, NodeId};
+use evenkeel_wire::flight;
 use evenkeel_wire::v1::hello::{Hello, LOG_UNREAD};
 use evenkeel_wire::v1::{entry, report};
 use serde_json::Value;
@@ -31,7 +32,6 @@ use super::gate::Gate;
 use super::host::{Begin, Worker};
 use super::inbox::{Letter, News, Started};
 use super::recipe::{MS, S};
-use super::record;
 use super::story::{self, Line};
 use super::thread::{Order, Told, event_of};
 use super::world::{Happening, World};
@@ -346,7 +346,7 @@ impl World {
             first_seq: now.as_nanos(),
         };
         let born = match self.is_telling() {
-            true => record::born(&start, one.file),
+            true => flight::born(&start, one.file.into()),
             false => Value::Null,
         };
         let driver = Driver {

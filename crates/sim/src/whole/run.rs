@@ -1,12 +1,13 @@
 //! One run: a phase in which things go wrong, then their end and the demand for rest.
 
 use evenkeel_consensus::virtual_time;
+use evenkeel_wire::flight::{self, replay::Replayed};
+use serde_json::Value;
 
 use super::check::{Violation, l1};
 use super::faults::Faults;
 use super::place;
 use super::recipe::{MS, Recipe, S};
-use super::record::{self, Replayed};
 use super::story::Telling;
 use super::world::{Seen, World};
 use crate::chance::Chance;
@@ -121,7 +122,11 @@ pub fn play(seed: u64, mut world: World) -> Ended {
 /// The first line that cannot be read, or that differs.
 pub fn replay(seed: u64, story: &str, node: usize) -> Result<Replayed, String> {
     let recipe = Recipe::draw(&mut Chance::new(seed));
-    record::replay(story.lines(), node, |file| place::topology(&recipe, file))
+    let file = |file: &Value| {
+        let file = usize::try_from(file.as_u64()?).ok()?;
+        Some(place::topology(&recipe, file))
+    };
+    flight::replay::replay(story.lines(), &node.into(), file, |_| {})
 }
 
 async fn chaos(world: &mut World) {

@@ -7,15 +7,14 @@
 //! `at` is true time in nanoseconds, `node` the number of a node (absent: the world itself), `what`
 //! one word, `group` and `epoch` ("term.index") where the event is about one, `text` for people.
 //! Lines of what is `born`, `step` and `act` are the life of the decision machine of their node, and
-//! can be fed into one again ([`super::record`]).
+//! can be fed into one again ([`evenkeel_wire::flight`]), as those that the daemon writes of its life can.
 
 use std::collections::VecDeque;
 
 use evenkeel_core::node::{Act, Event};
 use evenkeel_core::{Epoch, GroupId, Moment};
+use evenkeel_wire::flight;
 use serde_json::{Map, Value};
-
-use super::record;
 
 /// Lines that a failure prints.
 pub const STORY_MAX: usize = 200;
@@ -80,7 +79,7 @@ impl Line {
 
 /// Inputs of a decision machine that came together.
 pub(super) fn step(node: usize, now: Moment, wall: u64, events: &[Event]) -> Line {
-    let all: Vec<Value> = events.iter().map(record::write).collect();
+    let all: Vec<Value> = events.iter().map(flight::write).collect();
     Line::node(node, "step")
         .with("now", now.as_nanos())
         .with("wall", wall)
@@ -89,12 +88,7 @@ pub(super) fn step(node: usize, now: Moment, wall: u64, events: &[Event]) -> Lin
 
 /// What a decision machine wants.
 pub(super) fn act(node: usize, act: &Act) -> Line {
-    let mut text = format!("{act:?}");
-    let digest = record::digest(&text);
-    // A report would fill the page.
-    if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
-        text.truncate(end);
-    }
+    let (text, digest) = flight::act(act);
     Line::node(node, "act").text(text).with("digest", digest)
 }
 
@@ -104,9 +98,6 @@ pub(super) fn born(node: usize, now: Moment, how: Value) -> Line {
         .with("now", now.as_nanos())
         .with("in", how)
 }
-
-/// The longest text of one act.
-const TEXT_MAX: usize = 160;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

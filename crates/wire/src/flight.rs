@@ -1,32 +1,40 @@
-//! The inputs of a decision machine as JSON, and back: so that what happened can be fed into the
-//! machine again, here or wherever the same lines were written.
+//! The flight recorder's lines: what went into a decision machine and what it wanted, as JSON, one
+//! thing a line. The daemon writes them of its life and the simulation of its worlds, so that what
+//! happened to either can be fed into the machine again ([`replay`]).
 //!
 //! ```json
-//! {"at":1,"node":0,"what":"born","now":5,"in":{"me":..,"life":[1,7],"file":0,"ledger":"01..","had":[]}}
-//! {"at":2,"node":0,"what":"step","now":9,"wall":0,"in":[{"kind":"opened","group":..,"epoch":[3,7]}]}
-//! {"at":2,"node":0,"what":"act","text":"Propose ...","digest":"7d.."}
+//! {"node":0,"what":"born","now":5,"in":{"me":..,"life":[1,7],"file":0,"ledger":"01..","had":{}}}
+//! {"node":0,"what":"step","now":9,"wall":0,"in":[{"kind":"opened","group":..,"epoch":[3,7]}]}
+//! {"node":0,"what":"act","text":"Propose ...","digest":"7d.."}
 //! ```
 //!
 //! A step has one input or several that came together; the acts that follow are what it wanted, in
-//! order, each shortened for people and with a digest of the whole. `now` is the node's own clock in nanoseconds. What has a versioned form is in that form, in
+//! order, each shortened for people and with a digest of the whole. `now` is the node's own clock in
+//! nanoseconds, `wall` the calendar in milliseconds. What has a versioned form is in that form, in
 //! hexadecimal: reports, entries, snapshots. Numbers that are identities are decimal strings,
-//! because they use all 64 bits.
+//! because they use all 64 bits. `file` says which configuration: whoever replays knows how to read
+//! it (the simulation has the number of a version, the daemon the file's text). A machine that was
+//! not born there but only seen from there on is a `"taken"`, in place of `"born"`: what it knew is
+//! in the step that follows, what it counted is not ([`replay::Replayed::astray`]).
+//! Lines of other kinds, and other fields, are for people and passed over.
 
 use core::fmt::Write as _;
 use core::time::Duration;
-use std::collections::BTreeMap;
 
 use evenkeel_core::command::{Assign, Command};
-use evenkeel_core::health::{CheckState, Silence};
+use evenkeel_core::health::{CheckState, Measure, Silence};
 use evenkeel_core::lease::Assignment;
-use evenkeel_core::ledger::Ledger;
 use evenkeel_core::maintenance::Ask;
-use evenkeel_core::node::{Event, Node, Start};
+use evenkeel_core::node::{Act, Event, Start};
 use evenkeel_core::policy::Wish;
-use evenkeel_core::topology::{ServiceAddress, Topology};
-use evenkeel_core::{CheckName, Epoch, GroupId, Incarnation, Moment, NodeId};
-use evenkeel_wire::v1::{entry, report, snapshot};
+use evenkeel_core::settling::Fresh;
+use evenkeel_core::topology::ServiceAddress;
+use evenkeel_core::{CheckName, Epoch, GroupId, Incarnation, Moment, NodeId, ServiceName};
 use serde_json::{Map, Value, json};
+
+use crate::v1::{entry, report, snapshot};
+
+pub mod replay;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -77,7 +85,7 @@ fn life_of(value: &Value) -> Option<Incarnation> {
 }
 
 fn span(span: Duration) -> Value {
-    super::recipe::nanos(span).into()
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).into()
 }
 
 fn state(state: CheckState) -> &'static str {
@@ -125,17 +133,57 @@ fn silence_of(value: &Value) -> Option<Silence> {
     })
 }
 
+fn measure(one: &Measure) -> Value {
+    json!([one.label, one.value, one.unit])
+}
+
+fn measure_of(value: &Value) -> Option<Measure> {
+    Some(Measure {
+        label: value.get(0)?.as_str()?.to_owned(),
+        value: value.get(1)?.as_f64(),
+        unit: value.get(2)?.as_str()?.to_owned(),
+    })
+}
+
+fn service((name, fresh): &(ServiceName, Option<Fresh>)) -> Value {
+    let fresh = fresh.map(|fresh| match fresh {
+        Fresh::Restarting => Value::from("restarting"),
+        Fresh::Started(at) => at.as_nanos().into(),
+    });
+    json!([name.as_str(), fresh])
+}
+
+fn service_of(value: &Value) -> Option<(ServiceName, Option<Fresh>)> {
+    let name = ServiceName::new(value.get(0)?.as_str()?).ok()?;
+    let fresh = match value.get(1)? {
+        Value::Null => None,
+        Value::String(_) => Some(Fresh::Restarting),
+        at => Some(Fresh::Started(Moment::from_nanos(number(at)?))),
+    };
+    Some((name, fresh))
+}
+
+fn list<T, L: FromIterator<T>>(
+    value: Option<&Value>,
+    one: impl Fn(&Value) -> Option<T>,
+) -> Option<L> {
+    value?.as_array()?.iter().map(one).collect()
+}
+
 /// What became of a group, in one of the shapes that several events share.
 fn of_group(kind: &str, group: GroupId, of: Epoch) -> Value {
     json!({"kind": kind, "group": id(group.0), "epoch": epoch(of)})
 }
 
+/// A report that arrived, in its versioned form.
+pub fn reported(from: NodeId, report: &[u8]) -> Value {
+    json!({"kind": "reported", "from": id(from.0), "report": hex(report)})
+}
+
 /// The input as JSON.
 pub fn write(event: &Event) -> Value {
     match event {
-        Event::Reported { from, report } => {
-            json!({"kind": "reported", "from": id(from.0), "report": hex(&report::encode(report))})
-        }
+        Event::Reported { from, report } => reported(*from, &report::encode(report)),
         Event::Verdict {
             group,
             check,
@@ -144,11 +192,12 @@ pub fn write(event: &Event) -> Value {
             at,
             silent_since,
             detail,
-            measures: _,
+            measures,
         } => json!({
             "kind": "verdict", "group": id(group.0), "check": check.as_str(),
             "judged": id(judged.0), "state": state(*said), "when": at.as_nanos(),
             "silent_since": silent_since.map(Moment::as_nanos), "detail": detail,
+            "measures": measures.iter().map(measure).collect::<Vec<_>>(),
         }),
         Event::Lateness(late) => json!({"kind": "lateness", "late": span(*late)}),
         Event::Votes(votes) => json!({"kind": "votes", "votes": votes}),
@@ -156,8 +205,10 @@ pub fn write(event: &Event) -> Value {
         Event::Readiness { group, unready } => {
             json!({"kind": "readiness", "group": id(group.0), "unready": unready})
         }
-        // Services that are started again on the spot are not simulated yet.
-        Event::Services { group, .. } => json!({"kind": "services", "group": id(group.0)}),
+        Event::Services { group, all } => {
+            let all: Vec<Value> = all.iter().map(service).collect();
+            json!({"kind": "services", "group": id(group.0), "all": all})
+        }
         Event::Log { fault } => json!({"kind": "log", "fault": fault}),
         Event::Guard { full } => json!({"kind": "guard", "full": full}),
         Event::Appended {
@@ -251,7 +302,7 @@ pub fn read(value: &Value) -> Option<Event> {
             at: Moment::from_nanos(number(at("when")?)?),
             silent_since: number(at("silent_since")?).map(Moment::from_nanos),
             detail: text("detail")?,
-            measures: Vec::new(),
+            measures: list(at("measures"), measure_of)?,
         },
         "lateness" => Event::Lateness(Duration::from_nanos(number(at("late")?)?)),
         "votes" => Event::Votes(yes("votes")?),
@@ -259,6 +310,10 @@ pub fn read(value: &Value) -> Option<Event> {
         "readiness" => Event::Readiness {
             group: group()?,
             unready: maybe("unready"),
+        },
+        "services" => Event::Services {
+            group: group()?,
+            all: list(at("all"), service_of)?,
         },
         "log" => Event::Log {
             fault: maybe("fault"),
@@ -273,11 +328,7 @@ pub fn read(value: &Value) -> Option<Event> {
         },
         "deciders" => Event::Deciders {
             generation: number(at("generation")?)?,
-            voters: at("voters")?
-                .as_array()?
-                .iter()
-                .map(|voter| number(voter).map(NodeId))
-                .collect::<Option<_>>()?,
+            voters: list(at("voters"), |voter| number(voter).map(NodeId))?,
         },
         "committed" => Event::Committed {
             epoch: of()?,
@@ -323,13 +374,7 @@ pub fn read(value: &Value) -> Option<Event> {
             holder: node("holder")?,
             incarnation: life_of(at("life")?)?,
         }),
-        "silences" => Event::Silences(
-            at("silences")?
-                .as_array()?
-                .iter()
-                .map(silence_of)
-                .collect::<Option<_>>()?,
-        ),
+        "silences" => Event::Silences(list(at("silences"), silence_of)?),
         "phase" => Event::Phase {
             group: group()?,
             what: text("what")?,
@@ -367,23 +412,41 @@ pub fn read(value: &Value) -> Option<Event> {
     })
 }
 
-/// A digest of a text: FNV-1a, 64 bits.
-pub(super) fn digest(text: &str) -> String {
-    let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+/// A digest: FNV-1a, 64 bits.
+fn digest(bytes: &[u8]) -> String {
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{sum:016x}")
 }
 
-/// How a decision machine began, as JSON; the configuration by the number of its version.
-pub(super) fn born(start: &Start, file: usize) -> Value {
+/// The longest text of one act.
+const TEXT_MAX: usize = 160;
+
+/// An act as it is told: shortened for people, and a digest of the whole. Of reports, which are many
+/// and large, the number alone is told.
+pub fn act(act: &Act) -> (String, String) {
+    if let Act::Tell(report) = act {
+        let digest = digest(&report::encode(report));
+        return (format!("Tell {}", report.seq), digest);
+    }
+    let mut text = format!("{act:?}");
+    let digest = digest(text.as_bytes());
+    if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
+        text.truncate(end);
+    }
+    (text, digest)
+}
+
+/// How a decision machine began, as JSON; `file` says which configuration.
+pub fn born(start: &Start, file: Value) -> Value {
     let ledger = start.ledger.as_ref();
     let ledger = ledger.map(|ledger| hex(&snapshot::encode(ledger)));
     let had: Map<String, Value> = start
         .had
         .iter()
         .map(|(group, all)| {
-            let all: Vec<String> = all.iter().map(|one| one.ip.to_string()).collect();
+            let all: Vec<String> = all.iter().map(ServiceAddress::to_string).collect();
             (group.0.to_string(), all.into())
         })
         .collect();
@@ -394,107 +457,53 @@ pub(super) fn born(start: &Start, file: usize) -> Value {
     })
 }
 
-/// A machine that begins as one did.
-fn begin(now: Moment, value: &Value, topology: impl Fn(usize) -> Topology) -> Option<Node> {
-    let ledger: Option<Ledger> = match value.get("ledger")? {
-        Value::Null => None,
-        bytes => Some(snapshot::decode(&unhex(bytes)?).ok()?),
-    };
-    let mut had = BTreeMap::new();
-    for (group, all) in value.get("had")?.as_object()? {
-        let all = all.as_array()?.iter().map(|one| {
-            Some(ServiceAddress {
-                ip: one.as_str()?.parse().ok()?,
-                prefix: 24,
-                device: None,
-            })
-        });
-        had.insert(GroupId(group.parse().ok()?), all.collect::<Option<_>>()?);
-    }
-    let file = usize::try_from(number(value.get("file")?)?).ok()?;
-    let start = Start {
-        me: NodeId(number(value.get("me")?)?),
-        incarnation: life_of(value.get("life")?)?,
-        topology: topology(file),
-        config_digest: number(value.get("digest")?)?,
-        ledger,
-        had,
-        first_seq: number(value.get("first_seq")?)?,
-    };
-    Some(Node::new(now, start))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What a replay came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Machines that began.
-    pub born: u64,
-    /// Inputs that were fed.
-    pub steps: u64,
-    /// Acts that were the same as in the story.
-    pub acts: u64,
-}
-
-/// Feeds the inputs of one node into the decision machine again, and compares what it wants with
-/// what the story says. Lines before its first birth are passed over.
-///
-/// # Errors
-/// The first line that cannot be read, or that differs.
-pub fn replay<'l>(
-    lines: impl Iterator<Item = &'l str>,
-    node: usize,
-    topology: impl Fn(usize) -> Topology,
-) -> Result<Replayed, String> {
-    let mut machine: Option<Node> = None;
-    let mut wants: Vec<String> = Vec::new();
-    let mut replayed = Replayed::default();
-    for line in lines {
-        let value: Value = serde_json::from_str(line).map_err(|why| format!("{why}: {line}"))?;
-        if value.get("node").and_then(Value::as_u64) != Some(node as u64) {
-            continue;
-        }
-        let unreadable = || format!("not understood: {line}");
-        let now = value.get("now").and_then(number).map(Moment::from_nanos);
-        match value.get("what").and_then(Value::as_str) {
-            Some("born") => {
-                let now = now.ok_or_else(unreadable)?;
-                let how = value.get("in").ok_or_else(unreadable)?;
-                machine = Some(begin(now, how, &topology).ok_or_else(unreadable)?);
-                wants.clear();
-                replayed.born += 1;
-            }
-            Some("step") => {
-                let Some(machine) = &mut machine else {
-                    continue;
-                };
-                let events = value.get("in").and_then(Value::as_array);
-                let events = events.and_then(|all| all.iter().map(read).collect());
-                let events: Vec<Event> = events.ok_or_else(unreadable)?;
-                let wall = value.get("wall").and_then(number).unwrap_or(0);
-                let now = now.ok_or_else(unreadable)?;
-                if let Some(wanted) = wants.pop() {
-                    return Err(format!("wanted, and not in the story: {wanted}"));
-                }
-                machine.step_all(now, events, wall);
-                wants.extend(core::iter::from_fn(|| machine.poll()).map(|act| format!("{act:?}")));
-                wants.reverse();
-                replayed.steps += 1;
-            }
-            Some("act") => {
-                if machine.is_none() {
-                    continue;
-                }
-                let told = value
-                    .get("digest")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
-                match wants.pop() {
-                    Some(wanted) if digest(&wanted) == told => replayed.acts += 1,
-                    other => return Err(format!("in the story: {line}\nwanted: {other:?}")),
-                }
-            }
-            _ => {}
+    /// Those that the simulated world does not have; the others are fed back from its stories.
+    #[test]
+    fn what_is_written_is_read_again() {
+        let group = GroupId(u64::MAX);
+        let name = |text: &str| ServiceName::new(text).expect("a name");
+        let measure = |value| Measure {
+            label: "time".to_owned(),
+            value,
+            unit: "s".to_owned(),
+        };
+        let all = [
+            Event::Services {
+                group,
+                all: vec![
+                    (name("apache"), None),
+                    (name("php"), Some(Fresh::Restarting)),
+                    (name("db"), Some(Fresh::Started(Moment::from_nanos(7)))),
+                ],
+            },
+            Event::Verdict {
+                group,
+                check: CheckName::new("web").expect("a name"),
+                judged: NodeId(3),
+                state: CheckState::Failing,
+                at: Moment::from_nanos(1 << 60),
+                silent_since: Some(Moment::from_nanos(9)),
+                detail: "\"no\"\n".to_owned(),
+                measures: vec![measure(Some(0.1)), measure(None)],
+            },
+            Event::Maintain {
+                id: 4,
+                ask: Ask::Drain {
+                    node: NodeId(1),
+                    lasting: Some(Duration::from_secs(3)),
+                    force: true,
+                },
+            },
+        ];
+        for event in all {
+            let text = write(&event).to_string();
+            let value: Value = serde_json::from_str(&text).expect("JSON");
+            let again = read(&value).expect("its own");
+            assert_eq!(format!("{event:?}"), format!("{again:?}"));
         }
     }
-    Ok(replayed)
 }
