@@ -167,6 +167,10 @@ fn a_calm_world_stays_as_it_is() {
 /// seed plays.
 type Found = (&'static str, &'static str, u64);
 
+/// What a fault may break before it breaks its property: a released epoch that is renewed again is
+/// served by nobody, and nobody misses it.
+const BEFORE: &[(&str, &str)] = &[("spent-reusable", "L1")];
+
 const OF_THE_LEASE: &[Found] = &[
     ("no-wait", "S1", 15),
     ("spent-reusable", "S1", 45),
@@ -192,8 +196,9 @@ const OF_THE_DECISIONS: &[Found] = &[
 fn are_found(all: &[Found]) {
     for (name, property, within) in all {
         let faults = Faults::named(name).expect("a fault");
-        let found =
-            (0..*within).find_map(|seed| once(seed, faults, Telling::Verdict).outcome.err());
+        let mut broken =
+            (0..*within).filter_map(|seed| once(seed, faults, Telling::Verdict).outcome.err());
+        let found = broken.find(|failure| !BEFORE.contains(&(name, failure.violation.property)));
         let failure = found.unwrap_or_else(|| panic!("{within} seeds see nothing of {name}"));
         assert_eq!(failure.violation.property, *property, "{name}: {failure}");
     }

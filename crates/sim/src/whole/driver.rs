@@ -281,6 +281,10 @@ impl World {
             let lease = self.recipe.timing.lease;
             let quiet = if remembers { lease } else { Duration::MAX };
             self.begin_thread(host, &floors, quiet);
+            if self.hosts[host].worker.is_none() {
+                // Killed while it wrote its memory. (Seed 344.)
+                return;
+            }
         }
         let now = self.hosts[host].now(self.at);
         let (driver, born) = self.new_driver(host, now, engine);
