@@ -30,6 +30,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use evenkeel_core::{GroupId, Moment};
+use evenkeel_host::address::Placement;
 
 use self::group::{Ending, Group, Told, Tries};
 use self::kernel::{Kernel, Noted, Voice};
@@ -117,6 +118,7 @@ impl Machine {
             }
             Event::Tried(group) => self.tried(now, group),
             Event::Cleared(group) => self.cleared(now, group),
+            Event::Broken => self.broken(now),
             Event::Refused(group, what, error) => self.trouble(group, what, error),
             Event::SocketsEnded(ticket, outcome) => self.sockets_ended(now, ticket, outcome),
             Event::Sent(group, round) => self.sent(now, group, round),
@@ -264,10 +266,20 @@ impl Machine {
         }
     }
 
-    /// Whether a group wants the address on this machine.
-    pub fn keeps(&self, ip: IpAddr) -> bool {
-        let owner = self.owners.get(&ip);
-        owner.is_some_and(|(owner, _)| self.places(*owner))
+    /// Whether the address is to be deleted there: it is there, and no group wants it on this machine.
+    pub fn clears(&self, place: Placement) -> bool {
+        let owner = self.owners.get(&place.ip);
+        let is_wanted = owner.is_some_and(|(owner, _)| self.places(*owner));
+        !is_wanted && self.kernel.ours(place.ip).any(|one| one == place)
+    }
+
+    /// Looks at everything anew.
+    fn broken(&mut self, now: Moment) {
+        for group in self.groups.values_mut() {
+            (group.placing, group.clearing) = (false, false);
+        }
+        self.leaving_clears = false;
+        self.look_at_all(now);
     }
 
     /// Looks what is still there.

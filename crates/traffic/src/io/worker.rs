@@ -339,6 +339,7 @@ impl Worker {
         };
         if let Err(error) = placed {
             self.reconnect(error);
+            return true;
         }
         if placing.is_done() {
             self.machine.step(clock::now(), Event::Tried(group));
@@ -360,10 +361,11 @@ impl Worker {
         let group = clearing.group;
         let mut places = some_of(&mut clearing.places);
         let is_full = places.len() == PLACED_AT_ONCE;
-        // Some may have been wanted back since.
-        places.retain(|place| !self.machine.keeps(place.ip));
+        // Some may have been wanted back since, or gone with their interface.
+        places.retain(|place| self.machine.clears(*place));
         if let Err(error) = self.clear_some(group, &places) {
             self.reconnect(error);
+            return true;
         }
         if is_full {
             self.clears_at = clock::now() + CLEARED_PAUSE;
@@ -444,6 +446,9 @@ impl Worker {
 
     fn reconnect(&mut self, error: NetlinkError) {
         self.failed(Attempt::Listen, error.to_string());
+        self.placing.clear();
+        self.clearing.clear();
+        self.machine.step(clock::now(), Event::Broken);
         std::thread::sleep(NETLINK_RETRY);
         match (Changes::open(), Connection::open(Family::Route)) {
             (Ok(changes), Ok(route)) => {

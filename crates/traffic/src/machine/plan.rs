@@ -1,5 +1,7 @@
 //! From what is wanted and what is seen to what is done.
 
+use std::net::IpAddr;
+
 use evenkeel_core::{GroupId, Moment};
 use evenkeel_host::address::Placement;
 
@@ -59,14 +61,18 @@ impl Machine {
         if group.clearing {
             return;
         }
-        let left: Vec<Placement> = group
+        // One that has gone to another group here is that one's business.
+        let owners = &self.owners;
+        let own: Vec<IpAddr> = group
             .sites
             .iter()
-            .flat_map(|site| self.kernel.ours(site.ip))
+            .map(|site| site.ip)
+            .filter(|ip| owners.get(ip).is_some_and(|(owner, _)| *owner == id))
             .collect();
-        let sites = group.sites.iter();
-        let gaps: Vec<Placement> = sites
-            .flat_map(|site| self.kernel.stopgaps_of(site.ip))
+        let left: Vec<Placement> = own.iter().flat_map(|ip| self.kernel.ours(*ip)).collect();
+        let gaps: Vec<Placement> = own
+            .iter()
+            .flat_map(|ip| self.kernel.stopgaps_of(*ip))
             .collect();
         if left.is_empty() && gaps.is_empty() {
             group.tries.succeeded();

@@ -797,15 +797,52 @@ fn what_comes_back_while_it_is_being_deleted_is_kept_and_the_rest_comes_again() 
     world.tardy = Some(Vec::new());
     world.want(WWW, Want::Absent);
     let all = world.tardy.take().expect("they wait");
-    assert!(all.iter().all(|place| !world.machine.keeps(place.ip)));
+    assert!(all.iter().all(|place| world.machine.clears(*place)));
     world.delete_now(&all[..1]);
     assert_eq!(adds(&world.want(WWW, OPEN)), 1);
-    assert!(all.iter().all(|place| world.machine.keeps(place.ip)));
+    assert!(!all.iter().any(|place| world.machine.clears(*place)));
     world.step(Event::Cleared(Some(WWW)));
     assert_eq!(adds(&world.settle()), 0);
     assert_eq!(world.ours().len(), 2);
     // And it can leave again.
     assert_eq!(clears(&world.want(WWW, Want::Absent)), 1);
+    assert_eq!(world.ours(), []);
+}
+
+/// It is told of an absent group's addresses only when that gets it: the list may be an old one.
+#[test]
+fn an_absent_group_leaves_alone_what_another_one_has_of_its_addresses() {
+    let mut world = World::www();
+    world.want(WWW, Want::Absent);
+    world.step(Event::Assign(DB, vec![site("192.0.2.1", "eth0")]));
+    world.want(DB, Want::Closed);
+    world.step(Event::Change(Change::Stopgap(at_eth0("192.0.2.1"))));
+    world.settle();
+    world.step(Event::Change(Change::Link(link(ETH0, "eth0"))));
+    let effects = world.wait(Duration::from_secs(5));
+    assert_eq!(clears(&effects), 0, "{effects:?}");
+    assert_eq!(world.ours().len(), 1);
+    world.want(WWW, Want::Closed);
+    let effects = world.want(WWW, Want::Absent);
+    let gone = |report: &&Report| matches!(report, Report::Gone { group: WWW, .. });
+    assert_eq!(reports(&effects).into_iter().filter(gone).count(), 1);
+}
+
+#[test]
+fn what_was_in_turn_when_the_kernel_was_lost_is_asked_for_again() {
+    let mut world = World::www();
+    world.slow = Some(Vec::new());
+    assert_eq!(adds(&world.want(WWW, OPEN)), 1);
+    world.slow = None;
+    world.step(Event::Broken);
+    assert_eq!(adds(&world.wait(TRY_SPACING_MAX)), 1);
+    assert_eq!(world.ours().len(), 2);
+    world.tardy = Some(Vec::new());
+    world.step(Event::Assign(WWW, vec![site("192.0.2.1", "eth0")]));
+    assert_eq!(clears(&world.want(WWW, Want::Absent)), 2);
+    world.tardy = None;
+    world.step(Event::Broken);
+    assert_eq!(clears(&world.wait(TRY_SPACING_MAX)), 2);
     assert_eq!(world.ours(), []);
 }
 
@@ -817,11 +854,16 @@ fn what_leaves_its_group_is_deleted_once_and_kept_if_another_one_wants_it() {
     world.step(Event::Assign(WWW, vec![site("192.0.2.1", "eth0")]));
     assert_eq!(clears(&world.settle()), 1);
     assert_eq!(clears(&world.wait(Duration::from_secs(1))), 0);
-    let left = ip("2001:db8::1");
-    assert!(!world.machine.keeps(left));
+    let left = at_eth0("2001:db8::1");
+    assert!(world.machine.clears(left));
+    let elsewhere = Placement {
+        device: ETH1,
+        ..left
+    };
+    assert!(!world.machine.clears(elsewhere), "it is not there");
     world.step(Event::Assign(DB, vec![site("2001:db8::1", "eth0")]));
     world.want(DB, Want::Closed);
-    assert!(world.machine.keeps(left));
+    assert!(!world.machine.clears(left));
     world.step(Event::Cleared(None));
     assert_eq!(clears(&world.wait(Duration::from_secs(1))), 0);
     assert_eq!(world.ours().len(), 2);

@@ -240,6 +240,9 @@ pub enum Event {
     Resync(Everything),
     /// What the last [`Effect::Add`] of the group names was tried, or is not going to be.
     Tried(GroupId),
+    /// The conversation with the kernel broke off: effects may not have been carried out, and what
+    /// was in turn is not going to be.
+    Broken,
     /// The kernel refused an effect.
     Refused(GroupId, Attempt, String),
     /// An `EndSockets` with this ticket ended so many sockets, or failed.
@@ -262,10 +265,10 @@ pub enum Effect {
     /// Delete these now: the group has them on a wrong interface.
     Remove(GroupId, Vec<Placement>),
     /// Delete these in some turns, after everything that is to be placed: nobody waits for it. Of
-    /// no group if they left theirs. Ask [`Machine::keeps`] of each, and say [`Event::Cleared`] at
+    /// no group if they left theirs. Ask [`Machine::clears`] of each, and say [`Event::Cleared`] at
     /// the end.
     ///
-    /// [`Machine::keeps`]: super::Machine::keeps
+    /// [`Machine::clears`]: super::Machine::clears
     Clear(Option<GroupId>, Vec<Placement>),
     /// Take their stopgaps away.
     RemoveStopgaps(Vec<Placement>),
