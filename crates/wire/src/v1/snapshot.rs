@@ -184,6 +184,12 @@ pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
         .map(|(id, form)| (GroupId(id), group_record(form)))
         .collect();
     put_causes(&mut groups, causes);
+    if let Some(group) = foreign(&groups) {
+        return Err(WireError::Broken {
+            what: "snapshot",
+            why: format!("what it has of group {group:?} is of another group"),
+        });
+    }
     let mut nodes: BTreeMap<NodeId, NodeRecord> = form
         .nodes
         .into_iter()
@@ -213,6 +219,18 @@ pub fn decode(bytes: &[u8]) -> Result<Ledger, WireError> {
     })
 }
 
+/// A group whose record has an assignment of another group: whoever takes it up would hand the wrong
+/// addresses on.
+fn foreign(groups: &BTreeMap<GroupId, GroupRecord>) -> Option<GroupId> {
+    let is_foreign = |group: GroupId, record: &GroupRecord| {
+        let moves = record.moves.iter().map(|one| &one.assigned);
+        let mut all = record.current.iter().chain(moves);
+        all.any(|assigned| assigned.assign.group != group)
+    };
+    let mut all = groups.iter();
+    all.find_map(|(group, record)| is_foreign(*group, record).then_some(*group))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +251,23 @@ mod tests {
         assert!(ledger.recovered.is_some());
         assert!(ledger.drained(NodeId(5)).is_some());
         assert_eq!(decode(&encode(&ledger)), Ok(ledger));
+    }
+
+    /// (Found by a mutated file of the flight recorder: the machine took the record up for the other
+    /// group.)
+    #[test]
+    fn a_record_of_another_group_is_refused() {
+        let mut ledger = Ledger::default();
+        for (index, command) in (1..).zip(super::super::entry::tests::samples()) {
+            ledger.apply(Epoch { term: 1, index }, &command);
+        }
+        let (group, record) = ledger.groups.pop_first().expect("one");
+        ledger.groups.insert(GroupId(group.0 ^ 1), record);
+        let refused = decode(&encode(&ledger)).expect_err("it names another one");
+        assert!(
+            refused.to_string().contains("of another group"),
+            "{refused}"
+        );
     }
 
     #[test]
