@@ -126,7 +126,7 @@ impl Drop for Kept<'_> {
 }
 
 /// Processor time that this thread has used: what others do on the machine is no matter.
-fn used() -> Duration {
+pub fn used() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))

@@ -15,6 +15,7 @@ mod daemon_forms;
 mod dns;
 mod echo;
 mod entry;
+mod flight;
 mod frames;
 mod gate;
 mod hello;
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     dns::TARGET,
     echo::TARGET,
     entry::TARGET,
+    flight::TARGET,
     frames::TARGET,
     gate::TARGET,
     hello::TARGET,

@@ -48,6 +48,7 @@ short![
     dns,
     echo,
     entry,
+    flight,
     frames,
     gate,
     hello,
@@ -101,8 +102,8 @@ fn a_judge_that_takes_too_much_is_caught() {
     );
     let slow = evenkeel_fuzz::Target {
         judge: |_| {
-            let begun = std::time::Instant::now();
-            while begun.elapsed() < evenkeel_fuzz::TIME_MAX * 2 {
+            let begun = evenkeel_fuzz::used();
+            while evenkeel_fuzz::used() - begun < evenkeel_fuzz::TIME_MAX * 2 {
                 std::hint::spin_loop();
             }
         },
