@@ -1434,6 +1434,7 @@ impl Driver {
         }
         self.endpoint.close().await;
         self.forward_stragglers().await;
+        self.node.finish(clock::now(), wall_ms()).await;
         tracing::info!("stopped");
     }
 }

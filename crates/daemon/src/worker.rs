@@ -568,6 +568,7 @@ impl Starting<'_> {
         };
         let place = flight::Place {
             node: self.options.node.to_string(),
+            life: self.inherited.incarnation.counter,
             file: self.prepared.config.text().into(),
             state: self.options.state.clone(),
         };

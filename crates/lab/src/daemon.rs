@@ -282,6 +282,24 @@ impl Evenkeel {
         checked(self.ask(host, arguments)?, &arguments.join(" "))
     }
 
+    /// Feeds each file of the flight recorder of `host` into the program's own machine again; how many
+    /// there were.
+    pub(crate) fn replay_all(&self, host: &Host) -> Result<usize> {
+        let directory = state(host).join("flight");
+        let mut files = 0;
+        // None before the first move.
+        for file in fs::read_dir(&directory).into_iter().flatten() {
+            let path = file.context("listing the flight recorder's files")?.path();
+            if path.extension().is_some_and(|end| end == "jsonl") {
+                let file = path.to_string_lossy();
+                let replayed = self.command(&["replay", &file], &[])?;
+                checked(replayed, &format!("replay {file}"))?;
+                files += 1;
+            }
+        }
+        Ok(files)
+    }
+
     /// What the daemon of `host` says of the cluster; `None` if it says nothing.
     pub(crate) fn status(&self, host: &Host) -> Result<Option<Status>> {
         // The client would wait for a daemon that is starting; asking again is ours.

@@ -167,8 +167,9 @@ fn a_calm_world_stays_as_it_is() {
 /// seed plays.
 type Found = (&'static str, &'static str, u64);
 
-/// What a fault may break before it breaks its property: a released epoch that is renewed again is
-/// served by nobody, and nobody misses it.
+/// What a fault may break before it breaks its property: a released epoch that is opened and extended
+/// again looks held to every voter, and nobody serves it, because its decision machine was told that
+/// it was given up (seed 1).
 const BEFORE: &[(&str, &str)] = &[("spent-reusable", "L1")];
 
 const OF_THE_LEASE: &[Found] = &[

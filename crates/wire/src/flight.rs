@@ -423,19 +423,21 @@ fn digest(bytes: &[u8]) -> String {
 /// The longest text of one act.
 const TEXT_MAX: usize = 160;
 
-/// An act as it is told: shortened for people, and a digest of the whole. Of reports, which are many
-/// and large, the number alone is told.
+/// An act as it is told: shortened for people, and a digest of the whole.
 pub fn act(act: &Act) -> (String, String) {
     if let Act::Tell(report) = act {
-        let digest = digest(&report::encode(report));
-        return (format!("Tell {}", report.seq), digest);
+        return told(report.seq, &report::encode(report));
     }
-    let mut text = format!("{act:?}");
-    let digest = digest(text.as_bytes());
-    if let Some((end, _)) = text.char_indices().nth(TEXT_MAX) {
-        text.truncate(end);
-    }
-    (text, digest)
+    let text = format!("{act:?}");
+    let end = text.char_indices().nth(TEXT_MAX).map(|(end, _)| end);
+    let short = end.and_then(|end| text.get(..end)).unwrap_or(&text);
+    (short.to_owned(), digest(text.as_bytes()))
+}
+
+/// The same of a report that was told, by its number and its versioned form: they are many and
+/// large, so that the number is all that people get.
+pub fn told(seq: u64, report: &[u8]) -> (String, String) {
+    (format!("Tell {seq}"), digest(report))
 }
 
 /// How a decision machine began, as JSON; `file` says which configuration.

@@ -67,9 +67,12 @@ fn read(file: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn topology(file: &Value) -> Option<Topology> {
-    let config = evenkeel_config::parse(file.as_str()?, "the configuration in the file");
-    config.ok().map(|config| config.topology)
+fn topology(file: &Value) -> Result<Topology, String> {
+    let text = file.as_str().ok_or("there is no configuration in it")?;
+    let config = evenkeel_config::parse(text, "the configuration in the file");
+    config
+        .map(|config| config.topology)
+        .map_err(|faults| faults.to_string())
 }
 
 fn write(to: &mut impl Write, begun: &mut Option<Moment>, told: Told<'_>) -> io::Result<()> {

@@ -1,12 +1,15 @@
 //! Three machines that talk to one another, on record, and their files fed back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use evenkeel_core::command::Command;
-use evenkeel_core::health::Silence;
-use evenkeel_core::role::Want;
-use evenkeel_core::{Epoch, GroupName, Incarnation, NodeName};
+use evenkeel_core::health::{CheckState, Silence};
+use evenkeel_core::ledger::Ledger;
+use evenkeel_core::{CheckName, GroupId, GroupName, Incarnation, NodeId, NodeName};
 
+use super::file::DIRECTORY;
 use super::*;
 
 const FILE: &str = "cluster = \"shop\"\n\
@@ -61,6 +64,7 @@ impl World {
             fs::create_dir(&state).expect("our directory");
             let of = Place {
                 node: name.to_owned(),
+                life: 1,
                 file: FILE.into(),
                 state,
             };
@@ -126,15 +130,6 @@ impl World {
                 self.agree(command);
                 self.step(node, Event::Proposed { id, failed: None });
             }
-            Act::Want {
-                group,
-                want: Want::Closed { .. },
-            } => {
-                let current = self.nodes[node].ledger().current(group);
-                if let Some(epoch) = current.map(|one| one.epoch) {
-                    self.step(node, Event::Opened { group, epoch });
-                }
-            }
             _ => {}
         }
     }
@@ -146,8 +141,25 @@ impl World {
             index: self.index,
         };
         for node in (0..3).filter(|one| self.lives[*one]).collect::<Vec<_>>() {
-            let command = command.clone();
-            self.step(node, Event::Committed { epoch, command });
+            if let Command::Assign(assign) = &command {
+                let assign = assign.clone();
+                self.step(node, Event::Appended { epoch, assign });
+            }
+            let committed = command.clone();
+            self.step(
+                node,
+                Event::Committed {
+                    epoch,
+                    command: committed,
+                },
+            );
+            // Its lease machine had all promises.
+            if let Command::Assign(assign) = &command
+                && assign.holder == id(NAMES[node])
+            {
+                let group = assign.group;
+                self.step(node, Event::Opened { group, epoch });
+            }
         }
     }
 
@@ -266,8 +278,8 @@ fn a_record_that_begins_in_the_middle_leads_to_the_same_decision() {
     let first = world.files(TIE);
     only(&first);
     for node in &world.nodes {
-        assert!(node.flight.bytes <= KEPT_MAX);
-        assert!(!node.flight.base.whole, "some of it has left memory");
+        assert!(node.flight.record.bytes() <= KEPT_MAX);
+        assert!(!node.flight.record.is_whole(), "some of it has left memory");
     }
     world.lose_power(0);
     world.pass(Duration::from_secs(10));
@@ -290,41 +302,137 @@ fn a_record_that_begins_in_the_middle_leads_to_the_same_decision() {
     }
 }
 
+/// Its lease runs out, and it goes on.
+fn lapse(world: &mut World) {
+    let epoch = world.nodes[0].ledger().current(www()).map(|one| one.epoch);
+    let epoch = epoch.expect("assigned");
+    let group = www();
+    world.step(0, Event::Lapsed { group, epoch });
+    world.step(0, Event::Opened { group, epoch });
+    world.pass(AFTERMATH + 2 * STEP);
+}
+
 #[test]
 fn files_are_spaced_and_the_oldest_go() {
     let mut world = World::new();
     world.pass(Duration::from_secs(20));
     assert_eq!(world.files(0).len(), 1);
-    let lapse = |world: &mut World| {
-        let epoch = world.nodes[0].ledger().current(www()).map(|one| one.epoch);
-        let epoch = epoch.expect("assigned");
-        let group = www();
-        world.step(0, Event::Lapsed { group, epoch });
-        world.step(0, Event::Opened { group, epoch });
-        world.pass(AFTERMATH + STEP);
-    };
-    lapse(&mut world);
-    assert_eq!(world.files(0).len(), 1, "not so soon");
+    for files in [2, 3, 4, 4, 4] {
+        lapse(&mut world);
+        assert_eq!(world.files(0).len(), files, "some in a row, and no more");
+    }
     world.pass(SPACING);
-    assert_eq!(world.files(0).len(), 2, "but later");
+    lapse(&mut world);
+    assert_eq!(world.files(0).len(), 5, "but later");
+    world.pass(SPACING);
     world.step(
         0,
         Event::Log {
             fault: Some("its disk fails".to_owned()),
         },
     );
-    world.pass(SPACING);
     lapse(&mut world);
-    assert_eq!(world.files(0).len(), 2, "the disk is left alone");
+    assert_eq!(world.files(0).len(), 5, "the disk is left alone");
     world.step(0, Event::Log { fault: None });
     world.pass(STEP);
-    assert_eq!(world.files(0).len(), 3);
-    for _ in 0..FILES_MAX {
+    assert_eq!(world.files(0).len(), 6);
+    // What somebody left half written goes.
+    let directory = world.nodes[0].flight.place.state.join(DIRECTORY);
+    fs::write(directory.join("00000000-0-x.half"), "{").expect("our directory");
+    let first = world.files(0)[0].clone();
+    for _ in 0..16 {
         world.pass(SPACING);
         lapse(&mut world);
         // It does not begin another one before it has written this.
         world.files(0);
     }
     let files = world.files(0);
-    assert_eq!(files.len(), FILES_MAX, "{files:?}");
+    assert_eq!(files.len(), 16, "{files:?}");
+    assert!(!files.contains(&first));
+}
+
+/// A newer life comes later, whatever the calendar says, and what was just written stays.
+#[test]
+fn a_calendar_that_was_ahead_costs_no_file() {
+    let mut world = World::new();
+    let directory = world.nodes[0].flight.place.state.join(DIRECTORY);
+    fs::create_dir(&directory).expect("our directory");
+    for number in 10..40 {
+        let name = format!("00000000-{number:012}-20990101T000000Z.jsonl");
+        fs::write(directory.join(name), "{}").expect("our directory");
+    }
+    world.pass(Duration::from_secs(20));
+    let files = world.files(0);
+    assert_eq!(files.len(), 16);
+    fed(files.last().expect("ours")).expect("the newest is that of this life");
+}
+
+/// A worker that goes on for another opens again what was open: that is no move.
+#[test]
+fn what_was_open_before_is_no_incident() {
+    let mut world = World::new();
+    world.pass(Duration::from_secs(20));
+    let ledger = world.nodes[0].ledger().clone();
+    let epoch = ledger.current(www()).expect("assigned").epoch;
+    let place = Place {
+        state: world.nodes[1].flight.place.state.clone(),
+        ..world.nodes[0].flight.place.clone()
+    };
+    let config = evenkeel_config::parse(FILE, "test").expect("a good file");
+    let start = Start {
+        me: id("ams1"),
+        incarnation: LIFE,
+        topology: config.topology,
+        config_digest: config.digest,
+        ledger: Some(ledger),
+        had: BTreeMap::new(),
+        first_seq: 9,
+    };
+    world.nodes[0] = Recorded::new(world.now, start, place);
+    let group = www();
+    world.step(0, Event::Opened { group, epoch });
+    world.pass(AFTERMATH + 2 * STEP);
+    assert!(world.files(0).is_empty());
+}
+
+/// Five thousand checks that answer each second leave seconds in memory: the move is in its file all
+/// the same, and memory is bounded.
+#[test]
+fn many_checks_do_not_push_the_move_out_of_its_file() {
+    let mut world = World::new();
+    world.pass(Duration::from_secs(20));
+    let verdicts = |now: Moment| -> Vec<Event> {
+        let one = |number: usize| Event::Verdict {
+            group: www(),
+            check: CheckName::new(&format!("check-{number}")).expect("a name"),
+            judged: id("fra1"),
+            state: CheckState::Ok,
+            at: now,
+            silent_since: None,
+            detail: "HTTP 200 in 0.4 ms (connect 0.0, first byte 0.4, body 0)".to_owned(),
+            measures: Vec::new(),
+        };
+        (0..100).map(one).collect()
+    };
+    let crowd = |world: &mut World, steps: usize| {
+        for _ in 0..steps {
+            let (now, all) = (world.now, verdicts(world.now));
+            world.nodes[1].step_all(now, all, 0);
+            world.pass(STEP);
+        }
+    };
+    crowd(&mut world, 500);
+    assert!(!world.nodes[1].flight.record.is_whole());
+    world.lose_power(0);
+    crowd(&mut world, 300);
+    let pending = world.nodes[1].flight.pending.is_some();
+    assert!(!pending, "it is written");
+    let files = world.files(1);
+    let text = fs::read_to_string(only(&files)).expect("written");
+    for sign in ["\"appended\"", "\"opened\""] {
+        let steps = text.lines().skip(3).filter(|line| line.contains(sign));
+        assert_eq!(steps.count(), 1, "{sign}");
+    }
+    assert!(world.nodes[1].flight.record.bytes() <= KEPT_MAX);
+    fed(only(&files)).expect("it is understood");
 }

@@ -8,13 +8,16 @@ use rustix::process::Pid;
 
 use super::Ending;
 use crate::cluster::Cluster;
-use crate::daemon;
+use crate::{daemon, wait};
 
 /// At most this share of one core (DESIGN 7).
 const CORE_PERCENT_MAX: f64 = 1.0;
 
 /// At most this much memory (DESIGN 7).
 const MEMORY_MIB_MAX: f64 = 30.0;
+
+/// Time for the files of the start: the recorder waits for what follows a move.
+const FILES_LIMIT: Duration = Duration::from_secs(15);
 
 /// Processor time that a process has used.
 fn used(pid: Pid) -> Result<Duration> {
@@ -46,6 +49,17 @@ pub(super) fn total_used(pids: &[Pid]) -> Result<Duration> {
     pids.iter().map(|pid| used(*pid)).sum()
 }
 
+/// The first opening is on record with the holder and with the leader, and comes to the same again.
+fn replayed(cluster: &Cluster) -> Result<usize> {
+    wait::until("the flight recorder's files are there", FILES_LIMIT, || {
+        let mut files = 0;
+        for name in cluster.names() {
+            files += cluster.evenkeel().replay_all(cluster.host(&name)?)?;
+        }
+        Ok((files >= 2).then_some(files))
+    })
+}
+
 pub(super) fn play(cluster: &mut Cluster, length: Duration) -> Result<Ending> {
     cluster.wait_whole()?;
     // What is left of the start.
@@ -65,7 +79,8 @@ pub(super) fn play(cluster: &mut Cluster, length: Duration) -> Result<Ending> {
         over |= percent > CORE_PERCENT_MAX || mib > MEMORY_MIB_MAX;
         figures.push(format!("{name} {percent:.2} % of a core, {mib:.1} MiB"));
     }
-    let figures = figures.join("; ");
+    let files = replayed(cluster)?;
+    let figures = format!("{}; {files} files replayed", figures.join("; "));
     ensure!(
         !over,
         "over {CORE_PERCENT_MAX} % or {MEMORY_MIB_MAX} MiB: {figures}"

@@ -84,7 +84,11 @@ pub(super) fn play(cluster: &mut Cluster, steps: usize, seed: u64) -> Result<End
         let step = run.step(&mut draw);
         step.with_context(|| run.trouble(seed, number))?;
     }
-    Ok(Ending::Held(run.figures.told(steps, seed)))
+    let files = run.replay()?;
+    let figures = run.figures.told(steps, seed);
+    Ok(Ending::Held(format!(
+        "{figures}; {files} files of flight recorders replayed"
+    )))
 }
 
 impl Figures {
@@ -108,6 +112,19 @@ impl Figures {
 }
 
 impl<'a> Run<'a> {
+    /// What is on record of it comes to the same, on every node that has power.
+    fn replay(&self) -> Result<usize> {
+        let servers = SERVERS.iter().zip(&self.oracle.servers);
+        let living = servers.filter(|(_, one)| one.up).map(|(name, _)| *name);
+        let mut files = 0;
+        for name in [WITNESS].into_iter().chain(living) {
+            let host = self.cluster.host(name)?;
+            files += self.cluster.evenkeel().replay_all(host)?;
+        }
+        ensure!(files > 0, "there is no file of a flight recorder");
+        Ok(files)
+    }
+
     /// A cluster that is whole, each group on its first server.
     fn new(cluster: &'a mut Cluster) -> Result<Self> {
         let began = now();

@@ -123,8 +123,9 @@ pub fn play(seed: u64, mut world: World) -> Ended {
 pub fn replay(seed: u64, story: &str, node: usize) -> Result<Replayed, String> {
     let recipe = Recipe::draw(&mut Chance::new(seed));
     let file = |file: &Value| {
-        let file = usize::try_from(file.as_u64()?).ok()?;
-        Some(place::topology(&recipe, file))
+        let number = file.as_u64().and_then(|file| usize::try_from(file).ok());
+        let file = number.ok_or_else(|| format!("{file} is no version of the configuration"))?;
+        Ok(place::topology(&recipe, file))
     };
     flight::replay::replay(story.lines(), &node.into(), file, |_| {})
 }

@@ -18,6 +18,12 @@ const ASTRAY_MAX: usize = 20;
 /// earlier or later than in the story comes within some seconds, or never.
 const PENDING_MAX: usize = 1_000;
 
+/// Inputs of one step that make the machine say something each, beside verdicts and reports: more than
+/// any driver feeds at once, fewer than the machine keeps acts.
+const STEP_MAX: usize = 1_024;
+/// As much of a line as an error shows.
+const SHOWN_MAX: usize = 200;
+
 /// What a replay came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
@@ -153,35 +159,35 @@ impl Replayed {
 
 /// Feeds the inputs of one node into the decision machine again, and compares what it wants with
 /// what the story says. Lines before it begins are passed over, and those that are not of node
-/// `of`, as the lines name it. `topology` reads what a line says of the configuration; `tell`
-/// hears of everything.
+/// `of`, as the lines name it. `topology` reads what a line says of the configuration, or says why it
+/// cannot; `tell` hears of everything.
 ///
 /// # Errors
 /// The first line that cannot be read, or, of a machine that was born in the story, that differs.
 pub fn replay<'l>(
     lines: impl Iterator<Item = &'l str>,
     of: &Value,
-    topology: impl Fn(&Value) -> Option<Topology>,
+    topology: impl Fn(&Value) -> Result<Topology, String>,
     mut tell: impl FnMut(Told<'_>),
 ) -> Result<Replayed, String> {
     let mut fed: Option<Fed> = None;
     let mut replayed = Replayed::default();
     for line in lines {
-        let value: Value = serde_json::from_str(line).map_err(|why| format!("{why}: {line}"))?;
+        let value: Value =
+            serde_json::from_str(line).map_err(|why| format!("{why}: {}", shown(line)))?;
         if value.get("node") != Some(of) {
             continue;
         }
-        let unreadable = || format!("not understood: {line}");
+        let unreadable = || format!("not understood: {}", shown(line));
         let now = value.get("now").and_then(number).map(Moment::from_nanos);
         match value.get("what").and_then(Value::as_str) {
             Some(what @ ("born" | "taken")) => {
                 if let Some(fed) = fed.take() {
                     fed.end(&mut replayed)?;
                 }
-                let begun = now
-                    .zip(value.get("in"))
-                    .and_then(|(now, how)| begin(now, how, &topology));
-                let machine = begun.ok_or_else(unreadable)?;
+                let (now, how) = now.zip(value.get("in")).ok_or_else(unreadable)?;
+                let file = topology(how.get("file").unwrap_or(&Value::Null))?;
+                let machine = begin(now, how, file).ok_or_else(unreadable)?;
                 tell(Told::Begins(&machine));
                 let whole = what == "born";
                 match whole {
@@ -195,6 +201,12 @@ pub fn replay<'l>(
                 let events = value.get("in").and_then(Value::as_array);
                 let events = events.and_then(|all| all.iter().map(read).collect());
                 let events: Vec<Event> = events.ok_or_else(unreadable)?;
+                let many = |event: &&Event| {
+                    !matches!(event, Event::Verdict { .. } | Event::Reported { .. })
+                };
+                if events.iter().filter(many).count() > STEP_MAX {
+                    return Err(format!("more than one step: {}", shown(line)));
+                }
                 let wall = value.get("wall").and_then(number).unwrap_or(0);
                 let now = now.ok_or_else(unreadable)?;
                 tell(Told::Step(now, &events));
@@ -224,12 +236,14 @@ pub fn replay<'l>(
     Ok(replayed)
 }
 
+/// A line's beginning, with nothing in it that a terminal would obey.
+fn shown(line: &str) -> String {
+    let start: String = line.chars().take(SHOWN_MAX).collect();
+    format!("{start:?}")
+}
+
 /// A machine that begins as one did.
-fn begin(
-    now: Moment,
-    value: &Value,
-    topology: impl Fn(&Value) -> Option<Topology>,
-) -> Option<Node> {
+fn begin(now: Moment, value: &Value, topology: Topology) -> Option<Node> {
     let ledger: Option<Ledger> = match value.get("ledger")? {
         Value::Null => None,
         bytes => Some(snapshot::decode(&unhex(bytes)?).ok()?),
@@ -242,7 +256,7 @@ fn begin(
     let start = Start {
         me: NodeId(number(value.get("me")?)?),
         incarnation: life_of(value.get("life")?)?,
-        topology: topology(value.get("file")?)?,
+        topology,
         config_digest: number(value.get("digest")?)?,
         ledger,
         had,
