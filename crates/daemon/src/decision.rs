@@ -221,6 +221,8 @@ pub type Restart = Arc<dyn Fn() -> evenkeel_consensus::BoxFuture<Started> + Send
 /// A write of the log that has not been done for so long: its disk hangs. A slow one, which only
 /// leads no more, is quicker.
 const DISK_HANGS: Duration = Duration::from_secs(1);
+/// One that takes less does not hang.
+const DISK_ANSWERS: Duration = Duration::from_millis(100);
 const NO_ANSWER: &str = "its disk does not answer";
 
 /// How long a failed disk is left alone before the engine is tried again.
@@ -401,7 +403,8 @@ impl Driver {
                 Input::Tick => {
                     ticked = clock::now();
                     self.tick(&bring);
-                    self.node.mind(ticked, wall_ms());
+                    let answers = self.disk_answers();
+                    self.node.mind(ticked, wall_ms(), answers);
                     if self.may_end() {
                         self.leave(&mut sources).await;
                         return End::Stopped;
@@ -624,6 +627,13 @@ impl Driver {
             // The driver has ended: nobody wants it any more.
             let _ = bring.send(Brought::Engine(started)).await;
         });
+    }
+
+    /// Whether the log's disk takes what it is given.
+    fn disk_answers(&self) -> bool {
+        let engine = self.engine.as_ref();
+        let waiting = engine.and_then(|engine| engine.disk_waiting());
+        engine.is_some() && waiting.is_none_or(|waiting| waiting < DISK_ANSWERS)
     }
 
     /// A disk that hangs tells nobody so: this node takes nothing over until it answers.

@@ -81,15 +81,16 @@ impl Recorded {
     }
 
     /// Puts an incident on record, and writes its file once that is due. Call it a few times a second,
-    /// when nothing waits.
-    pub fn mind(&mut self, now: Moment, wall_ms: u64) {
-        self.flight.mind(now, wall_ms);
+    /// when nothing waits. Nothing is written while the log's disk does not answer at once: a thread that
+    /// hangs in it would keep this process from ending, and the next from its log.
+    pub fn mind(&mut self, now: Moment, wall_ms: u64, disk_answers: bool) {
+        self.flight.mind(now, wall_ms, disk_answers);
     }
 
     /// Writes what is still due and waits for it, [`LAST_MAX`] at most.
     pub async fn finish(&mut self, now: Moment, wall_ms: u64) {
-        self.flight.mind(now, wall_ms);
-        self.flight.mind(now + AFTERMATH, wall_ms);
+        self.flight.mind(now, wall_ms, true);
+        self.flight.mind(now + AFTERMATH, wall_ms, true);
         let until = tokio::time::Instant::now() + LAST_MAX;
         while self.flight.is_writing() && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK).await;
@@ -228,14 +229,14 @@ impl Flight {
         writer.is_some_and(|writer| !writer.is_finished())
     }
 
-    fn mind(&mut self, now: Moment, wall_ms: u64) {
-        let (is_writing, disk_fails) = (self.is_writing(), self.disk_fails);
+    fn mind(&mut self, now: Moment, wall_ms: u64, disk_answers: bool) {
+        let may_write = disk_answers && !self.disk_fails && !self.is_writing();
         let Some(pending) = &mut self.pending else {
             return;
         };
         // Not at the sign itself: the move is not to wait for it.
         pending.record.get_or_insert_with(|| self.record.clone());
-        if now < pending.due || is_writing || disk_fails {
+        if now < pending.due || !may_write {
             return;
         }
         let Some(Pending {

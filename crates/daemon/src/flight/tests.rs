@@ -190,7 +190,7 @@ impl World {
             for node in (0..3).filter(|one| self.lives[*one]).collect::<Vec<_>>() {
                 self.step(node, Event::Tick);
                 let wall = self.now.as_nanos() / 1_000_000;
-                self.nodes[node].mind(self.now, wall);
+                self.nodes[node].mind(self.now, wall, true);
             }
         }
     }
