@@ -127,8 +127,8 @@ struct Flight {
     place: Place,
     record: Record,
     pending: Option<Pending>,
-    /// The newest assignment that came while this worker looked on: what it opens under an older
-    /// one was open before, and no move.
+    /// The newest assignment that came while this worker looked on: what it opens beyond that was open
+    /// before, under another worker, and is no move.
     assigned: Epoch,
     /// Files that may be written now, and since when the next one is being earned.
     files: u32,
