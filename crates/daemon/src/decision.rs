@@ -1439,12 +1439,13 @@ impl Driver {
         let by = self.books.rest_by.unwrap_or(patience);
         self.stop_services(&mut sources.services, by).await;
         self.lease.order(Order::Stop);
+        let answers = self.disk_answers();
         if let Some(Ok(engine)) = self.engine.take().map(Arc::try_unwrap) {
             engine.shutdown().await;
         }
         self.endpoint.close().await;
         self.forward_stragglers().await;
-        self.node.finish(clock::now(), wall_ms()).await;
+        self.node.finish(clock::now(), wall_ms(), answers).await;
         tracing::info!("stopped");
     }
 }

@@ -88,9 +88,9 @@ impl Recorded {
     }
 
     /// Writes what is still due and waits for it, [`LAST_MAX`] at most.
-    pub async fn finish(&mut self, now: Moment, wall_ms: u64) {
-        self.flight.mind(now, wall_ms, true);
-        self.flight.mind(now + AFTERMATH, wall_ms, true);
+    pub async fn finish(&mut self, now: Moment, wall_ms: u64, disk_answers: bool) {
+        self.flight.mind(now, wall_ms, disk_answers);
+        self.flight.mind(now + AFTERMATH, wall_ms, disk_answers);
         let until = tokio::time::Instant::now() + LAST_MAX;
         while self.flight.is_writing() && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK).await;

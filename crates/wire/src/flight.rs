@@ -36,6 +36,10 @@ use crate::v1::{entry, report, snapshot};
 
 pub mod replay;
 
+/// The form of these lines, as a file names it: to be counted up when an older reader would
+/// misunderstand them. What is in hexadecimal has a version of its own.
+pub const FORM: u64 = 1;
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // A string takes whatever is written.

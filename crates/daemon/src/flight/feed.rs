@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use evenkeel_core::Moment;
 use evenkeel_core::node::{Act, Event};
 use evenkeel_core::topology::Topology;
+use evenkeel_wire::flight::FORM;
 use evenkeel_wire::flight::replay::{Replayed, Told, replay as feed};
 use serde_json::Value;
 
@@ -27,6 +28,12 @@ pub fn replay(file: &Path, tell: bool, to: &mut impl Write) -> anyhow::Result<()
     let Some(node) = first.get("node") else {
         bail!("{} does not say of which node it is", file.display());
     };
+    let form = first.get("form").and_then(Value::as_u64);
+    ensure!(
+        form == Some(FORM),
+        "{} is written in form {form:?}, and this program reads {FORM}: use the version that wrote it",
+        file.display()
+    );
     let mut begun = None;
     let told = |told: Told<'_>| {
         if tell {

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use evenkeel_wire::flight;
 use serde_json::{Value, json};
 
 use super::Place;
@@ -98,8 +99,8 @@ impl Incident {
     fn lines(&self, mut to: impl Write) -> io::Result<()> {
         let Place { node, file, .. } = &self.place;
         let first = json!({
-            "node": node, "what": "recorder", "version": env!("CARGO_PKG_VERSION"),
-            "because": self.because,
+            "node": node, "what": "recorder", "form": flight::FORM,
+            "version": env!("CARGO_PKG_VERSION"), "because": self.because,
         });
         writeln!(to, "{first}")?;
         for line in self.record.lines(node, file, self.wall_ms) {

@@ -262,7 +262,12 @@ fn what_is_on_record_can_be_fed_back_and_comes_to_the_same() {
     for (bad, why) in [
         ("", "is no file"),
         ("{}", "does not say"),
-        ("{\"node\":1}\n{}", "no machine"),
+        ("{\"node\":1}", "is written in form None"),
+        (
+            "{\"node\":1,\"form\":2}",
+            "form Some(2), and this program reads 1",
+        ),
+        ("{\"node\":1,\"form\":1}\n{}", "no machine"),
     ] {
         fs::write(&changed, bad).expect("our directory");
         let refused = format!("{:#}", fed(&changed).expect_err(why));
