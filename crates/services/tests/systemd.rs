@@ -19,17 +19,24 @@ const UNITS: [UnitFile; 4] = [
         "good.service",
         "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\nExecStart=/bin/sleep 600\n",
     ),
+    // This one and the next are up when their traps are set: a signal that came before would
+    // end them at once.
     (
         "hangs.service",
         "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\nTimeoutStopSec=600\n\
-         ExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 600 & wait; done'\n\
+         ExecStartPre=/bin/rm -f /run/hangs.trap\n\
+         ExecStart=/bin/sh -c 'trap : TERM; : >/run/hangs.trap; while :; do sleep 600 & wait; done'\n\
+         ExecStartPost=/bin/sh -c 'until [ -e /run/hangs.trap ]; do sleep 0.01; done'\n\
          ExecStop=/bin/sleep 600\n",
     ),
-    // It takes longer to stop than the ladder of signals.
+    // It takes `SLOW` to stop, which is longer than the ladder of signals.
     (
         "slow.service",
         "[Unit]\nDefaultDependencies=no\n[Service]\nType=exec\n\
-         ExecStart=/bin/sh -c 'trap \"sleep 6; exit 0\" TERM; while :; do sleep 600 & wait; done'\n\
+         ExecStartPre=/bin/rm -f /run/slow.trap\n\
+         ExecStart=/bin/sh -c 'trap \"sleep 6; exit 0\" TERM; : >/run/slow.trap; \
+         while :; do sleep 600 & wait; done'\n\
+         ExecStartPost=/bin/sh -c 'until [ -e /run/slow.trap ]; do sleep 0.01; done'\n\
          KillMode=mixed\n",
     ),
     (
@@ -38,6 +45,9 @@ const UNITS: [UnitFile; 4] = [
          ExecStartPre=/bin/false\n",
     ),
 ];
+
+/// How long the slow one is in its trap.
+const SLOW: Duration = Duration::from_secs(6);
 
 fn www() -> GroupId {
     GroupId::of(&GroupName::new("www").expect("a name"))
@@ -224,6 +234,7 @@ fn a_stop_keeps_its_time_though_the_bus_is_lost_and_somebody_gives_another_order
     room.want(OPENING);
     assert!(matches!(room.next(), Report::Ready { .. }));
     room.want(Want::Standby);
+    let begun = Instant::now();
     runtime().block_on(async {
         let systemd = Systemd::start(&machine.bus());
         until(&systemd, "slow.service", runs(Running::Changing)).await;
@@ -232,6 +243,8 @@ fn a_stop_keeps_its_time_though_the_bus_is_lost_and_somebody_gives_another_order
     machine.run(&["pkill", "-x", "dbus-daemon"]);
     let stopped = room.next();
     assert!(matches!(stopped, Report::Stopped { .. }), "{stopped:?}");
+    // Else nothing was going on that the other order and the loss could have disturbed.
+    assert!(begun.elapsed() >= SLOW, "{:?}", begun.elapsed());
     let state = runtime().block_on(async {
         let systemd = Systemd::start(&machine.bus());
         systemd.look("slow.service").await.expect("it answers")
