@@ -10,7 +10,8 @@
 //! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
 //! | the same, not having got its assignment yet  | -                          | nothing, for a while      |
-//! | heard, but deaf for S                        | alive and ready            | move                      |
+//! | heard, but deaf for S                        | fit                        | move                      |
+//! | the same for [`DEAF_PATIENCE`] leases        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody, or less fit        | new epoch for the same    |
 //! | gave up after a lost lease, well again       | as fit as it               | move                      |
 //! | gave up after a lost lease, well again       | nobody so fit              | new epoch for the same    |
@@ -50,6 +51,12 @@ pub const FIRST_START_PATIENCE: Duration = Duration::from_millis(1500);
 /// it has it: voters miss its renewals from the moment that they know of it themselves, and its
 /// log may be behind theirs, on a slow link or after its start. As long as a proposal may take.
 pub const ASSIGNMENT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a holder that is heard and hears nobody may take to hear somebody again, in leases,
+/// if nobody fit could go on for it. One whose answers are lost by chance resumes before that
+/// (DESIGN 3.1 rule 6: one that has not resumed by then gives up); and the next one, which fails as
+/// well or failed a moment ago, would hear them no better.
+pub const DEAF_PATIENCE: u32 = 10;
 
 /// Why a node that came back after a recovery takes nothing yet.
 pub const NO_VOTE_YET: &str =
@@ -359,6 +366,9 @@ fn reason_to_leave(
 /// Who goes on for a holder that is lost: somebody fit; the holder itself, if it is alive again and
 /// no less fit than the others, for it has what the group left there; or whoever is alive and ready.
 ///
+/// A deaf one may hear again at any moment: it is left at once for somebody fit, and for others only
+/// when it has been deaf for long.
+///
 /// A holder that has given up in good order has failed nothing: a node that has, and may not have
 /// recovered, would do no better, so it is left only for one that is as fit.
 fn instead_of_lost(
@@ -381,6 +391,11 @@ fn instead_of_lost(
         own.is_some_and(|own| own.fitness <= Fitness::Drained && no_less(own.fitness))
     });
     let next = before(Fitness::Unknown).or(well_back);
+    if let Cause::HolderDeaf { standing } = cause
+        && *standing < situation.topology.timing.lease * DEAF_PATIENCE
+    {
+        return next;
+    }
     next.or_else(|| before(Fitness::Unready)).or(back)
 }
 

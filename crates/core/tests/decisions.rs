@@ -12,7 +12,7 @@ use evenkeel_core::health::{
 use evenkeel_core::lease::Assignment;
 use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, NOT_OPEN_IN_TIME, Node, Start};
-use evenkeel_core::policy::Wish;
+use evenkeel_core::policy::{DEAF_PATIENCE, Wish};
 use evenkeel_core::role::{Run, Want};
 use evenkeel_core::rule::Rule;
 use evenkeel_core::settling::{ASKED_MAX, Fresh, Settling};
@@ -712,6 +712,32 @@ fn a_holder_that_hears_nobody_is_replaced() {
     let moved = world.take().expect("a move");
     assert_eq!(moved.holder, id("fra1"));
     assert!(matches!(moved.evidence.cause, Cause::HolderDeaf { .. }));
+}
+
+/// Both lose some frames of all: whoever holds the group misses answers now and then, and passing
+/// it to and fro mends nothing.
+#[test]
+fn a_holder_that_hears_nobody_for_a_moment_is_left_for_nobody_unfit() {
+    let deaf = |world: &mut World, standing| {
+        world.hear(5, standing);
+        world.pass(20);
+        world.take().map(|moved| moved.holder)
+    };
+    let lease = 120;
+    let long = lease * u64::from(DEAF_PATIENCE);
+    let mut world = World::serving("any");
+    assert_eq!(deaf(&mut world, 80), Some(id("fra1")));
+    // It has just failed the group itself.
+    assert_eq!(deaf(&mut world, 80), None);
+    assert_eq!(deaf(&mut world, long - 1), None);
+    // A truly deaf holder is left even so.
+    assert_eq!(deaf(&mut world, long), Some(id("ams1")));
+
+    let mut world = World::serving("any");
+    world.voice("fra1").apache = CheckState::Failing;
+    world.pass(100);
+    assert_eq!(deaf(&mut world, 80), None);
+    assert_eq!(deaf(&mut world, long), Some(id("fra1")));
 }
 
 #[test]

@@ -520,7 +520,10 @@ impl World {
                 self.note(explained);
                 let from = assign.evidence.from;
                 let stopping = from.is_some_and(|from| self.books.s6.stops(at, from));
-                let well = self.books.l2.moved(at, assign, stopping);
+                let well = self
+                    .books
+                    .l2
+                    .moved(at, assign, stopping, self.recipe.lease());
                 self.note(well);
             }
             Command::Drain(drain) => self.books.s6.drained(self.at, drain.node),

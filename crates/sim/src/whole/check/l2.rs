@@ -1,10 +1,12 @@
 //! L2: a group does not come back to a node that failed it until that node has been well for a
-//! while. Only when the holder is lost as well may whoever lives go on.
+//! while. Only when the holder is lost as well may whoever lives go on; one that is heard and deaf
+//! is lost when it has been so for long.
 
 use std::collections::BTreeMap;
 
 use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::Cause;
+use evenkeel_core::policy::DEAF_PATIENCE;
 use evenkeel_core::standby::WELL_MIN;
 use evenkeel_core::{GroupId, NodeId};
 
@@ -26,19 +28,21 @@ impl Books {
         self.failed.get(&(group, node)).copied()
     }
 
-    /// A move is decided. A holder that is about to stop is as good as lost.
+    /// A move is decided, with leases of so many nanoseconds. A holder that is about to stop is as
+    /// good as lost.
     pub(in crate::whole) fn moved(
         &mut self,
         at: u64,
         assign: &Assign,
         stopping: bool,
+        lease: u64,
     ) -> Result<(), Violation> {
         let to = (assign.group, assign.holder);
         let cause = &assign.evidence.cause;
         let failed = self.failed.get(&to).copied();
         let while_ago = nanos(WELL_MIN) * 9 / 10 - SLACK;
         if let Some(since) = failed
-            && is_choice(cause)
+            && is_choice(cause, lease)
             && !stopping
             && assign.evidence.from != Some(assign.holder)
             && at < since + while_ago
@@ -67,12 +71,12 @@ impl Books {
 }
 
 /// Moves away from a holder that lives, by the policy alone.
-fn is_choice(cause: &Cause) -> bool {
+fn is_choice(cause: &Cause, lease: u64) -> bool {
     match cause {
+        Cause::HolderDeaf { standing } => nanos(*standing) < lease * u64::from(DEAF_PATIENCE),
         Cause::RuleHolds | Cause::HolderUnready | Cause::Failback | Cause::Drained => true,
         Cause::FirstStart
         | Cause::HolderSilent { .. }
-        | Cause::HolderDeaf { .. }
         | Cause::HolderUnlisted
         | Cause::Operator
         | Cause::HolderStopping
