@@ -2,7 +2,7 @@
 //! the faults of its cables. A cable that is cut keeps its carrier: the hosts at both
 //! ends believe in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -24,8 +24,8 @@ pub(crate) struct Cable {
     pub(crate) to_host: Wire,
 }
 
-/// One direction of a cable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// One direction of a cable; what is worse is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wire {
     /// Every frame arrives.
     #[default]
@@ -57,6 +57,14 @@ impl Cable {
         from_host: Wire::Whole,
         to_host: Wire::Whole,
     };
+
+    /// With both to bear.
+    fn and(self, other: Self) -> Self {
+        Self {
+            from_host: self.from_host.max(other.from_host),
+            to_host: self.to_host.max(other.to_host),
+        }
+    }
 }
 
 /// The hardware address of the host with this number.
@@ -76,6 +84,8 @@ pub(crate) type Ports = Arc<Mutex<BTreeMap<u32, String>>>;
 #[derive(Debug)]
 pub(crate) struct Switch {
     cables: Mutex<BTreeMap<String, Cable>>,
+    /// Hosts whose cables are pulled for a moment, whatever else is wrong with them.
+    pulled: Mutex<BTreeSet<String>>,
     ports: Ports,
     /// Further rules per host, of the form that follows `iifname PORT`: filters that a
     /// scenario puts in.
@@ -142,6 +152,7 @@ impl Switch {
         run("ip", &["-batch", "-"], script).context("making the switch")?;
         let switch = Self {
             cables: Mutex::default(),
+            pulled: Mutex::default(),
             ports: Ports::default(),
             filters: Mutex::default(),
             neighbours: Mutex::default(),
@@ -189,6 +200,29 @@ impl Switch {
         self.apply()
     }
 
+    /// Does this to the cable of `host` besides what was done to it before.
+    pub(crate) fn worsen_cable(&self, host: &str, cable: Cable) -> Result<()> {
+        {
+            let mut all = self.cables.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = all.entry(host.to_owned()).or_default();
+            *known = known.and(cable);
+        }
+        self.apply()
+    }
+
+    /// Pulls the cable of `host`, or puts it back, whatever state it is in.
+    pub(crate) fn pull_cable(&self, host: &str, pulled: bool) -> Result<()> {
+        {
+            let mut all = self.pulled.lock().unwrap_or_else(PoisonError::into_inner);
+            if pulled {
+                all.insert(host.to_owned());
+            } else {
+                all.remove(host);
+            }
+        }
+        self.apply()
+    }
+
     /// Gives `host` a neighbour by its hardware address, or takes it away: what happens to the
     /// cable of `host` does not happen between those two, as if they were on the same side of
     /// the place where the network is cut.
@@ -220,15 +254,38 @@ impl Switch {
         self.apply()
     }
 
+    /// One rule of that form besides those that are there.
+    pub(crate) fn add_filter(&self, host: &str, text: &str) -> Result<()> {
+        self.filters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(host.to_owned())
+            .or_default()
+            .push(text.to_owned());
+        self.apply()
+    }
+
     /// The whole rule set, replaced in one transaction.
     fn apply(&self) -> Result<()> {
         let (mut entering, mut leaving) = (String::new(), String::new());
-        let cables = self.cables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cables = self
+            .cables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for host in self
+            .pulled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            cables.insert(host.clone(), Cable::CUT);
+        }
         let neighbours = self
             .neighbours
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for (host, cable) in cables.iter() {
+        for (host, cable) in &cables {
             let port = port(host);
             let but = |which: &str| match neighbours.get(host) {
                 Some(address) => format!(" ether {which} != {address}"),

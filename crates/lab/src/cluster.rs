@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use evenkeel_core::standby::WAIT_MAX;
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -47,9 +48,9 @@ pub(crate) fn servers(count: usize) -> Vec<Place> {
     all.map(|(name, number)| Place::new(name, number)).collect()
 }
 
-/// Time for a cluster to be whole: an election, some leases, and the hold-down of a
-/// node that has failed.
-const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+/// Time for a cluster to be whole: an election, some leases, and the wait for a node that has
+/// failed the group, as often as it may be (a flapping cable does that again and again).
+const WHOLE_LIMIT: Duration = Duration::from_secs(30).saturating_add(WAIT_MAX);
 
 /// Time for a daemon that was told to stop: handing over and draining included.
 const STOP_LIMIT: Duration = Duration::from_secs(20);

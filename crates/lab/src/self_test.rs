@@ -237,6 +237,15 @@ impl Test {
             seen.failed > 0 && seen.failed < seen.requests,
             "half of the frames lost: {seen:?}"
         );
+        self.wait_answer("a", now())?;
+        // One trouble does not mend another.
+        self.switch.worsen_cable("a", Cable::DEAF)?;
+        self.switch.worsen_cable("a", lossy)?;
+        self.switch.pull_cable("a", true)?;
+        self.switch.pull_cable("a", false)?;
+        let seen = self.watch();
+        ensure!(seen.by_host.is_empty(), "deaf, lossy and pulled: {seen:?}");
+        self.switch.set_cable("a", Cable::WHOLE)?;
         self.wait_answer("a", now())
     }
 

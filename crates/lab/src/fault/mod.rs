@@ -54,7 +54,7 @@ pub(crate) enum Fault {
 /// Does it to node `name`.
 pub(crate) fn inject(ground: &mut impl Ground, fault: Fault, name: &str) -> Result<()> {
     let mark = ground.host(name)?.mark(ground.program());
-    let cable = |cable| ground.switch().set_cable(name, cable);
+    let cable = |cable| ground.switch().worsen_cable(name, cable);
     match fault {
         Fault::PowerCut => ground.power_cut(name),
         Fault::ServiceKilled => apache::kill(ground.host(name)?),

@@ -436,7 +436,8 @@ impl Play<'_> {
             );
             let silent_from = times.struck + self.mute_after();
             let late = records.iter().filter(|one| one.is_good());
-            let late = late.filter(|one| one.start > silent_from && one.start < times.to);
+            // What is asked within may be answered after that, rightly.
+            let late = late.filter(|one| one.start > silent_from && one.end < times.to);
             Ok((seen, late.count() as u64))
         };
         let ((four, late4), (six, late6)) = (read(&clients.ipv4)?, read(&clients.ipv6)?);

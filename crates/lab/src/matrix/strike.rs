@@ -143,7 +143,7 @@ impl Under {
             Trouble::MachineFrozen => self.freeze(cluster, name, chance),
             Trouble::LinkOut => cut_link(cluster, name, other),
             Trouble::LinkIn => cut_link(cluster, other, name),
-            Trouble::Loss => cluster.switch().set_cable(name, LOSSY),
+            Trouble::Loss => cluster.switch().worsen_cable(name, LOSSY),
             Trouble::Flapping => self.flap(cluster, name, chance),
             Trouble::DiskFull => {
                 self.full.push(name.to_owned());
@@ -299,7 +299,7 @@ const LOSSY: Cable = Cable {
 fn cut_link(cluster: &Cluster, from: &str, to: &str) -> Result<()> {
     let to = cluster.place(to)?.hardware();
     let rule = format!("@from ether daddr {to}");
-    cluster.switch().set_filter(from, &[&rule])
+    cluster.switch().add_filter(from, &rule)
 }
 
 fn flap_until_stopped(
@@ -309,10 +309,10 @@ fn flap_until_stopped(
     held: &Receiver<()>,
 ) -> Result<()> {
     loop {
-        for cable in [Cable::CUT, Cable::WHOLE] {
-            switch.set_cable(name, cable)?;
+        for pulled in [true, false] {
+            switch.pull_cable(name, pulled)?;
             if !pause(held, chance.span(FLAP_MIN, FLAP_MAX)) {
-                return switch.set_cable(name, Cable::WHOLE);
+                return switch.pull_cable(name, false);
             }
         }
     }
