@@ -30,6 +30,7 @@ mod netlink;
 mod nftables;
 mod node;
 mod notes;
+mod notices;
 mod process;
 mod report;
 mod seal;
@@ -69,6 +70,7 @@ pub const TARGETS: &[Target] = &[
     nftables::TARGET,
     node::TARGET,
     notes::TARGET,
+    notices::TARGET,
     process::TARGET,
     report::TARGET,
     seal::TARGET,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use crate::netlink::{Messages, Request};
 use crate::ping::{Family, Kind, number_of};
 use crate::sockets::{self, Transport};
-use crate::{address, listener, process};
+use crate::{address, listener, process, watching};
 
 /// Which question an ICMP packet replies to, if it is one with this nonce.
 pub fn echoed(kind: Kind, family: Family, nonce: u64, packet: &[u8]) -> Option<u64> {
@@ -67,4 +67,25 @@ pub fn request(kind: u16, body: &[u8], attributes: &[(u16, &[u8])], sequence: u3
 /// When a process was started, by its line in `/proc`, whose name may be anything.
 pub fn start_of(stat: &str) -> Option<u64> {
     process::start_of(stat)
+}
+
+/// What was read of one buffer of fanotify: notices, the bytes of their handles and names, and
+/// whether all was understood.
+pub fn notices(buffer: &[u8]) -> (usize, usize, bool) {
+    watching::read_notices(buffer)
+}
+
+/// A notice as the kernel writes it: a rename from one entry of a directory to another.
+pub fn renamed(directory: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let infos = [
+        (libc::FAN_EVENT_INFO_TYPE_OLD_DFID_NAME, directory, from),
+        (libc::FAN_EVENT_INFO_TYPE_NEW_DFID_NAME, directory, to),
+        (libc::FAN_EVENT_INFO_TYPE_FID, directory, &[][..]),
+    ];
+    watching::written(libc::FAN_RENAME, 1, &infos)
+}
+
+/// As it tells that notices were dropped.
+pub fn overflow() -> Vec<u8> {
+    watching::written(watching::OVERFLOW, 0, &[])
 }

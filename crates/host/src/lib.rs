@@ -28,3 +28,4 @@ pub mod sys;
 pub mod systemd;
 pub mod tickle;
 pub mod unit;
+pub mod watching;

@@ -4,6 +4,7 @@
 pub mod baton;
 pub mod bpf;
 pub mod bpffs;
+pub mod fanotify;
 pub mod icmp;
 pub mod inherit;
 pub mod netns;
