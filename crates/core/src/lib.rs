@@ -8,6 +8,7 @@
 
 pub mod command;
 pub mod evidence;
+pub mod fence;
 pub mod finding;
 pub mod foresee;
 pub mod generation;
