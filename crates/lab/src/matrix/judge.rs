@@ -132,7 +132,10 @@ impl Facts<'_> {
         let left = one.from.as_deref().unwrap_or_default();
         let renewed = one.cause == RENEWED && left == one.to;
         let anyway = self.majority_is_doubtful && OF_NO_MAJORITY.contains(&one.cause.as_str());
-        if renewed || anyway {
+        // Who holds a group goes on while its disk stands still; who gets one then cannot take it.
+        let stuck = self.befell(left).any(|one| one == Trouble::DiskFrozen);
+        let not_taken = stuck && left != self.holder && one.cause == "holder-silent";
+        if renewed || anyway || not_taken {
             return;
         }
         let profile: Profile = self.case.shape.profile;
@@ -262,6 +265,21 @@ mod tests {
         let count = |moves: &[Move]| facts.judge(moves, None).went_back;
         assert_eq!(count(&[there.clone(), again.clone()]), 0);
         assert_eq!(count(&[there, again, back]), 1);
+    }
+
+    #[test]
+    fn a_node_whose_disk_stands_still_is_left_only_if_it_gets_the_group_then() {
+        let moves = [
+            a_move("ams1", "fra1", "rule"),
+            a_move("fra1", "bru1", "holder-silent"),
+        ];
+        let name = "5/fast/4/service-hung+disk-frozen/within/402606";
+        assert_eq!(judged(name, &moves, "bru1", false), (0, 0));
+        let moves = [a_move("ams1", "fra1", "holder-silent")];
+        assert_eq!(
+            judged("5/fast/4/disk-frozen/1", &moves, "fra1", false),
+            (1, 0)
+        );
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(crate) struct Left {
     takes: BTreeMap<String, Takes>,
     servers: Vec<String>,
     fog: bool,
+    /// Whether two of them do not hear each other.
+    link: bool,
 }
 
 impl Left {
@@ -100,6 +102,7 @@ impl Left {
             takes,
             servers: servers.to_vec(),
             fog,
+            link: links > 0,
         }
     }
 
@@ -125,9 +128,10 @@ impl Left {
     }
 
     /// Whether there may have been no majority for a time: what the group does once there is
-    /// one again is no false takeover.
+    /// one again is no false takeover. Of two that do not hear each other only one counts.
     pub(crate) fn majority_is_doubtful(&self) -> bool {
-        self.count(|takes| takes <= Takes::Service) < self.takes.len() / 2 + 1
+        let votes = self.count(|takes| takes <= Takes::Service);
+        votes.saturating_sub(usize::from(self.link)) < self.takes.len() / 2 + 1
     }
 }
 
@@ -183,6 +187,19 @@ mod tests {
             outlook("3/fast/4/service-killed+service-killed/after/1").0,
             Outlook::Either
         );
+    }
+
+    #[test]
+    fn a_link_that_is_cut_takes_a_vote_where_another_is_missing() {
+        let doubtful = |name: &str| {
+            let case: Case = name.parse().expect("a case");
+            let names = ["ams1", "fra1", WITNESS].map(str::to_owned);
+            let struck = choose(&case, "ams1", "fra1");
+            Left::of(&case, &names, &names[..2], &struck).majority_is_doubtful()
+        };
+        assert!(!doubtful("3/fast/4/link-in/1"));
+        assert!(!doubtful("3/fast/4/witness-death/1"));
+        assert!(doubtful("3/fast/4/link-in+witness-death/after/1"));
     }
 
     #[test]
