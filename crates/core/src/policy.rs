@@ -9,7 +9,7 @@
 //! | told to stop                                 | any that could serve       | move; not planned if it fails or cannot serve |
 //! | says that it cannot serve                    | fit                        | move                      |
 //! | unheard by a majority of voters for S        | alive and ready            | move                      |
-//! | the same, not having got its assignment yet  | -                          | nothing, for a while      |
+//! | the same, without its assignment or with it only just now | -             | nothing, for a while      |
 //! | heard, but deaf for S                        | fit                        | move                      |
 //! | the same for [`DEAF_PATIENCE`] leases        | alive and ready            | move                      |
 //! | unheard, deaf or restarted, alive again      | nobody, or less fit        | new epoch for the same    |
@@ -85,8 +85,7 @@ pub enum Hearing {
 /// a few answers is not suspected. (After three heartbeats, where one datagram in ten is
 /// lost, a healthy holder would be suspected every few minutes in `balanced`.)
 pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Hearing {
-    let silent = timing.lease * 3 / 4;
-    if unheard >= silent {
+    if unheard >= silent_after(timing) {
         Hearing::Silent
     } else if unheard < timing.heartbeat * 3 / 2
         && standing.is_some_and(|span| span >= deaf_after(timing))
@@ -97,6 +96,10 @@ pub fn hearing(timing: &Timing, unheard: Duration, standing: Option<Duration>) -
     }
 }
 
+fn silent_after(timing: &Timing) -> Duration {
+    timing.lease * 3 / 4
+}
+
 fn deaf_after(timing: &Timing) -> Duration {
     timing.lease * 2 / 3
 }
@@ -104,12 +107,11 @@ fn deaf_after(timing: &Timing) -> Duration {
 /// How long a judgement of [`hearing`] that is fine stays so at least if nothing more is
 /// heard: when to look again.
 pub fn fine_for(timing: &Timing, unheard: Duration, standing: Option<Duration>) -> Duration {
-    let silent = timing.lease * 3 / 4;
     // One that has stood for longer is judged anew when the holder is heard again.
     let until_deaf = standing
         .and_then(|span| deaf_after(timing).checked_sub(span))
         .filter(|span| !span.is_zero());
-    let until_silent = silent.saturating_sub(unheard);
+    let until_silent = silent_after(timing).saturating_sub(unheard);
     until_deaf.map_or(until_silent, |span| span.min(until_silent))
 }
 
@@ -612,7 +614,8 @@ fn lost(situation: &Situation<'_>, current: &Assigned) -> Option<Cause> {
     deaf.map(|standing| Cause::HolderDeaf { standing })
 }
 
-/// Whether a new holder that lives has not got its assignment yet, and may still take its time.
+/// Whether a new holder that lives has not got its assignment yet, and may still take its time; or
+/// has only just got it, so that voters miss renewals which it could not send before.
 fn is_behind(situation: &Situation<'_>, current: &Assigned) -> bool {
     let Situation { now, view, .. } = *situation;
     let group = current.assign.group;
@@ -621,11 +624,12 @@ fn is_behind(situation: &Situation<'_>, current: &Assigned) -> bool {
         return false;
     }
     let heard = view.fresh(now, current.assign.holder);
-    heard.is_some_and(|heard| {
-        let same_life = heard.report.incarnation == current.assign.incarnation;
-        let said = heard.report.groups.iter().find(|one| one.group == group);
-        same_life && said.is_some_and(|said| said.epoch < current.epoch)
-    })
+    let lives = heard.is_some_and(|heard| {
+        heard.report.incarnation == current.assign.incarnation
+            && heard.report.groups.iter().any(|one| one.group == group)
+    });
+    let taken_for = situation.wellness.taken_for(now, group);
+    lives && taken_for.is_none_or(|taken| taken < silent_after(&situation.topology.timing))
 }
 
 /// What a holder that is heard, but not renewing, says of itself.

@@ -80,6 +80,7 @@ pub struct Wellness {
     drained_at: BTreeMap<NodeId, (Epoch, Moment)>,
     held_since: BTreeMap<GroupId, (NodeId, Moment)>,
     assigned_at: BTreeMap<GroupId, (Epoch, Moment)>,
+    taken_at: BTreeMap<GroupId, (Epoch, Moment)>,
 }
 
 impl Wellness {
@@ -107,6 +108,13 @@ impl Wellness {
                 let known = known.or_insert((current.epoch, now));
                 if known.0 != current.epoch {
                     *known = (current.epoch, now);
+                }
+                let says = view.standing(now, holder, group.id);
+                let taken = self.taken_at.get(&group.id);
+                if says.is_some_and(|said| said.epoch >= current.epoch)
+                    && taken.is_none_or(|taken| taken.0 != current.epoch)
+                {
+                    self.taken_at.insert(group.id, (current.epoch, now));
                 }
             }
             for node in &group.nodes {
@@ -161,6 +169,14 @@ impl Wellness {
     /// For how long this node has known of the newest assignment of a group.
     pub fn assigned_for(&self, now: Moment, group: GroupId) -> Option<Duration> {
         self.assigned_at.get(&group).map(|(_, at)| now.since(*at))
+    }
+
+    /// For how long this node has known that the holder of a group has its newest assignment; none if
+    /// the holder has not said so.
+    pub fn taken_for(&self, now: Moment, group: GroupId) -> Option<Duration> {
+        let (epoch, _) = self.assigned_at.get(&group)?;
+        let (taken, at) = self.taken_at.get(&group)?;
+        (taken == epoch).then(|| now.since(*at))
     }
 
     /// For how long this node has known that another is drained.

@@ -1397,12 +1397,14 @@ fn a_new_holder_whose_log_is_behind_is_waited_for_but_not_for_long() {
     world.hear(95, 95);
     world.pass(400);
     assert_eq!(world.take(), None, "it has not got the assignment yet");
+    // Not longer because it has got it in the end.
+    world.voice("fra1").behind = false;
     world.pass(200);
     assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
 }
 
 #[test]
-fn a_new_holder_that_has_its_assignment_and_is_silent_is_not_waited_for() {
+fn a_new_holder_that_has_its_assignment_and_is_silent_is_waited_for_no_longer_than_any() {
     let mut world = World::serving("any");
     world.voice("ams1").apache = CheckState::Failing;
     world.pass(40);
@@ -1410,6 +1412,9 @@ fn a_new_holder_that_has_its_assignment_and_is_silent_is_not_waited_for() {
     world.voice("ams1").apache = CheckState::Ok;
     world.voice("ams1").silence = Some((95, 95));
     world.hear(95, 95);
+    // It has got it just now, and could not renew before.
+    world.pass(80);
+    assert_eq!(world.take(), None);
     world.pass(40);
     assert_eq!(world.take().map(|assign| assign.holder), Some(id("ams1")));
 }
