@@ -203,17 +203,17 @@ impl Journal {
     /// Something at this path changed, or may have.
     pub fn note(&mut self, path: &SharePath, notice: Notice, now: Moment) {
         let limits = self.limits;
-        let ready = if notice.open {
-            now + limits.settle
-        } else {
-            now
-        };
         for replica in self.replicas.values_mut() {
-            let rested = replica.resting.get(path).copied().unwrap_or(now);
             let version = next(&mut self.last);
-            let owed = replica.owe(path, version, now, ready.max(rested), now);
-            owed.whole |= notice.whole;
-            replica.bound(&limits, version, now);
+            replica.note(path, notice, version, &limits, now);
+        }
+    }
+
+    /// The same for one replica: it differs there.
+    pub fn note_for(&mut self, replica: NodeId, path: &SharePath, notice: Notice, now: Moment) {
+        if let Some(replica) = self.replicas.get_mut(&replica) {
+            let version = next(&mut self.last);
+            replica.note(path, notice, version, &self.limits, now);
         }
     }
 
@@ -423,6 +423,26 @@ fn next(last: &mut Seq) -> Seq {
 }
 
 impl Replica {
+    /// See [`Journal::note`].
+    fn note(
+        &mut self,
+        path: &SharePath,
+        notice: Notice,
+        version: Seq,
+        limits: &Limits,
+        now: Moment,
+    ) {
+        let ready = if notice.open {
+            now + limits.settle
+        } else {
+            now
+        };
+        let rested = self.resting.get(path).copied().unwrap_or(now);
+        let owed = self.owe(path, version, now, ready.max(rested), now);
+        owed.whole |= notice.whole;
+        self.bound(limits, version, now);
+    }
+
     /// Owes it a path, as of this version, from `ready` on; since `since`, if it was not owed.
     fn owe(
         &mut self,
@@ -562,7 +582,8 @@ impl Replica {
                 origins.extend(was.from);
             }
         }
-        self.owe(from, next(last), now, now, now);
+        // Another thing may have come there meanwhile.
+        self.owe(from, next(last), now, now, now).whole = true;
     }
 
     /// Owes what was owed before, in a new place.

@@ -101,6 +101,12 @@ impl SharePath {
         &self.0[start.map_or(0, |slash| slash + 1)..]
     }
 
+    /// The names in it, from the root on; none of the root.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        let all = self.0.split(|byte| *byte == b'/');
+        all.filter(|name| !name.is_empty())
+    }
+
     /// Whether it is the product's own directory in the root, or below it: [`OWN`]. That is no part of
     /// what is replicated.
     pub fn is_own(&self) -> bool {

@@ -35,6 +35,7 @@ mod process;
 mod report;
 mod seal;
 mod server_certificate;
+mod shares;
 mod smtp;
 mod snapshot;
 mod state;
@@ -75,6 +76,7 @@ pub const TARGETS: &[Target] = &[
     report::TARGET,
     seal::TARGET,
     server_certificate::TARGET,
+    shares::TARGET,
     smtp::TARGET,
     snapshot::TARGET,
     state::TARGET,

@@ -140,7 +140,7 @@ fn read(path: &Path) -> Result<Seal, GateError> {
     })
 }
 
-fn parse(text: &str) -> Option<Seal> {
+pub(crate) fn parse(text: &str) -> Option<Seal> {
     let mut words = text.strip_suffix('\n')?.split(' ');
     let mut number = || words.next()?.parse().ok();
     if number()? != VERSION.parse::<u64>().ok()? {
@@ -154,12 +154,15 @@ fn parse(text: &str) -> Option<Seal> {
     (words.next().is_none() && epoch != Epoch::NONE).then_some(Seal { epoch, writer })
 }
 
-fn store(path: &Path, seal: Seal) -> Result<(), GateError> {
+pub(crate) fn text(seal: Seal) -> String {
     let Seal { epoch, writer } = seal;
-    let text = format!("{VERSION} {} {} {}\n", epoch.term, epoch.index, writer.0);
+    format!("{VERSION} {} {} {}\n", epoch.term, epoch.index, writer.0)
+}
+
+fn store(path: &Path, seal: Seal) -> Result<(), GateError> {
     let new = path.with_extension("new");
     let mut file = File::create(&new).map_err(disk("make", &new))?;
-    file.write_all(text.as_bytes())
+    file.write_all(text(seal).as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(disk("write", &new))?;
     fs::rename(&new, path).map_err(disk("replace", path))?;

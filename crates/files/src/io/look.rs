@@ -281,3 +281,10 @@ pub(crate) fn stat_at(entry: &Entry<'_>) -> Result<Option<Stat>, Errno> {
         Err(error) => Err(error),
     }
 }
+
+/// Whether a path is a regular file with one name: somebody who made it will close it.
+pub(crate) fn is_lone_file(root: &Root, path: &SharePath) -> bool {
+    let stat = root.entry(path).and_then(|entry| stat_at(&entry));
+    matches!(stat, Ok(Some(stat))
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1)
+}

@@ -6,7 +6,7 @@
 //! out of sight in one step as well, and removed at leisure.
 //!
 //! Each step on a name changes the time of its directory, which is replicated too: so the source
-//! sends that along.
+//! sends that along, and it is set whatever had to be done.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use evenkeel_core::fence::Refused;
 use evenkeel_core::{Epoch, NodeId};
@@ -69,18 +70,18 @@ fn failed(what: &'static str) -> impl FnOnce(Errno) -> MakeError {
 
 /// Changes one replica, for one epoch of one source.
 #[derive(Debug)]
-pub struct Maker<'a> {
-    root: &'a Root,
-    gate: &'a Gate,
+pub struct Maker {
+    root: Root,
+    gate: Arc<Gate>,
     who: (Epoch, NodeId),
     staging: OwnedFd,
     count: u64,
 }
 
-impl<'a> Maker<'a> {
+impl Maker {
     /// One that begins by removing what an earlier one has left unfinished: there is one at a time.
-    pub fn new(root: &'a Root, gate: &'a Gate, who: (Epoch, NodeId)) -> Result<Self, MakeError> {
-        let own = directory_in(root, OWN)?;
+    pub fn new(root: Root, gate: Arc<Gate>, who: (Epoch, NodeId)) -> Result<Self, MakeError> {
+        let own = directory_in(&root, OWN)?;
         let staging = directory_in(&own, STAGING)?;
         let mut this = Self {
             root,
@@ -94,20 +95,20 @@ impl<'a> Maker<'a> {
         let highest = left.iter().filter_map(|name| name.to_str()?.parse().ok());
         this.count = highest.max().unwrap_or(0);
         for name in left {
-            this.remove(name)?;
+            this.dispose(name);
         }
         Ok(this)
     }
 
     /// Makes a path this, with the content of a file that is all here. Its directory has the time
-    /// `parent` after that.
+    /// `parent` after that. Says whether a directory was made that was not there before.
     pub fn put(
         &mut self,
         path: &SharePath,
         state: &State,
         content: &[u8],
         parent: Option<Time>,
-    ) -> Result<(), MakeError> {
+    ) -> Result<bool, MakeError> {
         let entry = self.entry(path)?;
         let there = stat_at(&entry).map_err(failed("look at what is there"))?;
         if there.is_some_and(|stat| stat.st_dev != self.root.device()) {
@@ -117,10 +118,12 @@ impl<'a> Maker<'a> {
         let was_directory = there.map(|stat| is_directory(stat.st_mode));
         let becomes_directory = state.kind == Kind::Directory;
         if becomes_directory && was_directory == Some(true) {
-            return self.gate.within(self.who, || {
+            self.gate.within(self.who, || {
                 let open = open_path(&entry.directory, entry.name)?;
-                set_attributes(&open, state)
-            })?;
+                set_attributes(&open, state)?;
+                set_time(&entry.directory, parent)
+            })??;
+            return Ok(false);
         }
         let name = self.fresh();
         let made = self.make(&name, state, content);
@@ -137,8 +140,8 @@ impl<'a> Maker<'a> {
             })?
         });
         // What it replaced, or what got no name.
-        let removed = self.remove(name);
-        placed.and(removed)
+        self.dispose(name);
+        placed.map(|()| becomes_directory)
     }
 
     /// Makes that nothing is at a path.
@@ -149,7 +152,10 @@ impl<'a> Maker<'a> {
         };
         let there = stat_at(&entry).map_err(failed("look at what is there"))?;
         let Some(there) = there else {
-            return Ok(());
+            // It came and went on the source, which changed its directory.
+            return self
+                .gate
+                .within(self.who, || set_time(&entry.directory, parent))?;
         };
         if there.st_dev != self.root.device() {
             return Err(MakeError::Elsewhere);
@@ -161,7 +167,8 @@ impl<'a> Maker<'a> {
                 .map_err(failed("take it away"))?;
             set_time(&entry.directory, parent)
         })??;
-        self.remove(name)
+        self.dispose(name);
+        Ok(())
     }
 
     /// Gives what is at `from`, if it is this, the path `to`, where nothing is or a file that a file
@@ -208,6 +215,11 @@ impl<'a> Maker<'a> {
             set_time(&source.directory, parents.0)?;
             set_time(&target.directory, parents.1)
         })?
+    }
+
+    /// The replica's root.
+    pub fn root(&self) -> &Root {
+        &self.root
     }
 
     fn entry<'b>(&self, path: &'b SharePath) -> Result<Entry<'b>, MakeError> {
@@ -263,6 +275,14 @@ impl<'a> Maker<'a> {
         }
         .map_err(failed("make it"))?;
         set_attributes(&open_path(&self.staging, name)?, state)
+    }
+
+    /// Removes something of the staging directory, or leaves it there, out of sight, for the next try
+    /// to remove what is left: nothing waits for it.
+    fn dispose(&mut self, name: OsString) {
+        if let Err(error) = self.remove(name) {
+            tracing::warn!(%error, "what was replaced in a share was not removed yet");
+        }
     }
 
     /// Removes something of the staging directory, with all that is in it: directories in it are

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use evenkeel_core::fence::{Refused, Seal};
@@ -29,7 +30,7 @@ const LONG: u64 = 64 * 1024;
 /// A source, and a replica that follows it.
 struct Pair {
     whole: tempfile::TempDir,
-    gate: Gate,
+    gate: Arc<Gate>,
 }
 
 impl Pair {
@@ -39,6 +40,7 @@ impl Pair {
             fs::create_dir(whole.path().join(name)).expect("made");
         }
         let gate = Gate::open(ME, whole.path().join("seal")).expect("a gate");
+        let gate = Arc::new(gate);
         let pair = Self { whole, gate };
         pair.follow(FIRST);
         pair
@@ -62,10 +64,15 @@ impl Pair {
         (open("source"), open("replica"))
     }
 
+    fn maker(&self) -> Maker {
+        let (_, replica) = self.roots();
+        Maker::new(replica, Arc::clone(&self.gate), (FIRST, SOURCE)).expect("a maker")
+    }
+
     /// Looks at a path and makes the replica have it.
     fn send(&self, path: &SharePath) -> Result<(), MakeError> {
-        let (source, replica) = self.roots();
-        let mut maker = Maker::new(&replica, &self.gate, (FIRST, SOURCE)).expect("a maker");
+        let (source, _) = self.roots();
+        let mut maker = self.maker();
         let parent = path
             .parent()
             .and_then(|parent| look(&source, &parent, LONG).ok());
@@ -77,7 +84,7 @@ impl Pair {
             Looked::Gone => maker.remove_at(path, parent),
             Looked::Here(here) => {
                 let content = here.content.unwrap_or_default();
-                maker.put(path, &here.state, &content, parent)
+                maker.put(path, &here.state, &content, parent).map(drop)
             }
             Looked::Elsewhere => panic!("{path} is elsewhere"),
         }
@@ -324,7 +331,7 @@ fn nothing_of_an_old_epoch_changes_anything() {
     fs::write(pair.source("g"), "y").expect("written");
     pair.send_all();
     let (source, replica) = pair.roots();
-    let mut maker = Maker::new(&replica, &pair.gate, (FIRST, SOURCE)).expect("a maker");
+    let mut maker = pair.maker();
     let before: Vec<_> = paths(&replica)
         .iter()
         .map(|path| here(&replica, path))
@@ -338,10 +345,16 @@ fn nothing_of_an_old_epoch_changes_anything() {
     let content = state.content.clone().expect("a file");
     let time = Some(Time::default());
     let done = [
-        maker.put(&path("d/f"), &state.state, &content, time),
-        maker.put(&path("new"), &state.state, &content, time),
-        maker.put(&path("d"), &state.state, &content, time),
-        maker.put(&path("d"), &directory.state, &[], time),
+        maker
+            .put(&path("d/f"), &state.state, &content, time)
+            .map(drop),
+        maker
+            .put(&path("new"), &state.state, &content, time)
+            .map(drop),
+        maker
+            .put(&path("d"), &state.state, &content, time)
+            .map(drop),
+        maker.put(&path("d"), &directory.state, &[], time).map(drop),
         maker.remove_at(&path("d"), time),
         maker.remove_at(&path("g"), time),
         maker.rename_to(&path("g"), &path("h"), &moved.state, (time, time)),
@@ -381,9 +394,9 @@ fn a_rename_is_made_only_of_what_is_there_as_it_is_on_the_source() {
     fs::write(pair.source("d/f"), "x").expect("written");
     fs::write(pair.source("g"), "y").expect("written");
     pair.send_all();
-    let (source, replica) = pair.roots();
+    let (source, _) = pair.roots();
     let inode = |path: &str| fs::metadata(pair.replica(path)).expect("there").ino();
-    let mut maker = Maker::new(&replica, &pair.gate, (FIRST, SOURCE)).expect("a maker");
+    let mut maker = pair.maker();
     let mut rename = |from: &str, to: &str| {
         let time = |path: &SharePath| Some(here(&source, path).state.attributes.modified);
         let (from, to) = (path(from), path(to));

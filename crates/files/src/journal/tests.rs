@@ -154,10 +154,10 @@ fn a_moved_directory_goes_by_its_name_and_takes_along_what_is_owed_below_it() {
         ("d/c".to_owned(), some("a"), true),
         ("d/c/x".to_owned(), None, false),
         ("d/c/z".to_owned(), some("d/c/y"), false),
-        ("d/c/y".to_owned(), None, false),
+        ("d/c/y".to_owned(), None, true),
         // And these after what moved away from there.
-        ("a".to_owned(), None, false),
-        ("b".to_owned(), None, false),
+        ("a".to_owned(), None, true),
+        ("b".to_owned(), None, true),
     ];
     assert_eq!(told, expected);
 }
@@ -287,6 +287,14 @@ impl Tree {
             .collect();
         self.remove(from);
         self.0.extend(moved);
+    }
+
+    fn exchange(&mut self, one: &SharePath, other: &SharePath) {
+        let moved = |path: &SharePath| path.moved(one, other).or_else(|| path.moved(other, one));
+        let all = core::mem::take(&mut self.0).into_iter();
+        self.0 = all
+            .map(|(path, thing)| (moved(&path).unwrap_or(path), thing))
+            .collect();
     }
 
     fn children(&self, directory: &SharePath) -> BTreeSet<SharePath> {
@@ -477,6 +485,9 @@ impl World {
                     return;
                 };
                 let directory = self.source.is_directory(&from);
+                if there.is_some() && self.chance.one_in(3) {
+                    return self.exchange(&from, &path);
+                }
                 let fits = match there {
                     None => true,
                     Some(Thing::File { .. }) => !directory,
@@ -498,6 +509,29 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Two things change places: two notices.
+    fn exchange(&mut self, one: &SharePath, other: &SharePath) {
+        if one == other || one.is_below(other) || other.is_below(one) {
+            return;
+        }
+        self.say(format!("exchange {one} {other}"));
+        let places = (self.place(one), self.place(other));
+        let kinds = (
+            self.source.is_directory(one),
+            self.source.is_directory(other),
+        );
+        let back = Waiting::Moved(places.1.clone(), places.0.clone(), kinds.1);
+        self.waiting
+            .push_back(Waiting::Moved(places.0, places.1, kinds.0));
+        self.waiting.push_back(back);
+        self.source.exchange(one, other);
+        for path in self.handles.values_mut() {
+            if let Some(moved) = path.moved(one, other).or_else(|| path.moved(other, one)) {
+                *path = moved;
+            }
         }
     }
 
