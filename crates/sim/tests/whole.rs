@@ -41,6 +41,10 @@ const OLD: &[(u64, &str)] = &[
         30641,
         "a worker that started again had an address of an older assignment open with a newer one",
     ),
+    (
+        303_823,
+        "a leader that had started since waited for a node anew, which the checker did not know",
+    ),
 ];
 
 /// New seeds in every build, a thousand in four parts, so that four processors can share them.
@@ -190,7 +194,7 @@ const OF_THE_DECISIONS: &[Found] = &[
     ("opens-at-append", "S2", 3),
     ("hold-down-ignored", "L2", 25),
     ("evidence-dropped", "S6", 3),
-    ("stale-term", "S6", 3),
+    ("stale-term", "S6", 35),
     ("acknowledged-early", "S5", 3),
 ];
 

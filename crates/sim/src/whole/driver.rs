@@ -154,6 +154,7 @@ impl World {
         self.seen.started += 1;
         let (process, life) = (self.hosts[host].process, self.hosts[host].incarnation);
         self.books.s6.begins(self.hosts[host].id, life);
+        self.hosts[host].began = self.at;
         self.tell(|| Line::node(host, "begins").text(format!("{begin:?} {life:?}")));
         self.wires.seat(host, process, true);
         if begin == Begin::Heir {

@@ -95,6 +95,8 @@ pub(super) struct Host {
     /// Until when a pause of the whole machine excuses what its guard lets through (DESIGN 3.1
     /// rule 9).
     pub(super) excused_until: u64,
+    /// When its daemon began last.
+    pub(super) began: u64,
     /// It has power.
     pub(super) powered: bool,
     /// What the kernel keeps.

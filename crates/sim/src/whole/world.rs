@@ -955,7 +955,9 @@ impl World {
         let newest = ledgers.max_by_key(|ledger| ledger.applied);
         let failures = newest.and_then(|ledger| ledger.groups.get(&group)?.failures.get(&node));
         let often = failures.is_some_and(|failures| failures.count > l1::FAILURES);
-        (often || cold) && self.at < failed_at + l1::WAIT
+        // Who leads counts from where it learned of the failure: not before its own start.
+        let counts_since = self.leader().map_or(0, |leader| self.hosts[leader].began);
+        (often || cold) && self.at < failed_at.max(counts_since) + l1::WAIT
     }
 
     // ---- the end ------------------------------------------------------------------------
@@ -1086,6 +1088,7 @@ fn new_host(recipe: &Recipe, node: usize, chance: &mut Chance, faults: Faults) -
         paused: false,
         pauses: 0,
         excused_until: 0,
+        began: 0,
         powered: false,
         kernel,
         state: StateDir::default(),

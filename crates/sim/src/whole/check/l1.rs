@@ -4,7 +4,8 @@
 //! over links of which nothing is. The bound is for what may come first: a new leader, the silence
 //! of voters that have just started, a node that must be well for a while after it failed once or
 //! twice. One that failed the group more often, or for which nothing shows whether it would fail
-//! again, is not counted as fit while it may be waited for.
+//! again, is not counted as fit while it may be waited for: by a leader that has started since, from
+//! its start.
 
 use std::collections::BTreeMap;
 
