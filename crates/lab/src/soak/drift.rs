@@ -10,8 +10,9 @@ use super::sample::{Part, Sample, Who};
 const MEMORY_PERCENT: f64 = 5.0;
 
 /// What a state directory may take: the log's reserve and its snapshot, 32 and 8 MiB at most each
-/// (`evenkeel-consensus`), and as much again while one replaces the other.
-const STATE_KIB: u64 = 80 * 1024;
+/// (`evenkeel-consensus`), and as much again while one replaces the other; and the files of the
+/// flight recorder, 128 MiB at most (`evenkeel-daemon`).
+const STATE_KIB: u64 = (80 + 128) * 1024;
 
 /// A quarter has so many samples at least, or its middle says nothing.
 const SAMPLES_MIN: usize = 4;
