@@ -149,7 +149,7 @@ struct Replica {
     resting: BTreeMap<SharePath, Moment>,
     rests: VecDeque<(Moment, SharePath)>,
     /// Owed and not told of yet.
-    fresh: Vec<SharePath>,
+    fresh: BTreeSet<SharePath>,
     behind: Option<Behind>,
 }
 
@@ -258,7 +258,7 @@ impl Journal {
     pub fn announce(&mut self, replica: NodeId) -> Vec<SharePath> {
         self.replicas
             .get_mut(&replica)
-            .map(|replica| core::mem::take(&mut replica.fresh))
+            .map(|replica| core::mem::take(&mut replica.fresh).into_iter().collect())
             .unwrap_or_default()
     }
 
@@ -453,7 +453,7 @@ impl Replica {
         now: Moment,
     ) -> &mut Owed {
         let Some(owed) = self.owed.get_mut(path) else {
-            self.fresh.push(path.clone());
+            self.fresh.insert(path.clone());
             self.count(since);
             let owed = Owed {
                 place: version,
@@ -652,6 +652,7 @@ impl Replica {
     /// Nothing is owed at this path any more. What is on its way stays so.
     fn settle(&mut self, path: &SharePath) -> Option<Owed> {
         let owed = self.owed.remove(path)?;
+        self.fresh.remove(path);
         if let Some(from) = &owed.from {
             self.origins.remove(&(from.clone(), path.clone()));
         }

@@ -105,7 +105,8 @@ impl Source {
         self.streams.insert(replica, stream);
         if let Some(behind) = self.journal.behind(replica) {
             self.journal.compared(replica, behind.fall);
-            self.journal.note(&SharePath::root(), WHOLE, now);
+            self.journal
+                .note_for(replica, &SharePath::root(), WHOLE, now);
         }
     }
 

@@ -160,7 +160,10 @@ pub(crate) fn text(seal: Seal) -> String {
 }
 
 fn store(path: &Path, seal: Seal) -> Result<(), GateError> {
-    let new = path.with_extension("new");
+    // Another seal's name may differ from this one's behind a point alone.
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let mut file = File::create(&new).map_err(disk("make", &new))?;
     file.write_all(text(seal).as_bytes())
         .and_then(|()| file.sync_all())
@@ -258,24 +261,26 @@ mod tests {
         gate.raise(seal(5, A)).expect("raised");
         let (inside, is_inside) = std::sync::mpsc::channel();
         let (go, goes) = std::sync::mpsc::channel::<()>();
-        let changed = std::sync::atomic::AtomicBool::new(false);
+        let (raised, is_raised) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let gate = &gate;
-            let changed = &changed;
             scope.spawn(move || {
                 let change = || {
                     inside.send(()).expect("told");
                     goes.recv().expect("told");
-                    changed.store(true, std::sync::atomic::Ordering::SeqCst);
                 };
                 gate.within((seal(5, A).epoch, A), change).expect("let in");
             });
             is_inside.recv().expect("told");
             scope.spawn(move || {
                 gate.raise(seal(6, B)).expect("raised");
-                assert!(changed.load(std::sync::atomic::Ordering::SeqCst));
+                raised.send(()).expect("told");
             });
+            // It takes a moment for the disk; as long as somebody is inside it takes for ever.
+            let early = is_raised.recv_timeout(std::time::Duration::from_millis(300));
+            assert!(early.is_err(), "raised while somebody was inside");
             go.send(()).expect("told");
+            is_raised.recv().expect("raised after that");
         });
         let over = gate.within((seal(5, A).epoch, A), || panic!("let in"));
         assert!(matches!(over, Err(Refused::Outdated { .. })), "{over:?}");

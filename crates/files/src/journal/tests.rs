@@ -241,6 +241,16 @@ fn after_a_broken_connection_all_that_was_on_its_way_goes_again_and_is_told_agai
     assert_eq!(journal.lag(R, at(1)).paths, 1);
 }
 
+#[test]
+fn what_is_not_told_of_to_a_replica_that_is_away_takes_no_more_than_what_is_owed() {
+    let mut journal = journal(Limits::default());
+    for now in 0..1000 {
+        journal.note(&path("tmp"), CLOSED, at(now));
+        journal.moved(&path("tmp"), &path("f"), false, at(now));
+    }
+    assert_eq!(journal.announce(R), [path("f"), path("tmp")]);
+}
+
 /// What a tree has at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thing {
