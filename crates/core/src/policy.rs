@@ -58,6 +58,14 @@ pub const ASSIGNMENT_PATIENCE: Duration = Duration::from_millis(500);
 /// well or failed a moment ago, would hear them no better.
 pub const DEAF_PATIENCE: u32 = 10;
 
+/// The longest that it may take, however long a lease is: who is deaf for so long is so for good.
+pub const DEAF_PATIENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The same for leases of this length.
+pub fn deaf_patience(lease: Duration) -> Duration {
+    (lease * DEAF_PATIENCE).min(DEAF_PATIENCE_MAX)
+}
+
 /// Why a node that came back after a recovery takes nothing yet.
 pub const NO_VOTE_YET: &str =
     "it has come back and does not vote yet: it takes over nothing until the cluster is whole";
@@ -394,7 +402,7 @@ fn instead_of_lost(
     });
     let next = before(Fitness::Unknown).or(well_back);
     if let Cause::HolderDeaf { standing } = cause
-        && *standing < situation.topology.timing.lease * DEAF_PATIENCE
+        && *standing < deaf_patience(situation.topology.timing.lease)
     {
         return next;
     }

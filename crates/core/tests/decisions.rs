@@ -12,7 +12,7 @@ use evenkeel_core::health::{
 use evenkeel_core::lease::Assignment;
 use evenkeel_core::ledger::Ledger;
 use evenkeel_core::node::{Act, Event, NOT_OPEN_IN_TIME, Node, Start};
-use evenkeel_core::policy::{DEAF_PATIENCE, Wish};
+use evenkeel_core::policy::{Wish, deaf_patience};
 use evenkeel_core::role::{Run, Want};
 use evenkeel_core::rule::Rule;
 use evenkeel_core::settling::{ASKED_MAX, Fresh, Settling};
@@ -723,8 +723,12 @@ fn a_holder_that_hears_nobody_for_a_moment_is_left_for_nobody_unfit() {
         world.pass(20);
         world.take().map(|moved| moved.holder)
     };
-    let lease = 120;
-    let long = lease * u64::from(DEAF_PATIENCE);
+    let long = 1200;
+    assert_eq!(
+        deaf_patience(Duration::from_millis(120)).as_millis(),
+        long.into()
+    );
+    assert!(deaf_patience(Duration::from_secs(60)) < Duration::from_secs(4));
     let mut world = World::serving("any");
     assert_eq!(deaf(&mut world, 80), Some(id("fra1")));
     // It has just failed the group itself.

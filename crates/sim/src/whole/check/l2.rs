@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use core::time::Duration;
 use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::Cause;
-use evenkeel_core::policy::DEAF_PATIENCE;
+
+use evenkeel_core::policy::deaf_patience;
 use evenkeel_core::standby::WELL_MIN;
 use evenkeel_core::{GroupId, NodeId};
 
@@ -73,7 +75,7 @@ impl Books {
 /// Moves away from a holder that lives, by the policy alone.
 fn is_choice(cause: &Cause, lease: u64) -> bool {
     match cause {
-        Cause::HolderDeaf { standing } => nanos(*standing) < lease * u64::from(DEAF_PATIENCE),
+        Cause::HolderDeaf { standing } => *standing < deaf_patience(Duration::from_nanos(lease)),
         Cause::RuleHolds | Cause::HolderUnready | Cause::Failback | Cause::Drained => true,
         Cause::FirstStart
         | Cause::HolderSilent { .. }
