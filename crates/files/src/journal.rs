@@ -539,8 +539,10 @@ impl Replica {
         let (origin, moved_before) = match &before {
             // It is not there either yet: it is still where it was before.
             Some(owed) if owed.is_waiting() && owed.from.is_some() => (owed.from.clone(), true),
-            // Its content is owed anyway.
-            Some(owed) if owed.is_waiting() && !directory => (None, false),
+            // Its content is owed anyway: also if what is on its way is an older one.
+            Some(owed) if !directory && (owed.is_waiting() || owed.again.is_some()) => {
+                (None, false)
+            }
             _ => (Some(from.clone()), false),
         };
         // What the move replaces is no origin any more.

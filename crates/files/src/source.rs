@@ -15,6 +15,7 @@
 //! directory by directory, and sends what differs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ use evenkeel_core::{Epoch, Moment, NodeId};
 use evenkeel_host::watching::{Change, Ways};
 
 use crate::io::look::{Looked, is_lone_file, look, names_in};
-use crate::io::root::Root;
+use crate::io::root::{Root, RootId};
 use crate::journal::{Journal, Lag, Limits, Notice, Seq, Way, Work};
 use crate::path::SharePath;
 use crate::print::print;
@@ -44,6 +45,8 @@ const WHOLE: Notice = Notice {
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
+    /// What was there when it began.
+    root: RootId,
     who: (Epoch, NodeId),
     journal: Journal,
     streams: BTreeMap<NodeId, Stream>,
@@ -70,13 +73,39 @@ struct Unanswered {
 
 impl Source {
     /// For the share at this path of the machine, held in this epoch by this node.
-    pub fn new(path: PathBuf, who: (Epoch, NodeId), limits: Limits) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn new(path: PathBuf, who: (Epoch, NodeId), limits: Limits) -> io::Result<Self> {
+        let root = Root::open(&path)?.id();
+        Ok(Self {
             path,
+            root,
             who,
             journal: Journal::new(limits),
             streams: BTreeMap::new(),
+        })
+    }
+
+    /// Why nothing is sent though something may be owed: the share is not there.
+    pub fn trouble(&self) -> Option<String> {
+        self.open().err()
+    }
+
+    /// The share, if it is still the one that it was at first: what is at its path where its file
+    /// system was unmounted is not it, and its emptiness no news.
+    fn open(&self) -> Result<Root, String> {
+        let path = self.path.display();
+        let root = Root::open(&self.path).map_err(|error| {
+            format!("failed to open {path}: {error}; nothing is replicated until it is there again")
+        })?;
+        if root.id() != self.root {
+            return Err(format!(
+                "{path} is another directory than when this node began to serve: is its file \
+                 system mounted? Nothing is replicated until it is there again"
+            ));
         }
+        Ok(root)
     }
 
     /// A replica that is owed everything from now on.
@@ -123,7 +152,7 @@ impl Source {
 
     /// What the kernel says has changed.
     pub fn notices(&mut self, changes: Vec<Change>, now: Moment) {
-        let root = Root::open(&self.path).ok();
+        let root = self.open().ok();
         for change in changes {
             match change {
                 Change::Touched { path, ways, .. } => {
@@ -174,13 +203,7 @@ impl Source {
         if let Some(first) = stream.first.pop_front() {
             return Some(first);
         }
-        let root = match Root::open(&self.path) {
-            Ok(root) => root,
-            Err(error) => {
-                tracing::debug!(path = %self.path.display(), %error, "no share");
-                return None;
-            }
-        };
+        let root = self.open().ok()?;
         loop {
             let stream = self.streams.get(&replica)?;
             if stream.unanswered.len() >= UNANSWERED_MAX || stream.bytes >= UNANSWERED_BYTES_MAX {
@@ -273,8 +296,8 @@ impl Source {
     /// Sends the next part of what a directory has in it.
     fn list(&mut self, replica: NodeId, seq: Seq, mut asked: Unanswered, now: Moment) {
         let after = asked.listed.take().and_then(|(last, _)| last);
-        let listed = Root::open(&self.path)
-            .map_err(|error| error.to_string())
+        let listed = self
+            .open()
             .and_then(|root| listing(&root, &asked.path, after.as_deref()));
         let (entries, more) = match listed {
             Ok(listed) => listed,

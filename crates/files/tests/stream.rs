@@ -19,6 +19,10 @@ use evenkeel_host::clock::now;
 use evenkeel_host::watching::{Change, Watch, WatchError};
 use tokio::time::timeout;
 
+mod chance;
+
+use chance::Chance;
+
 const HERE: NodeId = NodeId(1);
 const THERE: NodeId = NodeId(2);
 const FIRST: Epoch = Epoch { term: 1, index: 1 };
@@ -76,7 +80,7 @@ impl Pair {
         gate.raise(seal).expect("raised");
         let mut pair = Self {
             watch,
-            source: Source::new(here, (FIRST, HERE), limits()),
+            source: Source::new(here, (FIRST, HERE), limits()).expect("a share"),
             replica: Replica::new(&there, Arc::clone(&gate)),
             gate,
             whole,
@@ -332,6 +336,34 @@ fn a_directory_is_renamed_by_its_name_whatever_is_in_it() {
     );
 }
 
+/// As where a file system was unmounted, and left the empty directory that it was mounted on.
+#[test]
+fn a_share_that_is_not_there_any_more_takes_nothing_away() {
+    run(
+        |_, _| {},
+        async |mut pair: Pair| {
+            write(pair.here("f"), "kept");
+            pair.settle().await;
+            let away = pair.whole.path().join("away");
+            fs::rename(pair.here(""), &away).expect("renamed");
+            fs::create_dir(pair.here("")).expect("made");
+            // All of it is compared, and what waits is looked at.
+            pair.source.add(THERE, now());
+            pair.source.connected(THERE, now());
+            pair.exchange();
+            assert_eq!(fs::read(pair.there("f")).expect("read"), b"kept");
+            let trouble = pair.source.trouble().expect("it is told");
+            assert!(trouble.contains("mounted"), "{trouble}");
+            fs::remove_dir(pair.here("")).expect("removed");
+            fs::rename(&away, pair.here("")).expect("renamed");
+            assert_eq!(pair.source.trouble(), None);
+            write(pair.here("f"), "goes on");
+            pair.settle().await;
+            pair.is_equal();
+        },
+    );
+}
+
 #[test]
 fn an_old_epoch_ends_in_the_middle_and_changes_nothing_any_more() {
     run(
@@ -360,32 +392,18 @@ fn an_old_epoch_ends_in_the_middle_and_changes_nothing_any_more() {
     );
 }
 
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let limit = u64::try_from(limit).expect("small");
-        usize::try_from((z ^ (z >> 31)) % limit).expect("small")
+fn some_path(chance: &mut Chance, root: &Path) -> PathBuf {
+    let mut path = root.to_owned();
+    for _ in 0..=chance.below(3) {
+        path.extend(chance.pick(&["a", "b", "c", "a.b"]));
     }
-
-    fn path(&mut self, root: &Path) -> PathBuf {
-        let mut path = root.to_owned();
-        for _ in 0..=self.below(3) {
-            path.push(["a", "b", "c", "a.b"][self.below(4)]);
-        }
-        path
-    }
+    path
 }
 
 /// One thing that somebody may do to a tree, or try in vain.
 fn churn(root: &Path, chance: &mut Chance) {
-    let path = chance.path(root);
-    let other = chance.path(root);
+    let path = some_path(chance, root);
+    let other = some_path(chance, root);
     let cwd = rustix::fs::CWD;
     match chance.below(12) {
         0..3 => {

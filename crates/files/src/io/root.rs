@@ -19,8 +19,18 @@ use crate::path::SharePath;
 #[derive(Debug)]
 pub struct Root {
     directory: OwnedFd,
-    device: u64,
+    id: RootId,
 }
+
+/// By which a root is known again: its file system, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RootId {
+    device: u64,
+    inode: u64,
+}
+
+/// How often a path is resolved anew, because somebody renamed a directory on the way just then.
+const RESOLVED_MAX: usize = 100;
 
 /// A directory and the name of an entry in it.
 #[derive(Debug)]
@@ -34,13 +44,22 @@ impl Root {
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
-        let device = rustix::fs::fstat(&directory)?.st_dev;
-        Ok(Self { directory, device })
+        let stat = rustix::fs::fstat(&directory)?;
+        let id = RootId {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        };
+        Ok(Self { directory, id })
     }
 
     /// Of its file system.
     pub(crate) fn device(&self) -> u64 {
-        self.device
+        self.id.device
+    }
+
+    /// Which directory of which file system it is.
+    pub(crate) fn id(&self) -> RootId {
+        self.id
     }
 
     /// Has all that was done to its file system reach the disk.
@@ -56,13 +75,13 @@ impl Root {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        loop {
+        for _ in 1..RESOLVED_MAX {
             match rustix::fs::openat2(&self.directory, at, flags, Mode::empty(), resolve) {
-                // Somebody renamed a directory on the way just now.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
             }
         }
+        Err(Errno::AGAIN)
     }
 
     /// The directory in which a path is, and its name there. The root is `.` in itself.

@@ -4,6 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use chance::Chance;
+
+#[path = "../../tests/chance/mod.rs"]
+mod chance;
 
 const R: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
@@ -172,6 +176,19 @@ fn a_file_saved_by_way_of_a_temporary_one_is_sent_as_what_it_is() {
     assert!(sent.iter().all(|work| work.from.is_none()));
 }
 
+/// What is on its way is its content before it changed again: the replica would rename that.
+#[test]
+fn a_file_that_changes_on_its_way_and_moves_is_sent_by_its_content() {
+    let mut journal = journal(Limits::default());
+    journal.note(&path("f"), CLOSED, at(1));
+    send(&mut journal, at(1));
+    journal.note(&path("f"), CLOSED, at(2));
+    journal.moved(&path("f"), &path("g"), false, at(2));
+    let sent = send(&mut journal, at(2));
+    assert_eq!(paths(&sent), ["g", "f"]);
+    assert!(sent.iter().all(|work| work.from.is_none()));
+}
+
 #[test]
 fn what_goes_beside_the_stream_holds_back_what_is_related_to_it() {
     let mut journal = journal(Limits::default());
@@ -310,32 +327,6 @@ impl Tree {
     fn children(&self, directory: &SharePath) -> BTreeSet<SharePath> {
         let is_child = |one: &&SharePath| one.parent().as_ref() == Some(directory);
         self.0.keys().filter(is_child).cloned().collect()
-    }
-}
-
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        let limit = u64::try_from(limit.max(1)).expect("a small number");
-        usize::try_from(self.next() % limit).expect("a small number")
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
-        (!from.is_empty()).then(|| from[self.below(from.len())].clone())
     }
 }
 
@@ -495,7 +486,7 @@ impl World {
                     return;
                 };
                 let directory = self.source.is_directory(&from);
-                if there.is_some() && self.chance.one_in(3) {
+                if there.is_some() && self.chance.below(3) == 0 {
                     return self.exchange(&from, &path);
                 }
                 let fits = match there {
@@ -551,7 +542,7 @@ impl World {
     }
 
     fn read_notices(&mut self, how_many: usize) {
-        if self.chance.one_in(200) {
+        if self.chance.below(200) == 0 {
             self.say("notices are lost".to_owned());
             self.waiting.clear();
             self.journal.lose(self.now);
@@ -565,7 +556,7 @@ impl World {
                 Waiting::Touched(place, entry) => {
                     if let Some(path) = self.path(&place) {
                         let notice = Notice {
-                            open: self.chance.one_in(4),
+                            open: self.chance.below(4) == 0,
                             whole: entry,
                         };
                         self.journal.note(&path, notice, self.now);
@@ -613,7 +604,7 @@ impl World {
     /// What the replica makes of something that comes over the stream.
     fn arrive(&mut self, work: &Work) -> Answer {
         let Work { path, from, .. } = work;
-        if self.chance.one_in(20) {
+        if self.chance.below(20) == 0 {
             return Answer::Failed;
         }
         let Some(thing) = self.source.get(path) else {
@@ -663,7 +654,7 @@ impl World {
             .beside
             .swap_remove(self.chance.below(self.beside.len()));
         let path = work.path;
-        let answer = if self.replica.has_parent(&path) && !self.chance.one_in(20) {
+        let answer = if self.replica.has_parent(&path) && self.chance.below(20) > 0 {
             self.replica.remove(&path);
             self.replica.0.insert(path.clone(), Thing::File { content });
             Answer::Done
@@ -693,7 +684,7 @@ impl World {
     fn break_off(&mut self) {
         self.say("all connections break".to_owned());
         while !self.beside.is_empty() {
-            if self.chance.one_in(2) {
+            if self.chance.below(2) == 0 {
                 self.arrive_beside();
             } else {
                 self.beside.pop();
@@ -773,8 +764,8 @@ impl World {
             5..7 => self.send(),
             7 => self.arrive_beside(),
             8 => self.hear(),
-            _ if self.chance.one_in(10) => self.break_off(),
-            _ if self.chance.one_in(4) => self.check(),
+            _ if self.chance.below(10) == 0 => self.break_off(),
+            _ if self.chance.below(4) == 0 => self.check(),
             _ => {}
         }
     }

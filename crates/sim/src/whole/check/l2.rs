@@ -2,12 +2,11 @@
 //! while. Only when the holder is lost as well may whoever lives go on; one that is heard and deaf
 //! is lost when it has been so for long.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 
-use core::time::Duration;
 use evenkeel_core::command::Assign;
 use evenkeel_core::evidence::Cause;
-
 use evenkeel_core::policy::deaf_patience;
 use evenkeel_core::standby::WELL_MIN;
 use evenkeel_core::{GroupId, NodeId};
